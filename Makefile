@@ -1,0 +1,52 @@
+# The two commands that matter: make demo, make test.  make check is what CI runs.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: venv demo test check lint types contracts proto proto-check vectors lock clean
+
+venv: .venv/.installed
+
+.venv/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"HCE-FS needs Python 3.11 to 3.13, this is {v[0]}.{v[1]}: run make PYTHON=python3.12 {chr(32).join(sys.argv[1:])}")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+demo: venv
+	$(BIN)/hcefs demo
+
+test: venv
+	$(BIN)/pytest -q -n 2 --dist loadgroup
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: venv
+	$(BIN)/mypy
+
+contracts: venv
+	$(BIN)/lint-imports
+
+proto: venv
+	$(BIN)/python proto/generate.py
+
+proto-check: venv
+	$(BIN)/python proto/generate.py --check
+
+check: lint types contracts proto-check test
+
+# Rewrites the golden vectors.  Only for a NEW version of a format: existing bytes are frozen.
+vectors: venv
+	$(BIN)/python -m tests.vectors.generate
+
+lock:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet -e '.[demo,dev]'
+	(sed -n '/^#/p' requirements.lock; .venv-lock/bin/pip freeze | grep -v -e '^-e') > requirements.new
+	mv requirements.new requirements.lock
+	rm -rf .venv-lock
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
