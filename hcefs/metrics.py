@@ -1,0 +1,356 @@
+"""What a process measures about itself, for Prometheus.
+
+Owns one registry (never the library's global one) and :data:`FAMILIES`, the one
+table of everything that is measured; the documentation is made from it.
+
+Invariants: label values are words that the program chooses, never user input: a
+value that does not look like one, or one more than ``LABEL_SETS_MAX`` different
+sets of a family, is counted as ``other``, so memory is bounded whatever a peer
+sends.  No metric names a record, a blob, an account or a grant.
+
+Names are those of the table, without the ``hcefs_`` that they carry outside.
+Counting is thread-safe.
+
+Source: https://prometheus.io/docs/practices/naming/
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+
+from hcefs.errors import Invalid, Unavailable
+
+_logger = logging.getLogger(__name__)
+
+PREFIX: Final = "hcefs_"
+LABEL_SETS_MAX = 256
+OTHER: Final = "other"
+
+SECONDS: Final = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    60.0,
+)
+"""Histogram bounds: from a small call on an idle node to a put that ran into its deadline."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One row of the table: a name, what kind of number it is, and its meaning."""
+
+    name: str
+    type: str  # "counter", "gauge" or "histogram"
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+def _counter(name: str, help: str, *labels: str) -> Family:
+    return Family(name, "counter", help, labels)
+
+
+def _gauge(name: str, help: str, *labels: str) -> Family:
+    return Family(name, "gauge", help, labels)
+
+
+def _histogram(name: str, help: str, *labels: str) -> Family:
+    return Family(name, "histogram", help, labels, SECONDS)
+
+
+FAMILIES: Final[tuple[Family, ...]] = (
+    # Requests
+    _counter("requests_total", "Requests answered, by method and outcome.", "method", "outcome"),
+    _histogram("request_seconds", "Seconds from a request's start to its end.", "method"),
+    _gauge("open_streams", "Puts and gets in progress."),
+    _gauge("stream_memory_bytes", "Bytes that open streams hold."),
+    _counter("busy_total", "Requests refused because a limit was reached.", "limit"),
+    _counter("denials_total", "Authenticated requests denied, by reason.", "reason"),
+    _counter("unauthenticated_total", "Requests whose caller did not prove who it is."),
+    # Puts and gets
+    _counter("puts_total", "Puts by outcome.", "outcome"),
+    _counter("gets_total", "Gets by outcome.", "outcome"),
+    _counter("put_bytes_total", "Plaintext bytes accepted by puts."),
+    _counter("get_bytes_total", "Plaintext bytes sent by gets."),
+    _counter("seal_seconds_total", "Seconds of sealing segments."),
+    _counter("open_seconds_total", "Seconds of opening segments."),
+    _counter("encode_seconds_total", "Seconds of computing parity pieces."),
+    _counter("decode_seconds_total", "Seconds of recomputing missing pieces."),
+    _counter("store_seconds_total", "Seconds of writing shards to the disk, durably."),
+    _counter("load_seconds_total", "Seconds of reading shards from the disk."),
+    _counter("degraded_puts_total", "Puts acknowledged with fewer than n durable shards."),
+    _counter("degraded_reads_total", "Reads that had to recompute a missing piece."),
+    _counter("hedged_loads_total", "Loads asked of a further shard because one was slow."),
+    # What is on the disk
+    _gauge("shards", "Shards on the disk."),
+    _gauge("shard_bytes", "Bytes of shards on the disk."),
+    _gauge("disk_free_bytes", "Bytes free on the disk of the shards."),
+    _gauge("disk_total_bytes", "Bytes that the disk of the shards has."),
+    _counter("corrupt_shards_total", "Shards found damaged, by a read or by the scrub."),
+    _gauge("pending_blobs", "Blobs that wait for their append on the ledger."),
+    _counter("collected_blobs_total", "Blobs deleted because their append never came."),
+    # Ledger
+    _gauge("ledger_height", "Highest ledger height applied."),
+    _gauge("ledger_lease_age_seconds", "Age of the newest signed head: the node's lease."),
+    _counter("ledger_transactions_total", "Transactions applied, by outcome.", "outcome"),
+    _histogram("ledger_commit_seconds", "Seconds from a submit to its answer."),
+    _gauge("ledger_followers", "Followers connected to the writer."),
+    _gauge("cluster_map_epoch", "Epoch of the cluster map in force."),
+    # The process
+    _gauge("erasure_kernel_info", "1 for the erasure kernel in use.", "kernel"),
+    _gauge("build_info", "1 for the version of the software.", "version"),
+)
+"""Everything that is measured."""
+
+_LABEL_VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+/-]{0,63}")
+
+
+class Metrics:
+    """The measurements of one process.
+
+    Raises:
+        KeyError: (every method) a name that is not in :data:`FAMILIES`.
+        ValueError: (every method) the family is of another type, or the labels
+            are not exactly the family's.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=True)
+        self._families = {family.name: family for family in FAMILIES}
+        self._collectors: dict[str, Any] = {}
+        self._label_sets: dict[str, set[tuple[str, ...]]] = {name: set() for name in self._families}
+        self._lock = threading.Lock()
+        for family in FAMILIES:
+            self._collectors[family.name] = self._collector(family)
+        ProcessCollector(namespace=PREFIX.rstrip("_"), registry=self.registry)
+
+    def _collector(self, family: Family) -> Counter | Gauge | Histogram:
+        name, labels = PREFIX + family.name, family.labels
+        if family.type == "counter":
+            return Counter(name, family.help, labels, registry=self.registry)
+        if family.type == "gauge":
+            return Gauge(name, family.help, labels, registry=self.registry)
+        return Histogram(name, family.help, labels, registry=self.registry, buckets=family.buckets)
+
+    def count(self, name: str, amount: float = 1, **labels: str) -> None:
+        """Add to a counter; ``amount`` is not negative."""
+        self._child(name, "counter", labels).inc(amount)
+
+    def set(self, name: str, value: float | Callable[[], float], **labels: str) -> None:
+        """Set a gauge, or give the function that tells it whenever metrics are read.
+
+        The function runs in the metrics server's threads: it must be quick and
+        safe there.  One that raises shows as NaN and is logged.
+        """
+        child = self._child(name, "gauge", labels)
+        if callable(value):
+            child.set_function(_guarded(name, value))
+        else:
+            child.set(value)
+
+    def observe(self, name: str, value: float, **labels: str) -> None:
+        """Enter one value into a histogram."""
+        self._child(name, "histogram", labels).observe(value)
+
+    def value(self, name: str, **labels: str) -> float:
+        """The present value (of a histogram: how many were observed); 0 if there is none yet."""
+        family = self._families[name]
+        _check_labels(family, labels)
+        sample = PREFIX + name + ("_count" if family.type == "histogram" else "")
+        found = self.registry.get_sample_value(sample, labels)
+        return 0.0 if found is None else found
+
+    def serve(self, address: str) -> MetricsServer:
+        """Serve ``/metrics`` on ``host:port`` (port 0: any free one) in a daemon thread.
+
+        Raises:
+            Invalid: not an address.
+            Unavailable: it cannot be listened on (``address-in-use``).
+        """
+        return MetricsServer(self.registry, address)
+
+    def _child(self, name: str, kind: str, labels: dict[str, str]) -> Any:
+        family = self._families[name]
+        if family.type != kind:
+            raise ValueError(f"{name} is a {family.type}, not a {kind}")
+        _check_labels(family, labels)
+        collector = self._collectors[name]
+        if not labels:
+            return collector
+        values = tuple(_label_value(labels[label]) for label in family.labels)
+        known = self._label_sets[name]
+        if values not in known:
+            with self._lock:
+                if len(known) >= LABEL_SETS_MAX:
+                    values = (OTHER,) * len(values)
+                known.add(values)
+        return collector.labels(*values)
+
+
+class MetricsServer:
+    """An HTTP server of one page; ``close`` it, or use it as a context manager."""
+
+    def __init__(self, registry: CollectorRegistry, address: str) -> None:
+        host, port = _split_address(address)
+        try:
+            self._server = _Server(registry, host, port)
+        except OSError as error:
+            raise Unavailable(
+                f"metrics cannot be served on {address}: {error.strerror or 'unknown host'}; "
+                "choose another metrics_address",
+                reason="address-in-use",
+            ) from None
+        self.port: int = self._server.server_address[1]
+        shown = f"[{host}]" if ":" in host else host
+        self.address = f"{shown}:{self.port}"
+        self._closed = False
+        self._thread = threading.Thread(
+            target=self._server.serve_forever,
+            kwargs={"poll_interval": 0.1},
+            name="hcefs-metrics",
+            daemon=True,
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop and free the port; open connections are cut.  Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def __enter__(self) -> MetricsServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+CONNECTIONS_MAX = 8
+CONNECTION_SECONDS = 5.0
+
+
+class _Server(HTTPServer):
+    """A few threads at most; each connection serves one request."""
+
+    def __init__(self, registry: CollectorRegistry, host: str, port: int) -> None:
+        self.registry = registry
+        self._connections: dict[threading.Thread, socket.socket] = {}
+        self._lock = threading.Lock()
+        family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        self.address_family = family
+        super().__init__((host, port), _Handler)
+
+    def server_bind(self) -> None:
+        # HTTPServer asks the DNS for its own name here, which can take long and is not needed.
+        if self.allow_reuse_address:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            full = len(self._connections) >= CONNECTIONS_MAX
+            if not full:
+                thread = threading.Thread(
+                    target=self._serve, args=(request, client_address), daemon=True
+                )
+                self._connections[thread] = request
+        if full:
+            self.shutdown_request(request)
+        else:
+            thread.start()
+
+    def _serve(self, request: Any, client_address: Any) -> None:
+        try:
+            self.finish_request(request, client_address)
+        except OSError:
+            _logger.debug("a connection to the metrics port broke")
+        finally:
+            self.shutdown_request(request)
+            with self._lock:
+                self._connections.pop(threading.current_thread(), None)
+
+    def server_close(self) -> None:
+        super().server_close()
+        with self._lock:
+            connections = dict(self._connections)
+        for thread, connection in connections.items():
+            try:
+                connection.shutdown(socket.SHUT_RDWR)  # wakes its thread
+            except OSError:
+                _logger.debug("a connection to the metrics port was closed already")
+            thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    timeout = CONNECTION_SECONDS
+    server_version = "hcefs"
+    sys_version = ""
+
+    def do_GET(self) -> None:
+        if self.path.partition("?")[0] != "/metrics":
+            self.send_error(404, explain="The metrics are at /metrics")
+            return
+        encode, content_type = choose_encoder(self.headers.get("Accept", ""))
+        page = encode(self.server.registry)
+        self.send_response(200)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: a scrape every few seconds is no news."""
+
+
+def _guarded(name: str, function: Callable[[], float]) -> Callable[[], float]:
+    def call() -> float:
+        try:
+            return float(function())
+        except Exception:  # one broken gauge must not take the whole page down
+            _logger.warning("the gauge %s cannot be read", name, exc_info=True)
+            return math.nan
+
+    return call
+
+
+def _check_labels(family: Family, labels: dict[str, str]) -> None:
+    if labels.keys() != set(family.labels):
+        raise ValueError(f"{family.name} takes the labels {family.labels}, not {tuple(labels)}")
+
+
+def _label_value(value: str) -> str:
+    return value if _LABEL_VALUE.fullmatch(value) else OTHER
+
+
+def _split_address(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535:
+        raise Invalid(f"{address[:80]!r} is not host:port", reason="bad-address")
+    return host, int(port)
