@@ -1,0 +1,579 @@
+"""A replica that follows the writer, verifies all it is told, and knows when to refuse.
+
+Owns the replica's growth, the lease, and the detection of forks.  Invariants:
+
+* A block enters the log only after its signature, its place, every transaction in
+  it and the resulting app hash were verified.  It is fsynced, then subscribers are
+  told, then it is acknowledged and whoever waits for its height goes on.
+* The lease is the newest head *whose block is applied here*: a head seen ahead of
+  the blocks says that the ledger lives, not that this replica knows it.
+* What is persisted is never replaced.  Two signed statements of the writer that
+  contradict each other end service for good; both are kept in the log.
+* A block that the writer signed and that does not replay here ends service until
+  the process is restarted: state or software differ, and neither can be trusted.
+
+Not guaranteed: progress; whoever carries the blocks may withhold them, and then the
+lease runs out and every decision is refused.
+Source: docs/ARCHITECTURE.md, "Ledger".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
+
+from hcefs.errors import Corrupt, HcefsError, Internal, Invalid, Unavailable
+from hcefs.ledger import machine
+from hcefs.ledger.block import Block, BlockHeader, SignedHead, transaction_root
+from hcefs.ledger.genesis import FIRST_TERM, Genesis
+from hcefs.ledger.link import BlockBytes, HeadBytes, LedgerLink
+from hcefs.ledger.log import LedgerLog
+from hcefs.ledger.outcome import Event, Outcome
+from hcefs.ledger.rows import AppliedBlock, ForkProof
+from hcefs.ledger.state import Overlay, State
+from hcefs.runtime import Runtime
+
+__all__ = [
+    "BlockBytes",
+    "BlockCallback",
+    "Follower",
+    "FollowerStatus",
+    "HeadBytes",
+    "LedgerLink",
+]
+
+REQUIRE_TIMEOUT_S = 5.0
+BACKOFF_FIRST_S = 0.1
+BACKOFF_LAST_S = 5.0
+QUEUED_MESSAGES_MAX = 32
+"""Blocks and heads that wait to be verified; beyond it the sender waits."""
+BATCH_BYTES = 8 << 20
+"""Blocks of about this size are verified and fsynced together while catching up."""
+HEADS_AHEAD_MAX = 256
+
+_logger = logging.getLogger(__name__)
+
+
+class FollowerStatus(enum.StrEnum):
+    """What a follower is doing."""
+
+    STOPPED = "stopped"
+    FOLLOWING = "following"
+    DISCONNECTED = "disconnected"
+    DIVERGED = "diverged"
+    FORKED = "forked"
+    FAILED = "failed"
+
+
+_TERMINAL = (FollowerStatus.DIVERGED, FollowerStatus.FORKED, FollowerStatus.FAILED)
+
+BlockCallback = Callable[[Block, tuple[Event, ...]], None]
+
+
+class _Forked(Exception):
+    """The writer signed two histories.  Never leaves this module.
+
+    ``ours`` None stands for this log's own block at ``height``.
+    """
+
+    def __init__(self, height: int, *, theirs: bytes, ours: bytes | None = None) -> None:
+        super().__init__()
+        self.height = height
+        self.theirs = theirs
+        self.ours = ours
+
+
+@dataclass(frozen=True)
+class _Verified:
+    """What came of one batch: the blocks persisted, and why it ended early, if it did."""
+
+    applied: tuple[AppliedBlock, ...]
+    problem: HcefsError | _Forked | None
+
+
+class Follower:
+    """Keeps one log up to date with the writer.  Use it from one event loop."""
+
+    def __init__(
+        self, log: LedgerLog, genesis: Genesis, runtime: Runtime, link: LedgerLink
+    ) -> None:
+        self._log = log
+        self._genesis = genesis
+        self._runtime = runtime
+        self._link = link
+        self._status = FollowerStatus.STOPPED
+        self._last_error: HcefsError | None = None
+        self._refusal: HcefsError | None = None
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._callbacks: list[BlockCallback] = []
+        self._ahead: dict[int, SignedHead] = {}
+        self._applied_head: SignedHead | None = None
+        self._newest_time_ms = 0
+        self._last_seen = b""
+        self._told_height = log.height
+        kept = log.head
+        if kept is not None:
+            self._place(kept, log.height)
+
+    @property
+    def view(self) -> LedgerLog:
+        """The replica."""
+        return self._log
+
+    @property
+    def status(self) -> FollowerStatus:
+        """What it is doing; ``diverged``, ``forked`` and ``failed`` refuse service."""
+        return self._status
+
+    @property
+    def last_error(self) -> HcefsError | None:
+        """Why it stopped serving, or why it was last disconnected."""
+        return self._refusal or self._last_error
+
+    def subscribe(self, callback: BlockCallback) -> None:
+        """Call ``callback(block, events)`` in the event loop for each block, once persisted.
+
+        It must neither block nor raise.
+        """
+        self._callbacks.append(callback)
+
+    async def start(self) -> None:
+        """Begin to follow; with the proof of a fork in the log, refuse instead."""
+        if self._task is not None:
+            return
+        if await self._runtime.disk(self._log.fork) is not None:
+            self._end(FollowerStatus.FORKED, _forked_error())
+            return
+        self._told_height = self._log.height
+        kept = self._log.head
+        if kept is not None:
+            try:
+                # A crash may have come between the block and its comparison with this head.
+                self._check_head(kept)
+            except _Forked as fork:
+                self._end(FollowerStatus.FORKED, _forked_error())
+                await self._keep_fork(fork)
+                return
+        self._status = FollowerStatus.DISCONNECTED
+        self._task = self._runtime.spawn(self._run(), name="ledger-follower")
+
+    async def stop(self) -> None:
+        """Stop following; a batch that is being written is finished."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        if self._status not in _TERMINAL:
+            self._status = FollowerStatus.STOPPED
+        self._pulse()
+
+    # What decisions ask.
+
+    async def require(self, min_height: int) -> None:
+        """Wait a little until the replica has reached a height.
+
+        Raises:
+            Unavailable: ``behind``: it has not in time; ``forked`` or ``diverged``.
+        """
+        try:
+            async with self._runtime.timeout(REQUIRE_TIMEOUT_S):
+                while self._told_height < min_height:
+                    self._require_trusted()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise Unavailable(
+                f"this node has the ledger up to {self._log.height}, the request asks for "
+                f"{min_height}: try again, or another node",
+                reason="behind",
+            ) from None
+        self._require_trusted()
+
+    def require_fresh(self) -> None:
+        """Refuse unless the replica may decide now.
+
+        Raises:
+            Unavailable: ``stale-lease``: too long without a head whose block is
+                applied; ``clock-skew``: this clock is behind the ledger's;
+                ``forked``, ``diverged`` or ``follower-failed``.
+        """
+        self._require_trusted()
+        now_ms = self._runtime.now_ms()
+        if self._newest_time_ms > now_ms + self._genesis.skew_ms:
+            raise Unavailable(
+                f"this node's clock is {self._newest_time_ms - now_ms} ms behind the ledger's: "
+                "correct the clock",
+                reason="clock-skew",
+            )
+        head = self._applied_head
+        if head is None or now_ms - head.time_ms > self._genesis.lease_ms:
+            raise Unavailable(
+                "this node has not heard from the ledger within its lease, so it cannot know "
+                "what is permitted: try another node",
+                reason="stale-lease",
+            )
+
+    def lease_age_ms(self) -> int | None:
+        """Milliseconds since the newest applied head was signed; None before the first."""
+        head = self._applied_head
+        return None if head is None else max(0, self._runtime.now_ms() - head.time_ms)
+
+    def observe_head(self, data: bytes) -> None:
+        """Take a head that another node passed on; it may renew the lease or show a fork.
+
+        Raises:
+            Invalid: malformed, or of another cluster or term.
+            Unauthenticated: the writer did not sign it.
+        """
+        if data == self._last_seen or self._status is FollowerStatus.FORKED:
+            return
+        head = SignedHead.decode(data)
+        known = self._applied_head
+        if (
+            known is not None
+            and head.height == known.height
+            and head.time_ms <= known.time_ms
+            and (head.block_hash, head.app_hash) == (known.block_hash, known.app_hash)
+        ):
+            return  # nothing new in it, so its signature does not matter
+        try:
+            height = self._check_head(head)
+        except _Forked as fork:
+            # The status first: no decision may be made while the proof is being written.
+            self._end(FollowerStatus.FORKED, _forked_error())
+            self._runtime.spawn(self._keep_fork(fork), name="ledger-fork")
+            return
+        self._last_seen = data
+        higher = head.height > max([0, *self._ahead, known.height if known else 0])
+        self._place(head, height)
+        if higher:
+            self._runtime.spawn(self._keep_head(head), name="ledger-head")
+
+    def _require_trusted(self) -> None:
+        refusal = self._refusal
+        if refusal is not None:
+            raise Unavailable(refusal.message, reason=refusal.reason)
+
+    # Following.
+
+    async def _run(self) -> None:
+        pause = BACKOFF_FIRST_S
+        while self._status not in _TERMINAL:
+            before = self._log.height
+            try:
+                await self._follow_once()
+                self._last_error = None
+            except _Forked as fork:
+                self._end(FollowerStatus.FORKED, _forked_error())
+                await self._keep_fork(fork)
+                return
+            except HcefsError as error:
+                self._last_error = error
+                if error.reason in ("diverged", "ledger-log-failed"):
+                    status = (
+                        FollowerStatus.DIVERGED
+                        if error.reason == "diverged"
+                        else FollowerStatus.FAILED
+                    )
+                    self._end(status, error)
+                    return
+                _logger.warning("the ledger's feed broke (%s): %s", error.reason, error.message)
+            except OSError as error:
+                self._last_error = Unavailable(
+                    f"the ledger cannot be reached ({error}): check the network",
+                    reason="ledger-unreachable",
+                )
+            except Exception:
+                _logger.exception("the follower met a fault of its own and stops")
+                self._end(FollowerStatus.FAILED, _failed_error())
+                return
+            if self._status in _TERMINAL:
+                return
+            self._status = FollowerStatus.DISCONNECTED
+            if self._log.height > before:
+                pause = BACKOFF_FIRST_S
+            # Jitter, so that the followers of a restarted writer do not come at once.
+            jitter = 0.5 + self._runtime.random(1)[0] / 512
+            await self._runtime.sleep(pause * jitter)
+            pause = min(2 * pause, BACKOFF_LAST_S)
+
+    async def _follow_once(self) -> None:
+        """One connection: a reader fills a bounded queue, this task verifies and persists."""
+        queue: asyncio.Queue[BlockBytes | HeadBytes | None] = asyncio.Queue(QUEUED_MESSAGES_MAX)
+        reader = self._runtime.spawn(self._read(queue), name="ledger-follower-feed")
+        try:
+            ended = False
+            while not ended:
+                batch = [await queue.get()]
+                size = 0
+                while not queue.empty() and size < BATCH_BYTES:
+                    message = queue.get_nowait()
+                    size += len(message.data) if message is not None else 0
+                    batch.append(message)
+                ended = None in batch
+                if self._status in _TERMINAL:
+                    return
+                await self._take_in([message for message in batch if message is not None])
+            await reader
+        finally:
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+
+    async def _read(self, queue: asyncio.Queue[BlockBytes | HeadBytes | None]) -> None:
+        try:
+            feed = self._link.follow(self._log.height + 1, self._acknowledgements())
+            async with contextlib.aclosing(feed) as messages:
+                async for message in messages:
+                    self._status_following()
+                    await queue.put(message)
+        except asyncio.CancelledError:
+            raise  # nobody reads the queue any more, so do not wait for room in it
+        except BaseException:
+            await queue.put(None)
+            raise
+        await queue.put(None)
+
+    async def _acknowledgements(self) -> AsyncIterator[int]:
+        sent = -1
+        while True:
+            changed = self._changed
+            height = self._told_height
+            if height > sent:
+                sent = height
+                yield height
+                continue
+            await changed.wait()
+
+    def _status_following(self) -> None:
+        if self._status not in _TERMINAL:
+            self._status = FollowerStatus.FOLLOWING
+
+    async def _take_in(self, messages: Sequence[BlockBytes | HeadBytes]) -> None:
+        """Verify and persist the blocks of a batch, then place its heads."""
+        blocks = [message.data for message in messages if isinstance(message, BlockBytes)]
+        if blocks:
+            verified = await self._runtime.disk(self._verify_and_append, blocks)
+            self._reach_heads()
+            for each in verified.applied:
+                events = tuple(event for outcome in each.outcomes for event in outcome.events)
+                for callback in self._callbacks:
+                    callback(each.block, events)
+                self._told_height = each.block.header.height
+            if verified.applied:
+                self._pulse()
+            if verified.problem is not None:
+                raise verified.problem
+        newest: SignedHead | None = None
+        for message in messages:
+            if isinstance(message, HeadBytes):
+                head = SignedHead.decode(message.data)
+                self._place(head, self._check_head(head))
+                newest = head
+        if newest is not None:
+            await self._runtime.disk(self._log.keep_head, newest)
+            self._pulse()
+
+    def _verify_and_append(self, blocks: Sequence[bytes]) -> _Verified:
+        """Replay blocks on top of each other and persist the good ones in one batch.
+
+        Runs on a disk thread.
+        """
+        previous = self._log.tip
+        state: State = self._log
+        applied: list[AppliedBlock] = []
+        hashes: dict[int, bytes] = {}
+        problem: HcefsError | _Forked | None = None
+        try:
+            for data in blocks:
+                block = Block.decode(data)
+                known = hashes.get(block.header.height)
+                if not self._is_next(block, previous, known):
+                    continue
+                overlay, outcomes = self._replay(state, block, previous)
+                applied.append(AppliedBlock(block, overlay.writes, tuple(outcomes)))
+                state, previous = overlay, block.header
+                hashes[previous.height] = previous.hash()
+        except (HcefsError, _Forked) as error:
+            # What came before it is good and stays.
+            problem = error
+        self._log.append(applied)
+        return _Verified(tuple(applied), problem)
+
+    def _is_next(self, block: Block, previous: BlockHeader | None, known: bytes | None) -> bool:
+        """Whether to replay this block; False for one that is here already.
+
+        ``known`` is the hash of the block of that height in the same batch, if any.
+
+        Raises:
+            _Forked: it is signed and contradicts what is here or a head that was seen.
+            Corrupt: not signed by the writer, or out of order.
+        """
+        header = block.header
+        due = 1 if previous is None else previous.height + 1
+        if header.height < due and header.hash() == (known or self._log.block_hash(header.height)):
+            return False
+        try:
+            header.check()
+            block.check_signature(self._genesis.writer_key)
+        except HcefsError as error:
+            raise Corrupt(
+                f"block {header.height} of the feed is not signed by the writer: the feed is not "
+                "to be trusted; it is asked again",
+                reason="bad-block-signature",
+            ) from error
+        if header.cluster != self._genesis.cluster or header.term != FIRST_TERM:
+            raise Corrupt(
+                "the feed carries blocks of another cluster or term: check the configuration",
+                reason="wrong-cluster",
+            )
+        if header.transaction_root != transaction_root(block.transactions):
+            # Only the header is signed, so whoever carried the block may have changed the rest.
+            raise Corrupt(
+                f"block {header.height} of the feed does not carry the transactions that its "
+                "header names: it is asked again",
+                reason="bad-transaction-root",
+            )
+        if header.height > due:
+            raise Corrupt(
+                f"the feed skips from block {due} to {header.height}: it is asked again",
+                reason="wrong-height",
+            )
+        if header.height < due:
+            raise _Forked(header.height, theirs=_statement(block))
+        if previous is not None and header.previous != previous.hash():
+            # The writer signed a successor of another block at our height.
+            raise _Forked(previous.height, theirs=_statement(block))
+        head = self._ahead.get(header.height)
+        if head is not None and not _agrees(head, header.hash(), header.app_hash):
+            raise _Forked(header.height, ours=head.encode(), theirs=_statement(block))
+        return True
+
+    def _replay(
+        self, state: State, block: Block, previous: BlockHeader | None
+    ) -> tuple[Overlay, Sequence[Outcome]]:
+        try:
+            return machine.replay(state, block, self._genesis, previous)
+        except Corrupt as error:
+            raise Corrupt(
+                f"the writer signed block {block.header.height}, but it does not replay here "
+                f"({error.reason}: {error.message}); compare software versions, run `hcefs "
+                "ledger verify` on both sides, then restart",
+                reason="diverged",
+            ) from error
+
+    # Heads.
+
+    def _check_head(self, head: SignedHead) -> int:
+        """Check a head's signature and that it agrees with every block and head known.
+
+        Returns the height of the replica that it was compared at: a block that a disk
+        thread persists meanwhile must not make the head count uncompared.
+        """
+        height = self._log.height
+        head.check(self._genesis.writer_key)
+        if head.cluster != self._genesis.cluster or head.term != FIRST_TERM:
+            raise Invalid(
+                "this head is of another cluster or term: check the configuration",
+                reason="wrong-cluster",
+            )
+        known = self._ahead.get(head.height)
+        if known is not None and not _agrees(head, known.block_hash, known.app_hash):
+            raise _Forked(head.height, ours=known.encode(), theirs=head.encode())
+        if head.height > height:
+            return height
+        here = self._log.block_hash(head.height)
+        same = here == head.block_hash
+        tip = self._log.tip
+        if same and tip is not None and tip.height == head.height:
+            # The app hash is in the hashed header, so only a lying head can differ in it.
+            same = head.app_hash == tip.app_hash
+        if not same:
+            raise _Forked(head.height, theirs=head.encode())
+        return height
+
+    def _place(self, head: SignedHead, height: int) -> None:
+        """Remember a verified head: as the lease if its block is here, else for later."""
+        self._newest_time_ms = max(self._newest_time_ms, head.time_ms)
+        if head.height <= height:
+            known = self._applied_head
+            if known is None or head.time_ms > known.time_ms:
+                self._applied_head = head
+            return
+        known = self._ahead.get(head.height)
+        if known is None or head.time_ms > known.time_ms:
+            self._ahead[head.height] = head
+        while len(self._ahead) > HEADS_AHEAD_MAX:
+            del self._ahead[min(self._ahead)]
+
+    def _reach_heads(self) -> None:
+        """Heads that were ahead and no longer are: they count now, if they agree."""
+        for height in [height for height in self._ahead if height <= self._log.height]:
+            head = self._ahead.pop(height)
+            # It may have arrived while its block was being verified.
+            self._place(head, self._check_head(head))
+
+    async def _keep_head(self, head: SignedHead) -> None:
+        try:
+            await self._runtime.disk(self._log.keep_head, head)
+        except HcefsError as error:
+            self._end(FollowerStatus.FAILED, error)
+
+    # The end of trust.
+
+    async def _keep_fork(self, fork: _Forked) -> None:
+        try:
+            await self._runtime.disk(self._write_proof, fork)
+        except HcefsError as error:
+            _logger.error("the proof of the fork could not be kept: %s", error.message)
+
+    def _write_proof(self, fork: _Forked) -> None:
+        ours = fork.ours
+        if ours is None:
+            # Below the first block stands the genesis, which everybody has.
+            at_genesis = fork.height == 0
+            ours = (
+                self._genesis.encode() if at_genesis else _statement(self._log.block(fork.height))
+            )
+        self._log.keep_fork(ForkProof(fork.height, ours=ours, theirs=fork.theirs))
+
+    def _end(self, status: FollowerStatus, error: HcefsError) -> None:
+        if self._status is FollowerStatus.FORKED:
+            return
+        _logger.error("this replica of the ledger serves no more: %s", error.message)
+        self._refusal = error
+        self._status = status
+        self._pulse()
+
+    def _pulse(self) -> None:
+        """Wake everyone who waits for a change, once."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+def _forked_error() -> Unavailable:
+    return Unavailable(
+        "the ledger's writer signed two histories; the proof is kept in the log: compare the "
+        "replicas and recover from the right one",
+        reason="forked",
+    )
+
+
+def _failed_error() -> Internal:
+    return Internal(
+        "this replica of the ledger met a fault of its own; the process's log says which: "
+        "restart it",
+        reason="follower-failed",
+    )
+
+
+def _statement(block: Block) -> bytes:
+    """What the writer signed, without the transactions that the signature does not need."""
+    return replace(block, transactions=()).encode()
+
+
+def _agrees(head: SignedHead, block_hash: bytes, app_hash: bytes) -> bool:
+    return head.block_hash == block_hash and head.app_hash == app_hash

@@ -1,0 +1,613 @@
+"""The ledger's log: one RocksDB folder with blocks, state and the indexes of leaves.
+
+Every replica, the writer's included, is one of these.  Its rows are laid out in
+:mod:`hcefs.ledger.rows`.  Invariants:
+
+* Blocks, the writes they make to the state and their index rows become durable in
+  one atomic, fsynced batch; :meth:`LedgerLog.append` returns after the fsync.
+* A row carries the CRC32C of its key and value; a row that fails it is
+  ``Corrupt(reason="bad-row")`` and never an answer.
+* Only the next block can be appended.  After a failed write nothing more is
+  written: what is on disk is not known until the folder is opened again.
+* Reads are safe from any thread.  What is decoded is remembered by its bytes, and
+  the bytes are read each time, so a remembered fact cannot be a stale one.
+
+Not guaranteed: that blocks are valid (:func:`hcefs.ledger.machine.replay` says so
+before they come here; :meth:`LedgerLog.verify_chain` says so again).  Two reads of
+the log itself may see two heights; :meth:`LedgerLog.snapshot` sees one.
+Source: docs/ARCHITECTURE.md, "Ledger".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import rocksdict
+
+from hcefs.encoding import Encoded
+from hcefs.errors import Conflict, Corrupt, HcefsError, Internal, NotFound
+from hcefs.ids import AccountId, RecordId
+from hcefs.integrity import leaf_hash, node_hash
+from hcefs.ledger import machine
+from hcefs.ledger.block import Block, BlockHeader, SignedHead, previous_hash
+from hcefs.ledger.genesis import Genesis
+from hcefs.ledger.outcome import Leaf, LeafAppended, Outcome
+from hcefs.ledger.rows import (
+    FORK_ROW,
+    GENESIS_ROW,
+    HEAD_ROW,
+    STATE_ROWS,
+    TIP_ROW,
+    AppliedBlock,
+    ForkProof,
+    SubmitResult,
+    block_hash_row,
+    block_row,
+    commitment_row,
+    copied_row,
+    decode_row,
+    leaf_row,
+    leaf_rows,
+    leaf_value,
+    result_row,
+    seal,
+    split_leaf_value,
+    subtree_row,
+    u64,
+    unseal,
+)
+from hcefs.ledger.state import MAP_KEY, StateView
+from hcefs.ledger.transactions import SignedTransaction
+from hcefs.ledger.verify import verify_rows
+from hcefs.placement.cluster_map import ClusterMap
+
+__all__ = ["LEAVES_MAX", "AppliedBlock", "ForkProof", "LedgerLog", "SubmitResult"]
+
+LEAVES_MAX = 4096
+"""Most leaves that one read returns."""
+
+_BLOCK_CACHE_BYTES = 64 << 20
+_WRITE_BUFFER_BYTES = 16 << 20
+_OPEN_FILES_MAX = 256
+_BLOOM_BITS = 10
+
+_T = TypeVar("_T")
+_Fact = TypeVar("_Fact", bound=Encoded)
+
+
+def _translated(function: Callable[..., _T], *args: Any) -> _T:
+    """Call RocksDB, whose binding raises plain ``Exception``, and raise ours."""
+    try:
+        return function(*args)
+    except HcefsError:
+        raise
+    except Exception as error:
+        raise Internal(
+            f"the ledger's database failed ({error}): check the disk and restart the process",
+            reason="ledger-log-failed",
+        ) from error
+
+
+def _step(cursor: Any, prefix: bytes) -> tuple[bytes, bytes] | None:
+    if not cursor.valid():
+        # The end of the rows and a read error look alike but for this.
+        cursor.status()
+        return None
+    key = cursor.key()
+    if not key.startswith(prefix):
+        return None
+    value = cursor.value()
+    cursor.next()
+    return key, value
+
+
+class _Rows:
+    """Checked reads of the database as it is; a ``State``.  Safe from any thread."""
+
+    def __init__(self, database: rocksdict.Rdict) -> None:
+        self._database = database
+
+    def row(self, key: bytes) -> bytes | None:
+        """The value of a row, or None."""
+        found = _translated(self._database.get, key)
+        return None if found is None else unseal(key, found)
+
+    def rows(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Rows under a prefix from ``start`` (within it) on, as of the first step."""
+        cursor = _translated(self._database.iter)
+        _translated(cursor.seek, prefix + start)
+        while (found := _translated(_step, cursor, prefix)) is not None:
+            key, value = found
+            yield key[len(prefix) :], unseal(key, value)
+
+    def get(self, key: bytes) -> bytes | None:
+        """A value of the state."""
+        return self.row(STATE_ROWS + key)
+
+    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Pairs of the state by ascending key."""
+        for key, value in self.rows(STATE_ROWS + prefix):
+            yield prefix + key, value
+
+
+class _FrozenRows(_Rows):
+    """The same at one moment, for one thread.
+
+    A RocksDB iterator sees the database as it was when it was made, wherever it is
+    put; the binding's own snapshots do not (rocksdict 0.3.29 iterates over the
+    present through them).
+    """
+
+    def __init__(self, database: rocksdict.Rdict) -> None:
+        super().__init__(database)
+        self._cursor = _translated(database.iter)
+
+    def row(self, key: bytes) -> bytes | None:
+        found = _translated(self._first_from, key, key)
+        return unseal(key, found[1]) if found is not None and found[0] == key else None
+
+    def rows(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        key = prefix + start
+        # Sought anew for every row, because the taker of one may read others in between.
+        while (found := _translated(self._first_from, key, prefix)) is not None:
+            yield found[0][len(prefix) :], unseal(*found)
+            key = found[0] + b"\x00"
+
+    def _first_from(self, key: bytes, prefix: bytes) -> tuple[bytes, bytes] | None:
+        self._cursor.seek(key)
+        return _step(self._cursor, prefix)
+
+
+class _RowsView(StateView):
+    """A view that remembers what it decodes."""
+
+    def _read(self, cls: type[_Fact], key: bytes) -> _Fact | None:
+        value = self._state.get(key)
+        return None if value is None else decode_row(cls, value)
+
+
+class LedgerLog(_RowsView):
+    """A replica of the ledger on disk.  Implements ``State`` and ``LedgerView``.
+
+    Every method raises ``Corrupt(reason="bad-row")`` when a row it needs fails its
+    checksum and ``Internal(reason="ledger-log-failed")`` when the database fails.
+    """
+
+    def __init__(self, database: rocksdict.Rdict, path: Path, genesis: Genesis) -> None:
+        """Use :meth:`open`."""
+        self._database = database
+        self._rows = _Rows(database)
+        super().__init__(self._rows, 0, 0)
+        self.path = path
+        self.genesis = genesis
+        self._writing = threading.Lock()
+        self._broken = False
+        self._genesis_app_hash = machine.genesis_state(genesis)[1]
+        self._tip = self._fact(TIP_ROW, BlockHeader)
+        self._head = self._fact(HEAD_ROW, SignedHead)
+        self._map = super().cluster_map()
+        self._sync = rocksdict.WriteOptions()
+        self._sync.sync = True
+
+    @classmethod
+    def open(cls, path: Path, genesis: Genesis) -> Self:
+        """Open the log of a cluster, or start one with its genesis.
+
+        Raises:
+            Conflict: ``other-cluster``: the folder holds another cluster's log;
+                ``log-in-use``: another process has it open.
+            Invalid: the genesis is malformed.
+        """
+        genesis.check()
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            database = rocksdict.Rdict(str(path), _options())
+        except Exception as error:
+            if "lock" in str(error).lower():
+                raise Conflict(
+                    f"the ledger's log in {path} is open in another process: stop that one first",
+                    reason="log-in-use",
+                ) from error
+            raise Internal(
+                f"the ledger's log in {path} cannot be opened ({error}): check the disk, or "
+                "rebuild this replica from its peers in an empty folder",
+                reason="ledger-log-failed",
+            ) from error
+        try:
+            cls._begin(database, path, genesis)
+            return cls(database, path, genesis)
+        except BaseException:
+            database.close()
+            raise
+
+    @staticmethod
+    def _begin(database: rocksdict.Rdict, path: Path, genesis: Genesis) -> None:
+        rows = _Rows(database)
+        stored = rows.row(GENESIS_ROW)
+        if stored == genesis.encode():
+            return
+        if stored is not None or next(iter(database.keys()), None) is not None:
+            raise Conflict(
+                f"{path} holds the ledger of another cluster: give each cluster its own folder",
+                reason="other-cluster",
+            )
+        batch = rocksdict.WriteBatch(raw_mode=True)
+        for key, value in machine.genesis_state(genesis)[0].scan(b""):
+            batch.put(STATE_ROWS + key, seal(STATE_ROWS + key, value))
+        batch.put(GENESIS_ROW, seal(GENESIS_ROW, genesis.encode()))
+        options = rocksdict.WriteOptions()
+        options.sync = True
+        _translated(database.write, batch, options)
+
+    def close(self) -> None:
+        """Close the folder; a second call does nothing."""
+        with self._writing:
+            self._broken = True
+            # Closing twice is an error to the binding.
+            with contextlib.suppress(rocksdict.DbClosedError):
+                self._database.close()
+
+    # What is at the top.
+
+    @property
+    def height(self) -> int:
+        """Height of the last block on disk; 0 before the first."""
+        tip = self._tip
+        return 0 if tip is None else tip.height
+
+    @property
+    def time_ms(self) -> int:
+        """Time of the last block on disk; before the first, the genesis's."""
+        tip = self._tip
+        return self.genesis.time_ms if tip is None else tip.time_ms
+
+    @property
+    def tip(self) -> BlockHeader | None:
+        """Header of the last block on disk."""
+        return self._tip
+
+    @property
+    def app_hash(self) -> bytes:
+        """The hash of the state after the last block."""
+        tip = self._tip
+        return self._genesis_app_hash if tip is None else tip.app_hash
+
+    @property
+    def tip_hash(self) -> bytes:
+        """The hash of the last block; before the first, the genesis's digest."""
+        return previous_hash(self.genesis, self._tip)
+
+    @property
+    def head(self) -> SignedHead | None:
+        """The highest, then newest, signed head seen; it may be ahead of the blocks here."""
+        return self._head
+
+    def cluster_map(self) -> ClusterMap | None:
+        """The cluster map in force, or None before the first; kept decoded."""
+        return self._map
+
+    def get(self, key: bytes) -> bytes | None:
+        """A value of the state."""
+        return self._rows.get(key)
+
+    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Pairs of the state by ascending key."""
+        return self._rows.scan(prefix)
+
+    def snapshot(self) -> StateView:
+        """All facts at one height, whatever is appended meanwhile.
+
+        For one thread.  Cheap enough for one decision each; it pins files while it is
+        referenced.
+        """
+        rows = _FrozenRows(self._database)
+        row = rows.row(TIP_ROW)
+        if row is None:
+            return _RowsView(rows, 0, self.genesis.time_ms)
+        tip = decode_row(BlockHeader, row)
+        return _RowsView(rows, tip.height, tip.time_ms)
+
+    # Blocks and transactions.
+
+    def block(self, height: int) -> Block:
+        """One block.
+
+        Raises:
+            NotFound: ``no-such-block``.
+        """
+        row = self._rows.row(block_row(height)) if 0 < height < 1 << 64 else None
+        if row is None:
+            raise NotFound(
+                f"block {height} is not here; the last one is {self.height}",
+                reason="no-such-block",
+            )
+        return decode_row(Block, row)
+
+    def block_hash(self, height: int) -> bytes | None:
+        """The hash of a block here (height 0: the genesis's digest), or None."""
+        if height == 0:
+            return self.genesis.digest
+        return self._rows.row(block_hash_row(height)) if 0 < height < 1 << 64 else None
+
+    def result_of(self, transaction_hash: bytes) -> SubmitResult | None:
+        """What a committed transaction resulted in, by the hash of its body."""
+        return self._fact(result_row(transaction_hash), SubmitResult)
+
+    def transaction_height(self, transaction_hash: bytes) -> int | None:
+        """The height of the block that holds a transaction."""
+        result = self.result_of(transaction_hash)
+        return None if result is None else result.height
+
+    # Leaves.
+
+    def leaf(self, record: RecordId, index: int) -> tuple[Leaf, int] | None:
+        """The leaf at a position, with the height of its block."""
+        row = self._rows.row(leaf_row(record, index)) if 0 <= index < 1 << 64 else None
+        return None if row is None else _leaf_row(row)
+
+    def leaf_of(
+        self, record: RecordId, commitment: bytes, signer: AccountId | None = None
+    ) -> tuple[int, Leaf, int] | None:
+        """(index, leaf, height) of the first leaf of a record with this commitment.
+
+        With a ``signer``, the first that this account signed: others may have
+        copied the commitment, even before it.
+        """
+        row = self._rows.row(commitment_row(record, commitment))
+        if row is None:
+            return None
+        index = int.from_bytes(row, "big")
+        leaf, height = self._present(self.leaf(record, index))
+        if signer is not None and leaf.signer != signer:
+            row = self._rows.row(copied_row(record, commitment, signer))
+            if row is None:
+                return None
+            index = int.from_bytes(row, "big")
+            leaf, height = self._present(self.leaf(record, index))
+        return index, leaf, height
+
+    def leaf_index(self, record: RecordId, commitment: bytes) -> int | None:
+        """Position of the first leaf with this commitment, or None."""
+        found = self.leaf_of(record, commitment)
+        return None if found is None else found[0]
+
+    def leaves(self, record: RecordId, first: int, count: int) -> list[Leaf]:
+        """Leaves in order from ``first`` on: at most ``count`` and ``LEAVES_MAX``."""
+        if first < 0 or first >= 1 << 64:
+            return []
+        found: list[Leaf] = []
+        rows = self._rows.rows(leaf_rows(record), u64(first))
+        while len(found) < min(count, LEAVES_MAX):
+            row = next(rows, None)
+            if row is None:
+                break
+            if int.from_bytes(row[0], "big") != first + len(found):
+                self._present(None)
+            found.append(_leaf_row(row[1])[0])
+        return found
+
+    def subtree(self, record: RecordId, level: int, index: int) -> bytes:
+        """Root of the ``index``-th complete subtree of 2^level leaves of a record.
+
+        Raises:
+            Corrupt: ``missing-row``: the record does not have that many leaves.
+        """
+        if level:
+            return self._present(self._rows.row(subtree_row(record, level, index)))
+        return leaf_hash(
+            split_leaf_value(self._present(self._rows.row(leaf_row(record, index))))[0]
+        )
+
+    # Writing.
+
+    def append(self, applied: Sequence[AppliedBlock], head: SignedHead | None = None) -> None:
+        """Append blocks with all that follows from them; returns when they are on disk.
+
+        ``head`` is kept with them when it is newer than the one kept.
+
+        Raises:
+            Conflict: ``not-next``: a block is not the successor of the one before.
+            Internal: ``ledger-log-failed``: the disk failed, now or before; the log
+                writes nothing more until it is opened again.
+        """
+        if not applied:
+            return
+        with self._writing:
+            self._check_writable()
+            draft = _Draft(self)
+            tip = self._tip
+            for each in applied:
+                header = each.block.header
+                if header.height != (tip.height if tip else 0) + 1 or header.previous != (
+                    previous_hash(self.genesis, tip)
+                ):
+                    raise Conflict(
+                        f"block {header.height} does not follow block {self.height} of this log",
+                        reason="not-next",
+                    )
+                draft.add(each)
+                tip = header
+            if tip is None:
+                return
+            draft.put(TIP_ROW, tip.encode())
+            newer = head is not None and _is_newer(head, self._head)
+            if newer and head is not None:
+                draft.put(HEAD_ROW, head.encode())
+            self._write(draft.batch)
+            # The height is told last: who has seen it, sees everything at it.
+            if newer:
+                self._head = head
+            if draft.map_changed:
+                self._map = super().cluster_map()
+            self._tip = tip
+
+    def keep_head(self, head: SignedHead) -> None:
+        """Keep a verified head if it is newer; fsynced only when it is higher.
+
+        A mere renewal may be lost by a crash: the lease then ends earlier.
+        """
+        with self._writing:
+            known = self._head
+            if not _is_newer(head, known):
+                return
+            self._check_writable()
+            batch = rocksdict.WriteBatch(raw_mode=True)
+            batch.put(HEAD_ROW, seal(HEAD_ROW, head.encode()))
+            self._write(batch, sync=known is None or head.height > known.height)
+            self._head = head
+
+    def keep_fork(self, proof: ForkProof) -> None:
+        """Keep the proof that the writer signed two histories; the first one stays."""
+        with self._writing:
+            self._check_writable()
+            if self.fork() is None:
+                batch = rocksdict.WriteBatch(raw_mode=True)
+                batch.put(FORK_ROW, seal(FORK_ROW, proof.encode()))
+                self._write(batch)
+
+    def fork(self) -> ForkProof | None:
+        """The proof of a fork, if one was ever seen."""
+        return self._fact(FORK_ROW, ForkProof)
+
+    # Verification.
+
+    def verify_chain(self, progress: Callable[[int], None] | None = None) -> int:
+        """Replay everything from the genesis in memory and compare it with what is here.
+
+        Checks signatures, hashes, times, every row of the state and every leaf, and
+        needs no key.  Returns the height reached.  Takes time and memory in
+        proportion to the whole ledger; blocks may be appended meanwhile.
+
+        Raises:
+            Corrupt: ``bad-chain``: something differs; the message says what.
+        """
+        rows = _FrozenRows(self._database)
+        return verify_rows(rows, self.genesis, progress)
+
+    # Inside.
+
+    def _fact(self, key: bytes, cls: type[_Fact]) -> _Fact | None:
+        row = self._rows.row(key)
+        return None if row is None else decode_row(cls, row)
+
+    def _present(self, found: _T | None) -> _T:
+        if found is None:
+            raise Corrupt(
+                "a row of the ledger is missing: check the disk, then rebuild this replica "
+                "from its peers",
+                reason="missing-row",
+            )
+        return found
+
+    def _check_writable(self) -> None:
+        if self._broken:
+            raise Internal(
+                "the ledger's log is closed or its disk has failed: restart the process and "
+                "check the disk",
+                reason="ledger-log-failed",
+            )
+
+    def _write(self, batch: rocksdict.WriteBatch, *, sync: bool = True) -> None:
+        try:
+            if sync:
+                _translated(self._database.write, batch, self._sync)
+            else:
+                _translated(self._database.write, batch)
+        except BaseException:
+            self._broken = True
+            raise
+
+
+class _Draft:
+    """The rows of one atomic append, which see each other before they are written."""
+
+    def __init__(self, log: LedgerLog) -> None:
+        self._log = log
+        self.batch = rocksdict.WriteBatch(raw_mode=True)
+        self.map_changed = False
+        self._nodes: dict[bytes, bytes] = {}
+        self._commitments: set[bytes] = set()
+        self._results: set[bytes] = set()
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self.batch.put(key, seal(key, value))
+
+    def add(self, applied: AppliedBlock) -> None:
+        block, header = applied.block, applied.block.header
+        self.put(block_row(header.height), block.encode())
+        self.put(block_hash_row(header.height), header.hash())
+        for key, value in applied.writes.items():
+            if value is None:
+                self.batch.delete(STATE_ROWS + key)
+            else:
+                self.put(STATE_ROWS + key, value)
+        self.map_changed |= MAP_KEY in applied.writes
+        for data, outcome in zip(block.transactions, applied.outcomes, strict=True):
+            self._add_result(data, header, outcome)
+            for event in outcome.events:
+                if isinstance(event, LeafAppended):
+                    self._add_leaf(event)
+
+    def _add_result(self, data: bytes, header: BlockHeader, outcome: Outcome) -> None:
+        key = result_row(SignedTransaction.decode(data).hash())
+        # The first result stays: a body that the chain holds twice did nothing the second time.
+        if key not in self._results and self._log._rows.row(key) is None:
+            self._results.add(key)
+            result = SubmitResult(header.height, header.time_ms, outcome.leaves)
+            self.put(key, result.encode())
+
+    def _add_leaf(self, event: LeafAppended) -> None:
+        record, index, encoded = event.record, event.index, event.leaf.encode()
+        self.put(leaf_row(record, index), leaf_value(event.height, event.leaf))
+        key = commitment_row(record, event.leaf.commitment)
+        if key not in self._commitments and self._log._rows.row(key) is None:
+            self._commitments.add(key)
+            self.put(key, u64(index))
+        else:
+            copied = copied_row(record, event.leaf.commitment, event.leaf.signer)
+            if copied not in self._commitments and self._log._rows.row(copied) is None:
+                self._commitments.add(copied)
+                self.put(copied, u64(index))
+        # Each set low bit of the index completes one subtree more.
+        level, node = 0, leaf_hash(encoded)
+        self._nodes[subtree_row(record, 0, index)] = node
+        while index & 1:
+            left = self._nodes.get(subtree_row(record, level, index - 1))
+            if left is None:
+                left = self._log.subtree(record, level, index - 1)
+            node = node_hash(left, node)
+            level, index = level + 1, index >> 1
+            key = subtree_row(record, level, index)
+            self._nodes[key] = node
+            self.put(key, node)
+
+
+def _leaf_row(row: bytes) -> tuple[Leaf, int]:
+    data, height = split_leaf_value(row)
+    return decode_row(Leaf, data), height
+
+
+def _is_newer(head: SignedHead, known: SignedHead | None) -> bool:
+    return known is None or (head.height, head.time_ms) > (known.height, known.time_ms)
+
+
+def _options() -> rocksdict.Options:
+    options = rocksdict.Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.set_paranoid_checks(True)
+    # A torn last record was never acknowledged; any other damage must not open.
+    options.set_wal_recovery_mode(rocksdict.DBRecoveryMode.tolerate_corrupted_tail_records())
+    options.set_max_open_files(_OPEN_FILES_MAX)
+    # Old put keys leave tombstones that every block scans past: small buffers and early
+    # compaction keep them few.
+    options.set_write_buffer_size(_WRITE_BUFFER_BYTES)
+    options.add_compact_on_deletion_collector_factory(10_000, 5_000, 0.5)
+    table = rocksdict.BlockBasedOptions()
+    table.set_block_cache(rocksdict.Cache(_BLOCK_CACHE_BYTES))
+    table.set_bloom_filter(_BLOOM_BITS, False)
+    options.set_block_based_table_factory(table)
+    return options

@@ -1,0 +1,267 @@
+"""The deterministic state machine: blocks and transactions to states and events.
+
+Owns the order of work inside a block and what a follower must verify.  Invariants:
+
+* Pure: the result follows from the state, the bytes and the context; it uses no
+  clock, no randomness and no order of a set or hash.
+* A transaction applies as a whole or not at all; a block holds only transactions
+  that apply.
+* The app hash covers every write since the genesis, so that two parties with one
+  app hash have one state.
+
+The rules themselves are in the ``rules_*`` modules.  Changing any of them is a
+new protocol version.  Source: docs/ARCHITECTURE.md, "Ledger";
+docs/decisions/0004-ledger-state-machine.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hcefs.encoding import Value, dumps
+from hcefs.errors import Corrupt, HcefsError, Invalid
+from hcefs.integrity import blake3_digest
+from hcefs.ledger import rules_accounts, rules_grants, rules_map, rules_records
+from hcefs.ledger.block import (
+    PROTOCOL_VERSION,
+    Block,
+    BlockHeader,
+    check_limits,
+    previous_hash,
+    transaction_root,
+)
+from hcefs.ledger.genesis import FIRST_TERM, Genesis
+from hcefs.ledger.outcome import (
+    AccountChanged,
+    BlockContext,
+    Event,
+    GenerationAdded,
+    GrantGiven,
+    GrantRevoked,
+    Leaf,
+    LeafAppended,
+    LeafResult,
+    MapChanged,
+    Outcome,
+)
+from hcefs.ledger.signers import verified_signers
+from hcefs.ledger.state import MemoryState, Overlay, State, StateView
+from hcefs.ledger.transactions import (
+    TRANSACTION_BYTES_MAX,
+    Append,
+    DeactivateAccount,
+    GiveGrant,
+    OpenRecord,
+    RegisterAccount,
+    RevokeGrant,
+    SetClusterMap,
+    SignedTransaction,
+    Transaction,
+    decode_transaction,
+)
+
+__all__ = [
+    "APP_HASH_TAG",
+    "AccountChanged",
+    "BlockContext",
+    "Event",
+    "GenerationAdded",
+    "GrantGiven",
+    "GrantRevoked",
+    "Leaf",
+    "LeafAppended",
+    "LeafResult",
+    "MapChanged",
+    "Outcome",
+    "apply",
+    "begin_block",
+    "execute",
+    "genesis_state",
+    "next_app_hash",
+    "replay",
+    "transaction_root",
+]
+
+APP_HASH_TAG = b"hcefs/v1/app\x00"
+
+
+def genesis_state(genesis: Genesis) -> tuple[Overlay, bytes]:
+    """The state before the first block, as writes over nothing, and its app hash.
+
+    Raises:
+        Invalid: the genesis is malformed.
+    """
+    genesis.check()
+    state = Overlay(MemoryState())
+    for account in genesis.operator_accounts():
+        rules_accounts.put_account(state, account)
+    return state, next_app_hash(genesis.digest, state)
+
+
+def begin_block(state: Overlay, context: BlockContext) -> None:
+    """What happens in every block before its transactions: old put keys are forgotten.
+
+    Call it exactly once a block, on the block's fresh overlay; :func:`execute`
+    does so itself.
+    """
+    rules_records.expire_put_keys(state, context.time_ms)
+
+
+def apply(state: Overlay, signed: SignedTransaction, context: BlockContext) -> Outcome:
+    """Apply one transaction to ``state``; on any error ``state`` is as before.
+
+    Raises:
+        Invalid: malformed, too large or of an unknown kind or version.
+        Unauthenticated: not signed by whom it must be.
+        Denied: the signers may not do this.
+        Conflict: the state has moved on, or holds the thing already.
+        NotFound: something it names is not on the ledger.
+    """
+    if len(signed.encode()) > TRANSACTION_BYTES_MAX:
+        raise Invalid(
+            f"a signed transaction has at most {TRANSACTION_BYTES_MAX} bytes: split it",
+            reason="transaction-too-large",
+        )
+    transaction = decode_transaction(signed.body)
+    transaction.check()
+    draft = Overlay(state)
+    view = StateView(draft, context.height, context.time_ms)
+    outcome = _dispatch(draft, view, signed, transaction, context)
+    state.absorb(draft)
+    return outcome
+
+
+def _dispatch(
+    state: Overlay,
+    view: StateView,
+    signed: SignedTransaction,
+    transaction: Transaction,
+    context: BlockContext,
+) -> Outcome:
+    match transaction:
+        case RegisterAccount():
+            return rules_accounts.register(state, view, signed, transaction, context)
+        case DeactivateAccount():
+            return rules_accounts.deactivate(state, view, signed, transaction, context)
+        case OpenRecord():
+            return rules_records.open_record(state, view, signed, transaction, context)
+        case Append():
+            return rules_records.append(state, view, signed, transaction, context)
+        case GiveGrant():
+            return rules_grants.give(state, view, signed, transaction, context)
+        case RevokeGrant():
+            return rules_grants.revoke(state, view, signed, transaction, context)
+        case SetClusterMap():
+            return rules_map.set_map(state, view, signed, transaction, context)
+        case _:
+            verified_signers(view, signed, context.genesis.cluster)
+            raise Invalid(
+                f"protocol version {PROTOCOL_VERSION} knows no upgrade: install newer software "
+                "on every node first",
+                reason="unsupported",
+            )
+
+
+def execute(state: Overlay, transactions: Sequence[bytes], context: BlockContext) -> list[Outcome]:
+    """Begin a block and apply all its encoded transactions to a fresh overlay.
+
+    Raises:
+        HcefsError: of the first transaction that does not apply; ``state`` then
+            holds those before it and must be thrown away.
+    """
+    begin_block(state, context)
+    return [apply(state, SignedTransaction.decode(data), context) for data in transactions]
+
+
+def next_app_hash(previous: bytes, overlay: Overlay) -> bytes:
+    """H(previous app hash || the overlay's writes sorted by key).
+
+    A write is ``[key, [value]]``, a deletion ``[key, []]``, in deterministic CBOR.
+    """
+    writes: list[Value] = []
+    for key, value in sorted(overlay.writes.items(), key=lambda item: item[0]):
+        kept: list[Value] = [] if value is None else [value]
+        writes.append([key, kept])
+    return blake3_digest(APP_HASH_TAG + previous + dumps(writes))
+
+
+def replay(
+    base: State, block: Block, genesis: Genesis, previous: BlockHeader | None
+) -> tuple[Overlay, list[Outcome]]:
+    """Verify a block as a follower must and return its writes over ``base`` and outcomes.
+
+    ``base`` is the state after ``previous`` (None: that of :func:`genesis_state`).
+    Neither is changed.
+
+    Raises:
+        Corrupt: the reason names what is wrong with the block, and nothing after
+            it may be believed; or ``bad-state``: ``base`` itself is damaged.
+    """
+    header = block.header
+    _check_header(block, genesis, previous)
+    try:
+        block.check_signature(genesis.writer_key)
+    except HcefsError as error:
+        raise Corrupt(
+            f"block {header.height}: its writer did not sign it", reason="bad-block-signature"
+        ) from error
+    state = Overlay(base)
+    context = BlockContext(header.height, header.time_ms, genesis)
+    try:
+        outcomes = execute(state, block.transactions, context)
+    except Corrupt:
+        # A row of our own state is damaged: that says nothing about the block.
+        raise
+    except HcefsError as error:
+        raise Corrupt(
+            f"block {header.height} holds a transaction that does not apply "
+            f"({error.reason}): {error.message}",
+            reason="bad-transaction",
+        ) from error
+    before = genesis_state(genesis)[1] if previous is None else previous.app_hash
+    if next_app_hash(before, state) != header.app_hash:
+        raise Corrupt(
+            f"block {header.height} leads to another state here than its writer says: compare "
+            "software versions, then verify the log",
+            reason="bad-app-hash",
+        )
+    return state, outcomes
+
+
+def _check_header(block: Block, genesis: Genesis, previous: BlockHeader | None) -> None:
+    header = block.header
+    if header.protocol_version != PROTOCOL_VERSION:
+        # First, because another version may give every other field another meaning.
+        raise Corrupt(
+            f"block {header.height} follows protocol version {header.protocol_version}, this "
+            f"software knows version {PROTOCOL_VERSION}: upgrade it",
+            reason="unknown-protocol",
+        )
+    try:
+        header.check()
+        check_limits(block.transactions)
+    except Invalid as error:
+        raise Corrupt(f"block {header.height}: {error.message}", reason=error.reason) from error
+    term = FIRST_TERM if previous is None else previous.term
+    height = 1 if previous is None else previous.height + 1
+    time_ms = genesis.time_ms if previous is None else previous.time_ms
+    refusals = (
+        (header.cluster == genesis.cluster, "wrong-cluster", "is of another cluster"),
+        (header.term == term, "wrong-term", "is of another term"),
+        (header.height == height, "wrong-height", f"comes where block {height} is due"),
+        (
+            header.previous == previous_hash(genesis, previous),
+            "wrong-previous",
+            "does not follow the block before it",
+        ),
+        (header.time_ms >= time_ms, "time-went-back", "is older than the block before it"),
+        (not header.snapshot_root, "bad-snapshot-root", "names a snapshot; none is known yet"),
+        (
+            header.transaction_root == transaction_root(block.transactions),
+            "bad-transaction-root",
+            "does not carry the transactions that its header names",
+        ),
+    )
+    for holds, reason, what in refusals:
+        if not holds:
+            raise Corrupt(f"block {header.height} {what}", reason=reason)

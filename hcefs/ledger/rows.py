@@ -1,0 +1,169 @@
+"""Rows of the ledger's log: their keys, their checksums and the values of its own.
+
+Owns the key layout that :mod:`hcefs.ledger.log` writes.  By the first byte of the
+key, numbers big-endian::
+
+    b <u64 height>                     Block
+    x <u64 height>                     hash of that block
+    s <key of the state>               value of the state (hcefs.ledger.state)
+    l <record> <u64 index>             u64 height, Leaf
+    c <record> <commitment>            u64 index of the first leaf with it
+    d <record> <commitment> <account>  u64 index of a later one, by its signer
+    n <record> <u8 level> <u64 index>  root of the complete subtree of 2^level leaves
+    t <hash of a transaction>          SubmitResult
+    m <name>                           genesis, tip, head, fork
+
+Invariant: a row is the CRC32C of its key and value, then the value, so that a row
+that was damaged or put in another's place is never an answer.
+Source: docs/ARCHITECTURE.md, "Ledger"; RFC 6962 section 2.1 for the subtrees.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from hcefs.encoding import Encoded
+from hcefs.errors import Corrupt, Invalid
+from hcefs.ids import AccountId, RecordId
+from hcefs.integrity import crc32c
+from hcefs.ledger.block import Block
+from hcefs.ledger.outcome import Leaf, LeafResult, Outcome
+from hcefs.placement.cluster_map import ClusterMap
+
+GENESIS_ROW, TIP_ROW, HEAD_ROW, FORK_ROW = b"mgenesis", b"mtip", b"mhead", b"mfork"
+STATE_ROWS = b"s"
+
+_DECODED_FACTS_MAX = 8192
+
+_Fact = TypeVar("_Fact", bound=Encoded)
+
+
+@dataclass(frozen=True)
+class SubmitResult(Encoded):
+    """Where a transaction was committed and the leaves that it made or had made."""
+
+    KIND = "submit-result"
+
+    height: int
+    time_ms: int
+    leaves: tuple[LeafResult, ...]
+
+
+@dataclass(frozen=True)
+class ForkProof(Encoded):
+    """Two contradicting statements that the writer signed about ``height``.
+
+    Each is a ``SignedHead`` or a ``Block`` without its transactions (the
+    signature covers the header), in canonical bytes.
+    """
+
+    KIND = "fork-proof"
+
+    height: int
+    ours: bytes
+    theirs: bytes
+
+
+@dataclass(frozen=True)
+class AppliedBlock:
+    """A block with what applying it wrote and yielded, ready for the log."""
+
+    block: Block
+    writes: Mapping[bytes, bytes | None]
+    outcomes: tuple[Outcome, ...]
+
+
+@functools.lru_cache(maxsize=_DECODED_FACTS_MAX)
+def _decoded(cls: Any, value: bytes) -> Any:
+    """Decoding is pure, so remembering it by the bytes can never be out of date."""
+    return cls.decode(value)
+
+
+def decode_row(cls: type[_Fact], value: bytes) -> _Fact:
+    """A fact out of a row's value.
+
+    Raises:
+        Corrupt: ``bad-state``: the bytes are not what they should be.
+    """
+    try:
+        # A map or a block may be large: hashing it for the cache costs as much as it saves.
+        large = cls in (ClusterMap, Block)
+        return cls.decode(value) if large else cast(_Fact, _decoded(cast(Any, cls), value))
+    except Invalid as error:
+        raise Corrupt(
+            f"a {cls.KIND} row of the ledger cannot be read ({error.message}): run "
+            "`hcefs ledger verify`, then rebuild this replica from its peers",
+            reason="bad-state",
+        ) from error
+
+
+def u64(number: int) -> bytes:
+    """Eight bytes, big-endian, so that keys sort as their numbers do."""
+    return number.to_bytes(8, "big")
+
+
+def seal(key: bytes, value: bytes) -> bytes:
+    """The row of a value."""
+    return crc32c(key + value).to_bytes(4, "big") + value
+
+
+def unseal(key: bytes, row: bytes) -> bytes:
+    """The value of a row.
+
+    Raises:
+        Corrupt: ``bad-row``: the checksum does not hold.
+    """
+    value = bytes(row[4:])
+    if len(row) < 4 or int.from_bytes(row[:4], "big") != crc32c(key + value):
+        raise Corrupt(
+            "a row of the ledger fails its checksum: check the disk, then rebuild this "
+            "replica from its peers",
+            reason="bad-row",
+        )
+    return value
+
+
+def block_row(height: int) -> bytes:
+    return b"b" + u64(height)
+
+
+def block_hash_row(height: int) -> bytes:
+    return b"x" + u64(height)
+
+
+def leaf_rows(record: bytes = b"") -> bytes:
+    """The prefix of one record's leaves, or of all."""
+    return b"l" + record
+
+
+def leaf_row(record: RecordId, index: int) -> bytes:
+    return leaf_rows(record) + u64(index)
+
+
+def commitment_row(record: RecordId, commitment: bytes) -> bytes:
+    return b"c" + record + commitment
+
+
+def copied_row(record: RecordId, commitment: bytes, signer: AccountId) -> bytes:
+    return b"d" + record + commitment + signer
+
+
+def subtree_row(record: RecordId, level: int, index: int) -> bytes:
+    return b"n" + record + bytes((level,)) + u64(index)
+
+
+def result_row(transaction_hash: bytes) -> bytes:
+    return b"t" + transaction_hash
+
+
+def leaf_value(height: int, leaf: Leaf) -> bytes:
+    """A leaf with the height of the block that appended it."""
+    return u64(height) + leaf.encode()
+
+
+def split_leaf_value(value: bytes) -> tuple[bytes, int]:
+    """The inverse of :func:`leaf_value`: the leaf's canonical bytes and the height."""
+    return value[8:], int.from_bytes(value[:8], "big")

@@ -1,0 +1,274 @@
+"""The ledger's state: typed keys over a key-value map, overlays and a view.
+
+Owns the layout of keys.  Parts of fixed length follow each other with a slash
+between, numbers big-endian, so that a prefix scan never meets a neighbour's rows
+and the order of keys is the order of numbers::
+
+    account/<id>                       Account
+    operator/<id>                      "" (active operators only)
+    record/<id>                        Record
+    generation/<record>/<u32>          Generation
+    records-of/<owner>/<record>        ""
+    grant/<id>                         Grant
+    grants-on/<record>/<grant>         ""
+    grants-to/<account>/<grant>        ""
+    map                                ClusterMap
+    put-key/<account>/<key>            PutRow
+    put-expiry/<u64 ms>/<account>/<key>  ""
+
+Invariants: keys and values are bytes, a value is never None; an overlay never
+changes its base.  The height, the app hash and the log are not part of the state.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from hcefs.access.facts import Account, Generation, Grant, Record
+from hcefs.encoding import Encoded
+from hcefs.errors import Corrupt, Invalid
+from hcefs.ids import AccountId, GrantId, PutKey, RecordId
+from hcefs.ledger.outcome import LeafResult
+from hcefs.placement.cluster_map import ClusterMap
+
+_Fact = TypeVar("_Fact", bound=Encoded)
+
+MAP_KEY = b"map"
+OPERATORS = b"operator/"
+PUT_EXPIRIES = b"put-expiry/"
+
+
+def account_key(account: AccountId) -> bytes:
+    return b"account/" + account
+
+
+def operator_key(account: AccountId) -> bytes:
+    return OPERATORS + account
+
+
+def record_key(record: RecordId) -> bytes:
+    return b"record/" + record
+
+
+def generation_key(record: RecordId, number: int) -> bytes:
+    return b"generation/" + record + b"/" + number.to_bytes(4, "big")
+
+
+def records_of_prefix(owner: AccountId) -> bytes:
+    return b"records-of/" + owner + b"/"
+
+
+def records_of_key(owner: AccountId, record: RecordId) -> bytes:
+    return records_of_prefix(owner) + record
+
+
+def grant_key(grant: GrantId) -> bytes:
+    return b"grant/" + grant
+
+
+def grants_on_prefix(record: RecordId) -> bytes:
+    return b"grants-on/" + record + b"/"
+
+
+def grants_on_key(record: RecordId, grant: GrantId) -> bytes:
+    return grants_on_prefix(record) + grant
+
+
+def grants_to_prefix(account: AccountId) -> bytes:
+    return b"grants-to/" + account + b"/"
+
+
+def grants_to_key(account: AccountId, grant: GrantId) -> bytes:
+    return grants_to_prefix(account) + grant
+
+
+def put_row_key(account: AccountId, put_key: PutKey) -> bytes:
+    return b"put-key/" + account + b"/" + put_key
+
+
+def put_expiry_key(commit_by_ms: int, account: AccountId, put_key: PutKey) -> bytes:
+    return PUT_EXPIRIES + commit_by_ms.to_bytes(8, "big") + b"/" + account + b"/" + put_key
+
+
+def parse_put_expiry(key: bytes) -> tuple[int, AccountId, PutKey]:
+    """The inverse of :func:`put_expiry_key`."""
+    rest = key[len(PUT_EXPIRIES) :]
+    return int.from_bytes(rest[:8], "big"), AccountId(rest[9:25]), PutKey(rest[26:])
+
+
+@dataclass(frozen=True)
+class PutRow(Encoded):
+    """What a put key is remembered by until ``commit_by_ms``: the leaves it made."""
+
+    KIND = "put-row"
+
+    commit_by_ms: int
+    leaves: tuple[LeafResult, ...]
+
+
+class State(Protocol):
+    """Read access to keys and values at one height."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value, or None."""
+
+    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Pairs whose key starts with ``prefix``, by ascending key, read as they are asked for.
+
+        The state must not change while the iterator is in use.
+        """
+
+
+class MemoryState:
+    """A state in memory: for verification by replay, and for tests."""
+
+    def __init__(self) -> None:
+        self._values: dict[bytes, bytes] = {}
+        self._keys: list[bytes] = []
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._values.get(key)
+
+    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        for position in range(bisect_left(self._keys, prefix), len(self._keys)):
+            key = self._keys[position]
+            if not key.startswith(prefix):
+                return
+            yield key, self._values[key]
+
+    def write(self, writes: Mapping[bytes, bytes | None]) -> None:
+        """Apply the writes of an overlay; None deletes."""
+        for key, value in writes.items():
+            known = key in self._values
+            if value is not None:
+                self._values[key] = value
+                if not known:
+                    insort(self._keys, key)
+            elif known:
+                del self._values[key]
+                del self._keys[bisect_left(self._keys, key)]
+
+
+class Overlay:
+    """A state with changes on top of a base that stays as it is."""
+
+    def __init__(self, base: State) -> None:
+        self._base = base
+        self._writes: dict[bytes, bytes | None] = {}
+
+    @property
+    def writes(self) -> Mapping[bytes, bytes | None]:
+        """What changed; None means deleted."""
+        return self._writes
+
+    def get(self, key: bytes) -> bytes | None:
+        if key in self._writes:
+            return self._writes[key]
+        return self._base.get(key)
+
+    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        changed = sorted(key for key in self._writes if key.startswith(prefix))
+        below = (pair for pair in self._base.scan(prefix) if pair[0] not in self._writes)
+        above = ((key, value) for key in changed if (value := self._writes[key]) is not None)
+        return heapq.merge(below, above)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self._writes[key] = value
+
+    def delete(self, key: bytes) -> None:
+        self._writes[key] = None
+
+    def absorb(self, child: Overlay) -> None:
+        """Take over the writes of an overlay whose base is this one."""
+        self._writes.update(child.writes)
+
+
+class StateView:
+    """A :class:`hcefs.access.facts.LedgerView` over any state.
+
+    Raises (every method):
+        Corrupt: ``bad-state``: a row cannot be read.
+    """
+
+    def __init__(self, state: State, height: int, time_ms: int) -> None:
+        self._state = state
+        self._height = height
+        self._time_ms = time_ms
+
+    @property
+    def height(self) -> int:
+        """Height of the last block applied."""
+        return self._height
+
+    @property
+    def time_ms(self) -> int:
+        """Time of the last block applied, milliseconds since the Unix epoch."""
+        return self._time_ms
+
+    def _read(self, cls: type[_Fact], key: bytes) -> _Fact | None:
+        value = self._state.get(key)
+        if value is None:
+            return None
+        try:
+            return cls.decode(value)
+        except Invalid as error:
+            raise Corrupt(
+                f"a {cls.KIND} row of the ledger's state cannot be read ({error.message}): "
+                "verify the log and rebuild the state",
+                reason="bad-state",
+            ) from error
+
+    def account(self, account: AccountId) -> Account | None:
+        """The account, or None."""
+        return self._read(Account, account_key(account))
+
+    def record(self, record: RecordId) -> Record | None:
+        """The record, or None."""
+        return self._read(Record, record_key(record))
+
+    def generation(self, record: RecordId, number: int) -> Generation | None:
+        """One generation of a record, or None."""
+        if not 0 <= number < 1 << 32:
+            return None
+        return self._read(Generation, generation_key(record, number))
+
+    def grant(self, grant: GrantId) -> Grant | None:
+        """The grant, revoked or not, or None."""
+        return self._read(Grant, grant_key(grant))
+
+    def cluster_map(self) -> ClusterMap | None:
+        """The cluster map in force, or None before the first."""
+        return self._read(ClusterMap, MAP_KEY)
+
+    def put_row(self, account: AccountId, put_key: PutKey) -> PutRow | None:
+        """What a put key made, while it is remembered."""
+        return self._read(PutRow, put_row_key(account, put_key))
+
+    def operators(self) -> frozenset[AccountId]:
+        """The active operators."""
+        return frozenset(AccountId(key[len(OPERATORS) :]) for key, _ in self._state.scan(OPERATORS))
+
+    def grants_on_record(self, record: RecordId) -> list[Grant]:
+        """All grants on a record, revoked ones included, by id."""
+        return self._grants(grants_on_prefix(record))
+
+    def grants_to(self, account: AccountId) -> list[Grant]:
+        """All grants to an account, revoked ones included, by id."""
+        return self._grants(grants_to_prefix(account))
+
+    def records_of(self, owner: AccountId) -> list[Record]:
+        """All records of an owner, by id."""
+        prefix = records_of_prefix(owner)
+        found = (self.record(RecordId(key[len(prefix) :])) for key, _ in self._state.scan(prefix))
+        return [record for record in found if record is not None]
+
+    def _grants(self, prefix: bytes) -> list[Grant]:
+        found = (self.grant(GrantId(key[len(prefix) :])) for key, _ in self._state.scan(prefix))
+        return [grant for grant in found if grant is not None]

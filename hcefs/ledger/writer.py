@@ -1,0 +1,486 @@
+"""The embedded ledger's one writer: from submitted transactions to signed blocks.
+
+Owns group commit, the signed heads that are the nodes' lease, and the feed that
+followers read.  Invariants:
+
+* A result is returned only when its block is fsynced here and on as many followers
+  as :data:`FOLLOWERS_REQUIRED` says (fewer when the map has fewer other nodes).
+* Blocks are made one at a time: while one is being written, submissions gather for
+  the next.  A transaction that does not apply never enters a block.
+* Block time never goes back; nor does the time of heads.
+* A repeat of a transaction returns the first result, by the hash of its body.
+* Pending submissions are bounded in number and bytes; a follower's feed holds no
+  queue: it is read from the log at the follower's own pace.
+
+Not guaranteed: that a submission which ended with ``not-replicated``, or was
+cancelled, is absent; repeat it to learn.  Only one writer may hold the key; two of
+them fork the ledger, and every follower then stops.
+Source: docs/ARCHITECTURE.md, "Ledger".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from hcefs.crypto.signing import SigningKey
+from hcefs.errors import Conflict, Exhausted, HcefsError, Internal, Invalid, Unavailable
+from hcefs.ids import AccountId
+from hcefs.integrity import blake3_digest
+from hcefs.ledger import machine
+from hcefs.ledger.block import (
+    BLOCK_TRANSACTION_BYTES_MAX,
+    PROTOCOL_VERSION,
+    Block,
+    BlockHeader,
+    SignedHead,
+    sign_block,
+    sign_head,
+    transaction_root,
+)
+from hcefs.ledger.genesis import FIRST_TERM, Genesis
+from hcefs.ledger.log import LedgerLog
+from hcefs.ledger.outcome import BlockContext, Outcome
+from hcefs.ledger.rows import AppliedBlock, SubmitResult
+from hcefs.ledger.state import Overlay
+from hcefs.ledger.transactions import SignedTransaction
+from hcefs.placement.cluster_map import NodeState
+from hcefs.runtime import Runtime
+
+__all__ = ["PENDING_BYTES_MAX", "PENDING_MAX", "LedgerWriter", "SubmitResult"]
+
+PENDING_MAX = 10_000
+PENDING_BYTES_MAX = 64 << 20
+BLOCK_TRANSACTIONS = 512
+"""Most transactions that one block takes: it bounds how long the others wait."""
+FOLLOWERS_REQUIRED = 2
+REPLICATION_TIMEOUT_S = 5.0
+
+_HEADS_PER_LEASE = 4
+"""More than the three that are promised, so that a late timer does not break the promise."""
+_FEED_BLOCKS = 64
+_FEED_BYTES = 4 << 20
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class _Pending:
+    """One submission that waits for its block."""
+
+    data: bytes
+    signed: SignedTransaction
+    hash: bytes
+    future: asyncio.Future[SubmitResult]
+
+
+@dataclass(frozen=True)
+class _Answer:
+    pending: _Pending
+    result: SubmitResult | HcefsError
+
+
+class LedgerWriter:
+    """Commits transactions and feeds followers.  Use it from one event loop.
+
+    ``own_account`` is the account of the node whose disk holds this log: its own
+    acknowledgement would be of the same disk, so it does not count.
+    """
+
+    def __init__(
+        self,
+        log: LedgerLog,
+        key: SigningKey,
+        runtime: Runtime,
+        genesis: Genesis,
+        *,
+        own_account: AccountId | None = None,
+    ) -> None:
+        if key.public_key != genesis.writer_key:
+            raise Invalid(
+                "this is not the key that the genesis names as the writer's: give the right one",
+                reason="wrong-writer-key",
+            )
+        self._log = log
+        self._key = key
+        self._runtime = runtime
+        self._genesis = genesis
+        self._own_account = own_account
+        self._queue: deque[_Pending] = deque()
+        self._in_flight: dict[bytes, _Pending] = {}
+        self._pending_bytes = 0
+        self._work = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._running = False
+        self._head: SignedHead | None = None
+        self._acknowledged: dict[AccountId, int] = {}
+        self._replicated_height = 0
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def log(self) -> LedgerLog:
+        """The log that this writer appends to."""
+        return self._log
+
+    @property
+    def running(self) -> bool:
+        """Whether it accepts submissions; it stops by itself when its disk fails."""
+        return self._running
+
+    @property
+    def head(self) -> SignedHead | None:
+        """The newest head it signed."""
+        return self._head
+
+    @property
+    def replicated_height(self) -> int:
+        """The highest block that enough followers have fsynced."""
+        return self._replicated_height
+
+    async def start(self) -> None:
+        """Sign a first head and begin to commit.
+
+        Raises:
+            Conflict: ``forked``: the log holds the proof of two histories.
+        """
+        if self._running:
+            return
+        if self._log.fork() is not None:
+            raise Conflict(
+                "this log holds the proof that the ledger forked: compare the followers and "
+                "recover from the right one before anything more is written",
+                reason="forked",
+            )
+        self._running = True
+        try:
+            await self._renew_head()
+        except BaseException:
+            self._running = False
+            raise
+        self._count_acknowledgements()
+        self._tasks = [
+            self._runtime.spawn(self._commit_batches(), name="ledger-commit"),
+            self._runtime.spawn(self._keep_lease(), name="ledger-heads"),
+        ]
+
+    async def stop(self) -> None:
+        """Finish the block in the making, refuse what waits, end every feed."""
+        self._halt()
+        tasks, self._tasks = self._tasks, []
+        if tasks:
+            tasks[1].cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        stopped = Unavailable(
+            "the ledger's writer has stopped: repeat the transaction elsewhere or later",
+            reason="ledger-stopped",
+        )
+        self._fail_queued(stopped)
+
+    async def submit(self, transaction: bytes) -> SubmitResult:
+        """Commit an encoded ``SignedTransaction`` and wait until followers hold it.
+
+        A repeat, concurrent or later, returns the first result.  After a
+        cancellation the transaction may still be committed.
+
+        Raises:
+            Invalid, Unauthenticated, Denied, Conflict, NotFound: it does not apply.
+            Exhausted: ``ledger-busy``: too many submissions wait.
+            Unavailable: ``not-replicated``: it is committed here, but too few
+                followers have said so in time; ``ledger-stopped``.
+            Internal: ``ledger-log-failed``: the disk failed; it may be committed.
+        """
+        self._require_running()
+        name = blake3_digest(transaction)
+        pending = self._in_flight.get(name)
+        if pending is None:
+            signed = SignedTransaction.decode(transaction)
+            known = self._log.result_of(signed.hash())
+            if known is not None:
+                await self._wait_replicated(known.height)
+                return known
+            pending = self._enqueue(name, transaction, signed)
+        result = await asyncio.shield(pending.future)
+        await self._wait_replicated(result.height)
+        return result
+
+    def acknowledge(self, follower: AccountId, height: int) -> None:
+        """Note that a follower, whom the caller has authenticated, has fsynced up to ``height``.
+
+        Only nodes of the current map count; what is beyond this log is ignored.
+        """
+        known = self._acknowledged.get(follower, 0)
+        if known < height <= self._log.height and follower in self._counted_nodes():
+            self._acknowledged[follower] = height
+            self._count_acknowledgements()
+
+    async def subscribe(self, from_height: int) -> AsyncGenerator[Block | SignedHead, None]:
+        """Blocks from a height on, and after the last one the newest head, for ever.
+
+        Only the newest head is sent to a reader that is slow.  Ends when the
+        writer stops.
+
+        Raises:
+            Invalid: ``bad-height``: the height is below 1.
+            Conflict: ``follower-ahead``: the reader has blocks that this log lacks.
+            Unavailable: ``ledger-stopped``.
+        """
+        self._require_running()
+        if from_height < 1:
+            raise Invalid("the first block has height 1: ask from there", reason="bad-height")
+        if from_height > self._log.height + 1:
+            raise Conflict(
+                f"block {from_height - 1} was asked past, but this ledger ends at "
+                f"{self._log.height}: the writer has lost blocks or the follower is of another "
+                "history; compare them before either goes on",
+                reason="follower-ahead",
+            )
+        cursor, sent = from_height, None
+        while self._running:
+            changed = self._changed
+            while cursor <= self._log.height:
+                for block in await self._runtime.disk(self._read_feed, cursor):
+                    yield block
+                    cursor += 1
+            head = self._head
+            if head is not None and head is not sent and head.height < cursor:
+                sent = head
+                yield head
+            await changed.wait()
+
+    # Committing.
+
+    def _require_running(self) -> None:
+        if not self._running:
+            raise Unavailable(
+                "the ledger's writer is not running here: try again later",
+                reason="ledger-stopped",
+            )
+
+    def _enqueue(self, name: bytes, data: bytes, signed: SignedTransaction) -> _Pending:
+        if (
+            len(self._in_flight) >= PENDING_MAX
+            or self._pending_bytes + len(data) > PENDING_BYTES_MAX
+        ):
+            raise Exhausted(
+                "too many transactions wait for the ledger: repeat this one after the delay",
+                reason="ledger-busy",
+            )
+        future: asyncio.Future[SubmitResult] = asyncio.get_running_loop().create_future()
+        # Whoever submitted it may be gone: then nobody asks for the exception.
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        pending = _Pending(data, signed, signed.hash(), future)
+        self._in_flight[name] = pending
+        self._pending_bytes += len(data)
+        future.add_done_callback(lambda _: self._forget(name, len(data)))
+        self._queue.append(pending)
+        self._work.set()
+        return pending
+
+    def _forget(self, name: bytes, size: int) -> None:
+        if self._in_flight.pop(name, None) is not None:
+            self._pending_bytes -= size
+
+    def _take(self) -> list[_Pending]:
+        batch: list[_Pending] = []
+        size = 0
+        while self._queue and len(batch) < BLOCK_TRANSACTIONS:
+            size += len(self._queue[0].data)
+            if size > BLOCK_TRANSACTION_BYTES_MAX:
+                break
+            batch.append(self._queue.popleft())
+        return batch
+
+    async def _commit_batches(self) -> None:
+        while self._running:
+            batch = self._take()
+            if not batch:
+                self._work.clear()
+                await self._work.wait()
+                continue
+            try:
+                head, answers = await self._runtime.disk(
+                    self._commit, batch, self._runtime.now_ms()
+                )
+            except HcefsError as error:
+                self._fail(error, batch)
+                return
+            except Exception:
+                _logger.exception("the ledger's writer met a fault of its own")
+                self._fail(_machine_fault(), batch)
+                return
+            if head is not None:
+                self._show_head(head)
+                self._count_acknowledgements()
+            for answer in answers:
+                if isinstance(answer.result, SubmitResult):
+                    answer.pending.future.set_result(answer.result)
+                else:
+                    answer.pending.future.set_exception(answer.result)
+
+    def _commit(
+        self, batch: list[_Pending], now_ms: int
+    ) -> tuple[SignedHead | None, list[_Answer]]:
+        """Make, sign and write one block of what applies; runs on a disk thread."""
+        log = self._log
+        context = BlockContext(log.height + 1, max(now_ms, log.time_ms), self._genesis)
+        state = Overlay(log)
+        machine.begin_block(state, context)
+        answers: list[_Answer] = []
+        accepted: dict[bytes, SubmitResult] = {}
+        transactions: list[bytes] = []
+        outcomes: list[Outcome] = []
+        for pending in batch:
+            known = accepted.get(pending.hash) or log.result_of(pending.hash)
+            if known is not None:
+                answers.append(_Answer(pending, known))
+                continue
+            try:
+                outcome = machine.apply(state, pending.signed, context)
+            except HcefsError as error:
+                answers.append(_Answer(pending, error))
+                continue
+            except Exception:
+                # A fault of ours that one transaction provokes must not stop the others.
+                _logger.exception("the state machine failed on a transaction; it is refused")
+                answers.append(_Answer(pending, _machine_fault()))
+                continue
+            result = SubmitResult(context.height, context.time_ms, outcome.leaves)
+            accepted[pending.hash] = result
+            transactions.append(pending.data)
+            outcomes.append(outcome)
+            answers.append(_Answer(pending, result))
+        if not transactions:
+            return None, answers
+        block = self._sign(context, transactions, state)
+        head = self._sign_head(block.header, block.header.app_hash, now_ms)
+        log.append([AppliedBlock(block, state.writes, tuple(outcomes))], head)
+        return head, answers
+
+    def _sign(self, context: BlockContext, transactions: list[bytes], state: Overlay) -> Block:
+        log = self._log
+        header = BlockHeader(
+            cluster=self._genesis.cluster,
+            term=FIRST_TERM,
+            height=context.height,
+            time_ms=context.time_ms,
+            previous=log.tip_hash,
+            transaction_root=transaction_root(transactions),
+            protocol_version=PROTOCOL_VERSION,
+            app_hash=machine.next_app_hash(log.app_hash, state),
+            snapshot_root=b"",
+        )
+        return sign_block(header, transactions, self._key)
+
+    def _fail(self, error: HcefsError, batch: list[_Pending]) -> None:
+        """After a failed write nobody knows what is on disk: stop until a restart reads it."""
+        _logger.error("the ledger's writer stops: %s", error.message)
+        self._halt()
+        for pending in batch:
+            pending.future.set_exception(error)
+        self._fail_queued(error)
+
+    def _fail_queued(self, error: HcefsError) -> None:
+        while self._queue:
+            self._queue.popleft().future.set_exception(error)
+
+    def _halt(self) -> None:
+        self._running = False
+        self._work.set()
+        self._pulse()
+
+    # Heads.
+
+    async def _keep_lease(self) -> None:
+        period = self._genesis.lease_ms / 1000 / _HEADS_PER_LEASE
+        while self._running:
+            await self._runtime.sleep(period)
+            try:
+                await self._renew_head()
+            except HcefsError as error:
+                self._fail(error, [])
+
+    async def _renew_head(self) -> None:
+        log = self._log
+        head = self._sign_head(log.tip, log.app_hash, self._runtime.now_ms())
+        await self._runtime.disk(log.keep_head, head)
+        if self._running:
+            self._show_head(head)
+
+    def _sign_head(self, header: BlockHeader | None, app_hash: bytes, now_ms: int) -> SignedHead:
+        """A head no older than any before it, so that a clock set back renews no lease early."""
+        last = self._log.head
+        time_ms = max(now_ms, self._genesis.time_ms, last.time_ms if last is not None else 0)
+        if header is not None:
+            time_ms = max(time_ms, header.time_ms)
+        return sign_head(self._genesis, header, app_hash, time_ms, self._key, term=FIRST_TERM)
+
+    def _show_head(self, head: SignedHead) -> None:
+        known = self._head
+        if known is None or (head.height, head.time_ms) > (known.height, known.time_ms):
+            self._head = head
+        self._pulse()
+
+    # Followers.
+
+    def _read_feed(self, height: int) -> list[Block]:
+        blocks: list[Block] = []
+        size = 0
+        last = min(self._log.height, height + _FEED_BLOCKS - 1)
+        while height <= last and size < _FEED_BYTES:
+            block = self._log.block(height)
+            size += sum(map(len, block.transactions))
+            blocks.append(block)
+            height += 1
+        return blocks
+
+    def _counted_nodes(self) -> frozenset[AccountId]:
+        cluster_map = self._log.cluster_map()
+        if cluster_map is None:
+            return frozenset()
+        gone = (NodeState.OUT, NodeState.REMOVED)
+        accounts = {node.account for node in cluster_map.nodes if node.state not in gone}
+        return frozenset(accounts - {self._own_account})
+
+    def _count_acknowledgements(self) -> None:
+        nodes = self._counted_nodes()
+        required = min(FOLLOWERS_REQUIRED, len(nodes))
+        if required:
+            heights = sorted((self._acknowledged.get(node, 0) for node in nodes), reverse=True)
+            replicated = heights[required - 1]
+        else:
+            replicated = self._log.height
+        if replicated != self._replicated_height:
+            self._replicated_height = replicated
+            self._pulse()
+
+    async def _wait_replicated(self, height: int) -> None:
+        if self._replicated_height >= height:
+            return
+        try:
+            async with self._runtime.timeout(REPLICATION_TIMEOUT_S):
+                while self._replicated_height < height and self._running:
+                    await self._changed.wait()
+        except TimeoutError:
+            pass
+        if self._replicated_height < height:
+            raise Unavailable(
+                f"the transaction is committed in block {height}, but fewer than "
+                f"{FOLLOWERS_REQUIRED} followers hold it yet: repeat it to get the result once "
+                "they do",
+                reason="not-replicated",
+            )
+
+    def _pulse(self) -> None:
+        """Wake everyone who waits for a change, once."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+def _machine_fault() -> Internal:
+    return Internal(
+        "the ledger could not process this transaction; its log says why: tell the operators",
+        reason="machine-fault",
+    )
