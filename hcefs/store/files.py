@@ -1,0 +1,595 @@
+"""Shards as files, and the folder of one storage node.
+
+Layout of a shard folder::
+
+    LOCK                        held while a process has the store open
+    incoming/<base>.<index>.<n> shards being written; emptied when opened
+    quarantine/<base>.<index>.<n>
+    <xx>/<base>.<index>         finished shards; xx is the base's first byte
+
+A shard becomes visible in this order: data, fsync of the file, hard link to the
+final name, fsync of the folder, removal of the temporary name.  A link, unlike
+a rename, fails when the name is taken, so nothing is ever overwritten.
+
+Invariants:
+
+* A visible shard is complete, and a shard that ``begin`` or ``finish`` report as
+  existing is durable: the folder is synchronised before ``Conflict`` is raised
+  and, for what a killed process left between link and fsync, when opened.
+* After a failed fsync the file is dropped and never fsynced again: the kernel
+  reports a lost write once only (Rebello et al., "Can Applications Recover from
+  fsync Failures?", USENIX ATC 2020).
+
+Not guaranteed: anything on file systems without hard links or posix locks
+(opening or finishing fails there); that deleted shards cannot be read from the
+raw device (they are ciphertext).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import logging
+import os
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from hcefs.errors import Conflict, Corrupt, Exhausted, HcefsError, Invalid, NotFound, Unavailable
+from hcefs.ids import BlobBase
+from hcefs.integrity import Buffer
+from hcefs.store.interface import (
+    Stores,
+    Usage,
+    bytes_view,
+    check_index,
+    check_size,
+)
+from hcefs.store.keys import RocksKeyStore
+from hcefs.store.rows import RocksRowStore
+
+log = logging.getLogger(__name__)
+
+GATHER_BYTES = 64 << 10
+"""Writes smaller than this are joined; larger ones go to the kernel as they are."""
+
+_FOLDER_MODE = 0o700
+_FILE_MODE = 0o600
+_NAME = re.compile(r"([0-9a-f]{32})\.(0|[1-9][0-9]{0,2})")
+_FAN_OUT = re.compile(r"[0-9a-f]{2}")
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_TOO_MANY_FILES = frozenset({errno.EMFILE, errno.ENFILE})
+_CANNOT_ALLOCATE = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
+
+
+class Disk:
+    """The file system calls of a shard store; tests derive from it to record and to fail."""
+
+    def make_folder(self, path: Path) -> None:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, _FOLDER_MODE)
+
+    def create(self, path: Path) -> int:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
+
+    def open(self, path: Path) -> int:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def allocate(self, fd: int, size: int) -> None:
+        os.posix_fallocate(fd, 0, size)
+
+    def truncate(self, fd: int, size: int) -> None:
+        os.ftruncate(fd, size)
+
+    def write(self, fd: int, buffers: Sequence[memoryview]) -> int:
+        return os.writev(fd, buffers)
+
+    def read(self, fd: int, length: int, offset: int) -> bytes:
+        return os.pread(fd, length, offset)
+
+    def read_into(self, fd: int, out: memoryview, offset: int) -> int:
+        return os.preadv(fd, [out], offset)
+
+    def size(self, fd: int) -> int:
+        return os.fstat(fd).st_size
+
+    def sync(self, fd: int) -> None:
+        os.fsync(fd)
+
+    def sync_folder(self, path: Path) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def link(self, source: Path, target: Path) -> None:
+        os.link(source, target)
+
+    def unlink(self, path: Path) -> None:
+        os.unlink(path)
+
+    def space(self, path: Path) -> tuple[int, int]:
+        """Free bytes (for unprivileged users) and all bytes of the file system."""
+        stat = os.statvfs(path)
+        return stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize
+
+
+def _disk_full(detail: str) -> Exhausted:
+    return Exhausted(
+        f"{detail}: add a node or free space on this one, then repeat",
+        reason="disk-full",
+        retry_after_ms=60_000,
+    )
+
+
+def _translate(error: OSError, doing: str) -> HcefsError:
+    if error.errno in _FULL:
+        return _disk_full(f"the disk is full while {doing}")
+    if error.errno in _TOO_MANY_FILES:
+        return Exhausted(
+            f"too many open files while {doing}: raise the limit of the process (ulimit -n)",
+            reason="open-files",
+        )
+    name = errno.errorcode.get(error.errno or 0, "an unknown error")
+    return Unavailable(
+        f"the disk reported {name} while {doing}: look at the kernel's log and the disk's health",
+        reason="disk-error",
+    )
+
+
+@contextlib.contextmanager
+def _disk_errors(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _translate(error, doing) from error
+
+
+class FileShardWriter:
+    """See :class:`~hcefs.store.interface.ShardWriter`; made by ``begin``."""
+
+    def __init__(
+        self,
+        store: FileShardStore,
+        name: tuple[BlobBase, int],
+        fd: int,
+        temporary: Path,
+        allocated: int,
+    ) -> None:
+        self._store = store
+        self._disk = store.disk
+        self._name = name
+        self._fd = fd
+        self._temporary = temporary
+        self._allocated = allocated
+        self._pending = bytearray()
+        self._written = 0
+        self._ended = False
+
+    def write(self, data: Buffer) -> None:
+        self._require_open()
+        try:
+            view = bytes_view(data)
+            if len(self._pending) + len(view) < GATHER_BYTES:
+                self._pending += view
+            else:
+                self._flush(view)
+        except OSError as error:
+            self.abort()
+            raise _translate(error, "writing a shard") from error
+        except HcefsError:
+            self.abort()
+            raise
+
+    def finish(self, footer: Buffer) -> None:
+        self.write(footer)
+        try:
+            self._flush(memoryview(b""))
+            if self._written < self._allocated:
+                self._disk.truncate(self._fd, self._written)
+            self._disk.sync(self._fd)
+            self._store.publish(self._name, self._temporary, self._written)
+        except OSError as error:
+            raise _translate(error, "finishing a shard") from error
+        finally:
+            self.abort()  # removes the temporary name, which a published shard does not need
+
+    def abort(self) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        self._pending = bytearray()
+        # Failures here cost nothing but space, which the next opening gets back.
+        with contextlib.suppress(OSError):
+            self._disk.close(self._fd)
+        with contextlib.suppress(OSError):
+            self._disk.unlink(self._temporary)
+        self._store.forget(self)
+
+    def _require_open(self) -> None:
+        if self._ended:
+            raise Invalid("this shard has ended: begin it again", reason="writer-closed")
+
+    def _flush(self, tail: memoryview) -> None:
+        """Write the gathered bytes and ``tail``, however often the kernel stops short."""
+        buffers = [view for view in (memoryview(self._pending), tail) if view]
+        total = sum(map(len, buffers))
+        if self._written + total > self._allocated:
+            self._store.require_space(total)
+        while buffers:
+            count = self._disk.write(self._fd, buffers)
+            if count <= 0:
+                raise OSError(errno.EIO, "nothing was written")
+            self._written += count
+            while buffers and count >= len(buffers[0]):
+                count -= len(buffers.pop(0))
+            if buffers and count:
+                buffers[0] = buffers[0][count:]
+        self._pending = bytearray()
+
+
+class FileShardReader:
+    """See :class:`~hcefs.store.interface.ShardReader`; made by ``open``."""
+
+    def __init__(self, disk: Disk, fd: int, size: int) -> None:
+        self._disk = disk
+        self._fd = fd
+        self._size = size
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        self._check(offset, length)
+        with _disk_errors("reading a shard"):
+            data = self._disk.read(self._fd, length, offset)
+            if len(data) == length:
+                return data
+            parts = [data]  # a signal, or more than the kernel reads at once
+            done = len(data)
+            while done < length:
+                data = self._disk.read(self._fd, length - done, offset + done)
+                if not data:
+                    raise self._truncated()
+                parts.append(data)
+                done += len(data)
+            return b"".join(parts)
+
+    def read_into(self, offset: int, out: bytearray | memoryview) -> None:
+        view = bytes_view(out)
+        self._check(offset, len(view))
+        with _disk_errors("reading a shard"):
+            while view:
+                count = self._disk.read_into(self._fd, view, offset)
+                if count <= 0:
+                    raise self._truncated()
+                view = view[count:]
+                offset += count
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                self._disk.close(fd)
+
+    def _check(self, offset: int, length: int) -> None:
+        if self._fd < 0:
+            raise Invalid("this shard reader is closed: open it again", reason="reader-closed")
+        if offset < 0 or length < 0:
+            raise Invalid("offset and length must not be negative", reason="bad-range")
+        # Before anything is allocated: the numbers may come from a damaged footer.
+        if offset + length > self._size:
+            raise self._truncated()
+
+    @staticmethod
+    def _truncated() -> Corrupt:
+        return Corrupt("the shard is shorter than it must be: rebuild it", reason="truncated")
+
+
+class FileShardStore:
+    """See :class:`~hcefs.store.interface.ShardStore`.
+
+    Raises (constructor):
+        Unavailable: reason ``store-locked``, another process has it open;
+            ``disk-error``.
+        Exhausted: reason ``disk-full``.
+    """
+
+    def __init__(self, folder: Path, *, reserve_bytes: int = 0, disk: Disk | None = None) -> None:
+        self.disk = disk if disk is not None else Disk()
+        self._folder = folder
+        self._reserve = reserve_bytes
+        self._incoming = folder / "incoming"
+        self._quarantine = folder / "quarantine"
+        self._lock = threading.Lock()
+        self._serial = itertools.count()
+        self._writers: set[FileShardWriter] = set()
+        self._fan_out: set[str] = set()
+        self._shards = 0
+        self._shard_bytes = 0
+        self._closed = False
+        with _disk_errors("opening the shards"):
+            for path in (folder, self._incoming, self._quarantine):
+                self.disk.make_folder(path)
+            self._lock_fd = _lock_folder(folder)
+            try:
+                self._recover()
+            except BaseException:
+                os.close(self._lock_fd)
+                raise
+
+    def _recover(self) -> None:
+        for name in os.listdir(self._incoming):
+            self.disk.unlink(self._incoming / name)
+        for name in sorted(os.listdir(self._folder)):
+            if not _FAN_OUT.fullmatch(name):
+                continue
+            self._fan_out.add(name)
+            # A process killed between link and fsync left a visible name that
+            # power loss could still take back; from here on it may be counted.
+            self.disk.sync_folder(self._folder / name)
+            with os.scandir(self._folder / name) as entries:
+                for entry in entries:
+                    if _parse(name, entry.name) is not None:
+                        self._shards += 1
+                        self._shard_bytes += entry.stat(follow_symlinks=False).st_size
+        self.disk.sync_folder(self._folder)
+
+    def begin(
+        self, base: BlobBase, index: int, expected_size: int | None = None
+    ) -> FileShardWriter:
+        check_index(index)
+        check_size(expected_size)
+        self._require_open()
+        with _disk_errors("beginning a shard"):
+            final = self._path(base, index)
+            if final.exists():
+                raise self._exists(final)
+            self.require_space(expected_size or 0)
+            self._make_fan_out(final.parent)
+            temporary = self._incoming / f"{final.name}.{next(self._serial)}"
+            fd = self.disk.create(temporary)
+            allocated = 0
+            if expected_size:
+                try:
+                    allocated = self._allocate(fd, expected_size)
+                except OSError:
+                    with contextlib.suppress(OSError):
+                        self.disk.close(fd)
+                    with contextlib.suppress(OSError):
+                        self.disk.unlink(temporary)
+                    raise
+        writer = FileShardWriter(self, (base, index), fd, temporary, allocated)
+        with self._lock:
+            self._writers.add(writer)
+            closed = self._closed
+        if closed:
+            writer.abort()
+            self._require_open()
+        return writer
+
+    def open(self, base: BlobBase, index: int) -> FileShardReader:
+        check_index(index)
+        self._require_open()
+        with _disk_errors("opening a shard"):
+            try:
+                fd = self.disk.open(self._path(base, index))
+            except FileNotFoundError:
+                raise _no_such_shard(base, index) from None
+            try:
+                return FileShardReader(self.disk, fd, self.disk.size(fd))
+            except OSError:
+                self.disk.close(fd)
+                raise
+
+    def has(self, base: BlobBase, index: int) -> bool:
+        check_index(index)
+        self._require_open()
+        with _disk_errors("looking for a shard"):
+            return self._path(base, index).exists()
+
+    def remove(self, base: BlobBase, index: int) -> bool:
+        check_index(index)
+        self._require_open()
+        path = self._path(base, index)
+        with _disk_errors("removing a shard"), self._lock:
+            if path.parent.name not in self._fan_out:
+                return False
+            try:
+                size = os.lstat(path).st_size
+                self.disk.unlink(path)
+            except FileNotFoundError:
+                removed = False
+            else:
+                removed = True
+                self._shards -= 1
+                self._shard_bytes -= size
+            # Also when nothing was there: the call before may have failed here.
+            self.disk.sync_folder(path.parent)
+            return removed
+
+    def quarantine(self, base: BlobBase, index: int) -> None:
+        check_index(index)
+        self._require_open()
+        path = self._path(base, index)
+        with _disk_errors("setting a shard aside"), self._lock:
+            try:
+                size = os.lstat(path).st_size
+            except FileNotFoundError:
+                raise _no_such_shard(base, index) from None
+            for serial in itertools.count():
+                with contextlib.suppress(FileExistsError):
+                    self.disk.link(path, self._quarantine / f"{path.name}.{serial}")
+                    break
+            # The new name must be durable before the old one goes.
+            self.disk.sync_folder(self._quarantine)
+            self.disk.unlink(path)
+            self._shards -= 1
+            self._shard_bytes -= size
+            self.disk.sync_folder(path.parent)
+
+    def inventory(self) -> Iterator[tuple[BlobBase, int]]:
+        self._require_open()
+        with self._lock:
+            folders = sorted(self._fan_out)
+        for folder in folders:
+            with _disk_errors("listing the shards"):
+                names = os.listdir(self._folder / folder)
+            found = (_parse(folder, name) for name in names)
+            yield from sorted(shard for shard in found if shard is not None)
+
+    def usage(self) -> Usage:
+        self._require_open()
+        with _disk_errors("asking for free space"):
+            free, total = self.disk.space(self._folder)
+        with self._lock:
+            return Usage(self._shards, self._shard_bytes, free, total)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            writers = tuple(self._writers)
+        for writer in writers:
+            writer.abort()
+        os.close(self._lock_fd)
+
+    # For the writers.
+
+    def publish(self, name: tuple[BlobBase, int], temporary: Path, size: int) -> None:
+        """Give a synchronised temporary its final name, durably.
+
+        Raises:
+            Conflict: the name is taken.
+            OSError: the disk failed; the name is not visible.
+        """
+        final = self._path(*name)
+        try:
+            self.disk.link(temporary, final)
+        except FileExistsError:
+            raise self._exists(final) from None
+        try:
+            self.disk.sync_folder(final.parent)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self.disk.unlink(final)
+            raise
+        with self._lock:
+            self._shards += 1
+            self._shard_bytes += size
+
+    def require_space(self, size: int) -> None:
+        """Refuse bytes that would eat into the reserve.
+
+        Raises:
+            Exhausted: reason ``disk-full``.
+        """
+        free, _ = self.disk.space(self._folder)
+        if free - size < self._reserve:
+            raise _disk_full("this node's disk is full up to its reserve")
+
+    def forget(self, writer: FileShardWriter) -> None:
+        """Drop an ended writer."""
+        with self._lock:
+            self._writers.discard(writer)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise Unavailable("the shard store is closed: open it again", reason="store-closed")
+
+    def _path(self, base: BlobBase, index: int) -> Path:
+        digits = base.hex()
+        return self._folder / digits[:2] / f"{digits}.{index}"
+
+    def _make_fan_out(self, folder: Path) -> None:
+        # Under the lock: nobody may use a folder whose own name is not durable.
+        with self._lock:
+            if folder.name not in self._fan_out:
+                self.disk.make_folder(folder)
+                self.disk.sync_folder(self._folder)
+                self._fan_out.add(folder.name)
+
+    def _allocate(self, fd: int, size: int) -> int:
+        try:
+            self.disk.allocate(fd, size)
+        except OSError as error:
+            if error.errno not in _CANNOT_ALLOCATE:
+                raise
+            return 0  # the file system cannot; the space is then checked at each write
+        return size
+
+    def _exists(self, final: Path) -> Conflict:
+        """The conflict, after making sure that the shard is durable."""
+        self.disk.sync_folder(final.parent)
+        return Conflict(
+            "this shard is stored here already: a blob id is never used twice",
+            reason="shard-exists",
+        )
+
+
+def _no_such_shard(base: BlobBase, index: int) -> NotFound:
+    return NotFound(
+        f"shard {index} of {base.text} is not stored here: ask another holder",
+        reason="no-such-shard",
+    )
+
+
+def _parse(folder: str, name: str) -> tuple[BlobBase, int] | None:
+    """The shard that a file name means, or None for a stray file."""
+    match = _NAME.fullmatch(name)
+    if match is None or not name.startswith(folder) or int(match[2]) > 255:
+        return None
+    return BlobBase(bytes.fromhex(match[1])), int(match[2])
+
+
+def _lock_folder(folder: Path) -> int:
+    """Hold the folder: opening deletes temporaries, so there is one opener at a time."""
+    fd = os.open(folder / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise Unavailable(
+            "another process has these shards open: stop it first", reason="store-locked"
+        ) from None
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def open_stores(folder: Path, *, reserve_bytes: int) -> Stores:
+    """Open, or create, what one storage node keeps: ``shards/ rows/ keys/``.
+
+    ``reserve_bytes`` of the disk are refused to shards, so that rows, receipts
+    and deletion can go on.
+
+    Raises:
+        Unavailable: reason ``store-locked`` or ``disk-error``.
+        Exhausted: reason ``disk-full``.
+        Corrupt: a database is damaged.
+        Invalid: written by a newer version of this software.
+    """
+    with _disk_errors("creating the stores"):
+        for path in (folder, *(folder / name for name in ("shards", "rows", "keys"))):
+            path.mkdir(mode=_FOLDER_MODE, parents=path is folder, exist_ok=True)
+            path.chmod(_FOLDER_MODE)
+        Disk().sync_folder(folder)
+        Disk().sync_folder(folder.parent)
+    with contextlib.ExitStack() as undo:
+        shards = FileShardStore(folder / "shards", reserve_bytes=reserve_bytes)
+        undo.callback(shards.close)
+        rows = RocksRowStore(folder / "rows")
+        undo.callback(rows.close)
+        keys = RocksKeyStore(folder / "keys")
+        undo.pop_all()
+    return Stores(shards, rows, keys)
