@@ -1,0 +1,502 @@
+"""Shard holders over gRPC with mutual TLS.
+
+Owns the channels between nodes.  Each is pinned to the TLS key that the peer's
+account registered on the ledger, in addition to the CA: another node's valid
+certificate does not do.  Bulk messages are framed by hand
+(:mod:`hcefs.transport.framing`); any generated client can still talk to them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+import grpc
+
+from hcefs.errors import Corrupt, Denied, HcefsError, Unavailable
+from hcefs.ids import AccountId
+from hcefs.integrity import crc32c_of
+from hcefs.placement.cluster_map import Node
+from hcefs.runtime import Runtime
+from hcefs.transport.framing import DataFrame, frame_pieces, parse
+from hcefs.transport.peers import (
+    Call,
+    Entry,
+    Heads,
+    LoadHeader,
+    ManifestRows,
+    Peer,
+    Piece,
+    ShardDownload,
+    ShardRows,
+    ShardStart,
+    ShardUpload,
+)
+from hcefs.transport.status import from_rpc_error
+from hcefs.transport.tls import Identity, pinned_credentials
+from hcefs.wire.v1 import blob_pb2, shard_pb2
+
+HEAD_KEY = "hcefs-head-bin"
+UNARY_SECONDS = 10.0
+STREAM_SECONDS = 3600.0
+STALL_SECONDS = 10.0
+"""A holder that takes longer for one message counts as down for this call."""
+
+MESSAGE_BYTES_MAX = 4 << 20
+ENTRIES_MAX = 1 << 20
+"""Of one record's listing: about 200 MB at a gateway."""
+
+SEND_FAILED = "Internal error from Core"
+STATUS_SECONDS = 2.0
+"""How long to wait for a server's status once a send has failed."""
+
+STATUS_POLL_SECONDS = 0.01
+
+END: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs lack it
+
+CHANNEL_OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_metadata_size", 16384),
+    ("grpc.http2.max_frame_size", 16777215),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    # Short: while a channel backs off, its calls fail at once, and a node that has
+    # just come back would still count as down.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+]
+
+
+def context_of(call: Call) -> shard_pb2.CallContext:
+    """The call as it travels."""
+    return shard_pb2.CallContext(
+        authorization=blob_pb2.Authorization(token=call.token, proof=call.proof),
+        method=call.method,
+        record_id=bytes(call.record),
+        blob_id=bytes(call.blob) if call.blob is not None else b"",
+        range_start=call.range_start,
+        range_length=call.range_length,
+        min_height=call.min_height,
+        epoch=call.epoch,
+        request_id=bytes(call.request),
+    )
+
+
+class Channels:
+    """One pinned channel a node, made on first use and remade when its key changes.
+
+    A channel that cannot connect is made anew in the background: the node may have
+    renewed its certificate under the same key, which the old channel refuses for ever.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        identity: Identity,
+        spki_of: Callable[[AccountId], bytes],
+        heads: Heads,
+    ) -> None:
+        self._runtime = runtime
+        self._identity = identity
+        self._spki_of = spki_of
+        self.heads = heads
+        self._channels: dict[AccountId, tuple[str, bytes, Any]] = {}
+        self._locks: dict[AccountId, asyncio.Lock] = {}
+        self._renewing: dict[AccountId, asyncio.Task[None]] = {}
+
+    async def get(self, account: AccountId, address: str) -> Any:
+        """The channel to a node.
+
+        Raises:
+            Unavailable: it cannot be reached.
+            Denied: its certificate is not the one on the ledger.
+        """
+        spki = self._spki_of(account)
+        known = self._channels.get(account)
+        if known is not None and known[:2] == (address, spki):
+            if known[2].get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                self._renew(account, known)
+            return known[2]
+        async with self._locks.setdefault(account, asyncio.Lock()):
+            known = self._channels.get(account)
+            if known is not None:
+                if known[:2] == (address, spki):
+                    return known[2]
+                await known[2].close(None)
+                del self._channels[account]
+            channel = await self._pinned(address, spki)
+            self._channels[account] = (address, spki, channel)
+            return channel
+
+    async def _pinned(self, address: str, spki: bytes) -> Any:
+        credentials, options = await pinned_credentials(
+            self._runtime, address, self._identity, spki
+        )
+        return grpc.aio.secure_channel(address, credentials, options=[*CHANNEL_OPTIONS, *options])
+
+    def _renew(self, account: AccountId, failing: tuple[str, bytes, Any]) -> None:
+        """Begin to pin a node's certificate anew; at most once at a time."""
+
+        async def renew() -> None:
+            address, spki, old = failing
+            try:
+                channel = await self._pinned(address, spki)
+            except HcefsError:
+                return  # it is still down, or another: the call that asked says so
+            finally:
+                del self._renewing[account]
+            state = old.get_state()
+            if self._channels.get(account) == failing and (
+                state is not grpc.ChannelConnectivity.READY
+            ):
+                self._channels[account] = (address, spki, channel)
+                await old.close(None)
+            else:
+                await channel.close(None)
+
+        if account not in self._renewing:
+            self._renewing[account] = self._runtime.spawn(renew(), name="pin-again")
+
+    async def drop(self, account: AccountId) -> None:
+        """Forget a channel, so that the next call connects anew."""
+        known = self._channels.pop(account, None)
+        if known is not None:
+            await known[2].close(None)
+
+    async def close(self) -> None:
+        """Close all channels."""
+        for task in list(self._renewing.values()):
+            task.cancel()
+        for account in list(self._channels):
+            await self.drop(account)
+
+
+Connect = Callable[[], Awaitable[Any]]
+"""Gives the channel to one node."""
+
+
+def unchanged(call: Call) -> Call:
+    """A gateway hands on the presenter's authorization as it is."""
+    return call
+
+
+class GrpcPeer:
+    """A remote holder: a gateway's over mutual TLS, or a direct client's.
+
+    ``authorize`` makes the call that travels from the one that is asked for: a
+    direct client signs a fresh proof for each call.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        connect: Connect,
+        heads: Heads,
+        authorize: Callable[[Call], Call] = unchanged,
+    ) -> None:
+        self._runtime = runtime
+        self._connect = connect
+        self._heads = heads
+        self._authorize = authorize
+
+    def _context(self, call: Call) -> shard_pb2.CallContext:
+        return context_of(self._authorize(call))
+
+    def _metadata(self) -> list[tuple[str, bytes]]:
+        head = self._heads.current()
+        return [(HEAD_KEY, head)] if head else []
+
+    async def _unary(self, name: str, request: Any, response: Any) -> Any:
+        channel = await self._connect()
+        method = channel.unary_unary(
+            f"/hcefs.v1.Shards/{name}",
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=response.FromString,
+        )
+        call = method(request, timeout=UNARY_SECONDS, metadata=self._metadata())
+        try:
+            answer = await call
+        except grpc.aio.AioRpcError as error:
+            raise between_nodes(from_rpc_error(error)) from None
+        observe(self._heads, await call.initial_metadata())
+        return answer
+
+    async def store(self, start: ShardStart) -> ShardUpload:
+        channel = await self._connect()
+        method = channel.stream_unary("/hcefs.v1.Shards/Store")
+        call = method(timeout=STREAM_SECONDS, metadata=self._metadata())
+        upload = _Upload(self._runtime, call, self._heads)
+        header = shard_pb2.StoreHeader(
+            context=self._context(start.call),
+            index=start.index,
+            profile=start.profile,
+            segment_size=start.segment_size,
+            expected_length=start.expected_length,
+        )
+        try:
+            await upload.begin(shard_pb2.StoreRequest(header=header).SerializeToString())
+        except BaseException:
+            await upload.cancel()  # nobody else knows of the call yet
+            raise
+        return upload
+
+    async def load(self, call: Call, index: int, first: int, count: int) -> ShardDownload:
+        channel = await self._connect()
+        method = channel.unary_stream("/hcefs.v1.Shards/Load")
+        request = shard_pb2.LoadRequest(
+            context=self._context(call), index=index, first=first, count=count
+        )
+        stream = method(
+            request.SerializeToString(), timeout=STREAM_SECONDS, metadata=self._metadata()
+        )
+        return _Download(self._runtime, stream, self._heads)
+
+    async def store_opening(self, call: Call, opening: bytes, commit_by_ms: int) -> None:
+        await self._unary(
+            "StoreOpening",
+            shard_pb2.StoreOpeningRequest(
+                context=self._context(call), opening=opening, commit_by_ms=commit_by_ms
+            ),
+            shard_pb2.StoreOpeningResponse,
+        )
+
+    async def store_box(self, call: Call, box: bytes, link: bytes) -> None:
+        request = shard_pb2.StoreBoxRequest(context=self._context(call))
+        if box:
+            request.box = box
+        else:
+            request.link = link
+        await self._unary("StoreBox", request, shard_pb2.StoreBoxResponse)
+
+    async def load_manifest(self, call: Call) -> ManifestRows:
+        answer = await self._unary(
+            "LoadManifest",
+            shard_pb2.LoadManifestRequest(context=self._context(call)),
+            shard_pb2.LoadManifestResponse,
+        )
+        return ManifestRows(answer.core, answer.layout, answer.key_row, answer.opening)
+
+    async def load_listing(self, call: Call) -> list[Entry]:
+        channel = await self._connect()
+        method = channel.unary_stream(
+            "/hcefs.v1.Shards/LoadListing",
+            request_serializer=shard_pb2.LoadListingRequest.SerializeToString,
+            response_deserializer=shard_pb2.LoadListingResponse.FromString,
+        )
+        stream = method(
+            shard_pb2.LoadListingRequest(context=self._context(call)),
+            timeout=UNARY_SECONDS,
+            metadata=self._metadata(),
+        )
+        entries: list[Entry] = []
+        try:
+            async for message in stream:
+                entries += [Entry(entry.opening, entry.leaf_index) for entry in message.entries]
+                if len(entries) > ENTRIES_MAX:
+                    stream.cancel()
+                    raise Corrupt("the holder lists more than a record has", reason="too-large")
+        except grpc.aio.AioRpcError as error:
+            raise between_nodes(from_rpc_error(error)) from None
+        return entries
+
+    async def load_boxes(self, call: Call) -> tuple[list[bytes], list[bytes]]:
+        answer = await self._unary(
+            "LoadBoxes",
+            shard_pb2.LoadBoxesRequest(context=self._context(call)),
+            shard_pb2.LoadBoxesResponse,
+        )
+        return list(answer.boxes), list(answer.links)
+
+
+def observe(heads: Heads, metadata: Any) -> None:
+    """Take the other side's head out of a call's metadata."""
+    for key, value in metadata or ():
+        if key == HEAD_KEY and isinstance(value, bytes):
+            heads.observe(value)
+
+
+def between_nodes(error: HcefsError) -> HcefsError:
+    """What two nodes hold against each other is no verdict on the request: the holder is down."""
+    verdict = (error.kind, error.reason)
+    if verdict in (("denied", "wrong-certificate"), ("unauthenticated", "unknown-node")):
+        return Unavailable(error.message, reason=error.reason)
+    return error
+
+
+def send_failed(error: grpc.aio.AioRpcError) -> bool:
+    """Whether gRPC only says that it could not send, which hides the other side's status."""
+    return error.code() is grpc.StatusCode.INTERNAL and error.details() == SEND_FAILED
+
+
+class Ending:
+    """Why a call ended that could not send any more.
+
+    When a send fails because the other side has refused the call, gRPC puts a status
+    of its own in the place of the other side's, or just before it: so the first one is
+    noted at the moment it is set, and a later one is waited for.
+    """
+
+    def __init__(self, runtime: Runtime, call: Any) -> None:
+        self._runtime = runtime
+        self._call = call
+        self._first: HcefsError | None = None
+        call.add_done_callback(self._note)
+
+    def _note(self, call: Any) -> None:
+        status = self._status()
+        try:
+            status.send(None)  # the status is there, so this does not suspend
+        except StopIteration as done:
+            self._first = done.value
+        finally:
+            status.close()
+
+    async def _status(self) -> HcefsError | None:
+        code, details = await self._call.code(), await self._call.details()
+        if code is grpc.StatusCode.OK:
+            return None
+        trailing = await self._call.trailing_metadata()
+        error = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, details=details)
+        return None if send_failed(error) else from_rpc_error(error)
+
+    async def error(self) -> HcefsError:
+        """The other side's status, which may come a little later than the failed send."""
+        try:
+            async with self._runtime.timeout(STATUS_SECONDS):
+                while (error := self._first or await self._status()) is None:
+                    await self._runtime.sleep(STATUS_POLL_SECONDS)
+                return error
+        except TimeoutError:
+            self._call.cancel()
+        return Unavailable("the other side ended the call early: retry", reason="stream-reset")
+
+
+def stalled() -> Unavailable:
+    """What a call that makes no progress ends with."""
+    return Unavailable("the holder takes too long; it counts as down", reason="stalled")
+
+
+class _Upload:
+    def __init__(self, runtime: Runtime, call: Any, heads: Heads) -> None:
+        self._runtime = runtime
+        self._call = call
+        self._ending = Ending(runtime, call)
+        self._heads = heads
+
+    async def begin(self, header: bytes) -> None:
+        """Send the header; returns when the holder's initial metadata says that it has begun."""
+
+        async def begun() -> None:
+            await self._call.write(header)
+            observe(self._heads, await self._call.initial_metadata())
+            if self._call.done():
+                await self._call  # it was refused: raises why
+
+        await self._guarded(begun())
+
+    async def write(self, message: bytes) -> None:
+        await self._guarded(self._call.write(message))
+
+    async def send(self, pieces: Sequence[Piece]) -> None:
+        await self.write(frame_pieces(pieces, crc32c_of(pieces)))
+
+    async def finish(self, rows: ShardRows) -> None:
+        finish = shard_pb2.StoreFinish(
+            core=rows.core,
+            layout=rows.layout,
+            key_row=rows.key_row,
+            opening=rows.opening,
+            piece_digests=rows.piece_digests,
+        )
+        await self.write(shard_pb2.StoreRequest(finish=finish).SerializeToString())
+
+        async def answer() -> None:
+            await self._call.done_writing()
+            await self._call
+
+        await self._guarded(answer())
+
+    async def _guarded(self, step: Awaitable[None]) -> None:
+        """Await one step of the stream; its failure is the call's typed error."""
+        try:
+            async with self._runtime.timeout(STALL_SECONDS):
+                await step
+        except TimeoutError:
+            self._call.cancel()
+            raise stalled() from None
+        except asyncio.InvalidStateError:
+            # The holder ended the call before it read everything: its status says why.
+            raise between_nodes(await self._ending.error()) from None
+        except grpc.aio.AioRpcError as error:
+            if send_failed(error):
+                raise between_nodes(await self._ending.error()) from None
+            raise between_nodes(from_rpc_error(error)) from None
+
+    async def cancel(self) -> None:
+        self._call.cancel()
+
+
+class _Download:
+    def __init__(self, runtime: Runtime, call: Any, heads: Heads) -> None:
+        self._runtime = runtime
+        self._call = call
+        self._heads = heads
+
+    async def header(self) -> LoadHeader:
+        message = await self._next()
+        if message is None:
+            raise Corrupt("the holder sent an empty answer", reason="bad-message")
+        frame = parse(message, shard_pb2.LoadResponse)
+        if isinstance(frame, DataFrame) or not frame.HasField("header"):
+            raise Corrupt("the holder's first message is not a header", reason="bad-message")
+        observe(self._heads, await self._call.initial_metadata())
+        header = frame.header
+        return LoadHeader(header.pieces, header.piece_digests, tuple(header.audit_path))
+
+    async def messages(self) -> AsyncIterator[Piece]:
+        while (message := await self._next()) is not None:
+            frame = parse(message, shard_pb2.LoadResponse)
+            if not isinstance(frame, DataFrame):
+                raise Corrupt("the holder sent a second header", reason="bad-message")
+            yield frame.data
+
+    async def _next(self) -> bytes | None:
+        try:
+            async with self._runtime.timeout(STALL_SECONDS):
+                message = await self._call.read()
+        except TimeoutError:
+            self._call.cancel()
+            raise stalled() from None
+        except grpc.aio.AioRpcError as error:
+            raise between_nodes(from_rpc_error(error)) from None
+        except asyncio.InvalidStateError:
+            raise Unavailable("the call was cancelled", reason="cancelled") from None
+        return None if message is END else bytes(message)
+
+    async def cancel(self) -> None:
+        self._call.cancel()
+
+
+class GrpcPeers:
+    """All holders: the local one for this node, channels for the others."""
+
+    def __init__(self, runtime: Runtime, channels: Channels, me: AccountId, local: Peer) -> None:
+        self._runtime = runtime
+        self._channels = channels
+        self._me = me
+        self._local = local
+
+    def peer(self, node: Node) -> Peer:
+        if node.account == self._me:
+            return self._local
+
+        async def connect() -> Any:
+            try:
+                return await self._channels.get(node.account, node.peer_address)
+            except Denied as error:
+                raise between_nodes(error) from None
+
+        return GrpcPeer(self._runtime, connect, self._channels.heads)
