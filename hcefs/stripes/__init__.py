@@ -1,0 +1,1 @@
+"""The ciphertext data path: stripes, shards and manifests.  No keys, no plaintext."""

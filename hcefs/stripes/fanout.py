@@ -1,0 +1,191 @@
+"""Rows that live on all n seats of a partition: write to all, read from any.
+
+Owns how many seats must agree: a write is acknowledged from k+1 durable copies
+on (as for shards); a manifest is taken from the first seat whose rows prove
+themselves; listings and boxes are the union over all seats that answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from hcefs.erasure.scheme import PROFILES, Profile
+from hcefs.errors import Corrupt, HcefsError, NotFound, Unavailable
+from hcefs.formats.manifest import Core, KeyRow, Layout, Opening
+from hcefs.placement.ring import Seat
+from hcefs.runtime import Runtime
+from hcefs.stripes.checks import Replica, check_layout
+from hcefs.transport.peers import Call, ManifestRows, Peer, Peers
+
+SEAT_SECONDS = 5.0
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A blob's rows, checked against each other and against the ledger."""
+
+    core: Core
+    layout: Layout
+    key_row: KeyRow | None
+    opening: Opening
+    rows: ManifestRows
+
+
+class Fanout:
+    """Calls all seats of a partition.
+
+    Without a ``replica`` (a client in direct mode) it only stores.
+    """
+
+    def __init__(self, runtime: Runtime, peers: Peers, replica: Replica | None) -> None:
+        self._runtime = runtime
+        self._peers = peers
+        self._replica = replica
+
+    async def store(
+        self,
+        seats: Sequence[Seat],
+        profile: Profile,
+        action: Callable[[Peer], Awaitable[None]],
+    ) -> int:
+        """Run ``action`` on every seat's peer; the number that succeeded.
+
+        Raises:
+            Unavailable: fewer than k+1 seats have it.
+            HcefsError: a refusal that concerns the request itself.
+        """
+        results = await asyncio.gather(*(self._one(seat, action) for seat in seats))
+        errors = [result for result in results if isinstance(result, HcefsError)]
+        durable = len(results) - len(errors)
+        if durable > profile.k:
+            return durable
+        for error in errors:
+            if not error.retryable:
+                raise error
+        raise Unavailable(
+            f"only {durable} of {len(seats)} seats are reachable and {profile.k + 1} are needed; "
+            "retry later",
+            reason="too-few-holders",
+        )
+
+    async def load(self, seats: Sequence[Seat], action: Callable[[Peer], Awaitable[T]]) -> list[T]:
+        """Run ``action`` on every seat's peer; the answers of those that gave one.
+
+        Raises:
+            Unavailable: none did.
+            HcefsError: all refused, and this is why.
+        """
+        results = await asyncio.gather(*(self._one(seat, action) for seat in seats))
+        errors = [result for result in results if isinstance(result, HcefsError)]
+        answers = [result for result in results if not isinstance(result, HcefsError)]
+        if not answers:
+            for error in errors:
+                if not error.retryable:
+                    raise error
+            raise Unavailable("no seat of this record answers; retry later", reason="no-seat")
+        return answers
+
+    async def _one(self, seat: Seat, action: Callable[[Peer], Awaitable[T]]) -> T | HcefsError:
+        try:
+            async with self._runtime.timeout(SEAT_SECONDS):
+                return await action(self._peers.peer(seat.node))
+        except HcefsError as error:
+            return error
+        except TimeoutError:
+            return Unavailable("the seat does not answer", reason="stalled")
+
+    async def manifest(
+        self, seats: Sequence[Seat], call: Call, refused: Collection[bytes] = ()
+    ) -> Manifest:
+        """The manifest from the first seat that has an intact one, this node's own first.
+
+        ``refused`` are layouts (canonical bytes) that proved useless before: any node
+        may sign a layout, so a lying holder may have made one up.
+
+        Raises:
+            NotFound: no seat knows a committed blob of this id and record.
+            Unavailable: seats that might know it do not answer.
+            Corrupt: only damaged rows were found.
+        """
+        errors: list[HcefsError] = []
+        shredded: Manifest | None = None
+        for seat in seats:
+            result = await self._one(seat, lambda peer: peer.load_manifest(call))
+            if isinstance(result, HcefsError):
+                errors.append(result)
+                continue
+            if result.layout in refused:
+                continue
+            try:
+                manifest = self.checked(call, result)
+            except HcefsError as bad:
+                log.error(
+                    "request %s: node %d has a bad manifest of %s: %s",
+                    call.request,
+                    seat.node.node_id,
+                    call.blob,
+                    bad.reason,
+                )
+                errors.append(bad)
+                continue
+            if manifest.key_row is not None:
+                return manifest
+            shredded = manifest
+        if shredded is not None:
+            return shredded
+        for kind in ("corrupt", "unavailable", "exhausted"):
+            for error in errors:
+                if error.kind == kind:
+                    raise error
+        raise errors[0] if errors else NotFound("this blob is unknown", reason="unknown-blob")
+
+    def checked(self, call: Call, rows: ManifestRows) -> Manifest:
+        """Check rows of another node against each other and against the own replica.
+
+        Raises:
+            Corrupt, NotFound: they do not prove themselves.
+        """
+        core, layout = Core.decode(rows.core), Layout.decode(rows.layout)
+        opening = Opening.decode(rows.opening)
+        key_row = KeyRow.decode(rows.key_row) if rows.key_row else None
+        core.check()
+        if self._replica is None:
+            raise Unavailable("manifests are proved by a node's replica", reason="no-replica")
+        check_layout(self._replica, layout, core.writer)
+        if (
+            core.blob != call.blob
+            or core.record != call.record
+            or opening.blob != core.blob
+            or opening.record != core.record
+            or opening.core_digest != core.digest()
+            or layout.base != core.blob.base
+            or layout.record != core.record
+            or not layout_fits(core, layout)
+            or (
+                key_row is not None and (key_row.blob != core.blob or key_row.record != core.record)
+            )
+        ):
+            raise Corrupt("the rows of a manifest do not fit together", reason="rows-disagree")
+        if self._replica.leaf_index(core.record, opening.commitment()) is None:
+            raise NotFound("this blob is not committed on the ledger", reason="not-committed")
+        return Manifest(core, layout, key_row, opening, rows)
+
+
+def layout_fits(core: Core, layout: Layout) -> bool:
+    """Whether the layout is of the profile that the core was written with, and binds its data.
+
+    Layouts of another k come with re-profiling, which this version does not do.
+    """
+    profile = PROFILES.get(layout.profile)
+    return (
+        profile is not None
+        and profile.k == core.k
+        and len(layout.shard_digests) == profile.n
+        and layout.shard_digests[: core.k] == core.data_digests
+    )

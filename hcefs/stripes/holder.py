@@ -1,0 +1,317 @@
+"""One node's own shards and rows: the local implementation of ``Peer``.
+
+Owns what is visible and when.  Invariants:
+
+* A shard is stored only when its length, its digests, its layout's signature
+  and its core agree.  The order is: the pending row (so that the collector finds
+  whatever comes of it), the file, the key row, the manifest rows in one write.
+* A blob is *pending* until a block of the ledger holds its commitment: whether
+  it is committed is asked of the node's own replica, not of a mark that could
+  be lost.  Pending blobs are not loaded, listed or named.
+* Nothing is overwritten: other bytes under a known name are ``Conflict``.
+
+Authorization happens before a call arrives here (:mod:`hcefs.services`).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from hcefs.erasure.scheme import Geometry, profile_named, resolve_range
+from hcefs.errors import Conflict, Corrupt, Denied, Invalid, NotFound
+from hcefs.formats.keybox import KeyBox, KeyLink
+from hcefs.formats.manifest import Core, Layout, Opening
+from hcefs.formats.shard import ShardHeader, file_length
+from hcefs.ids import BlobBase, BlobId, RecordId
+from hcefs.integrity import DIGEST_SIZE, leaf_hash, range_proof
+from hcefs.metrics import Metrics
+from hcefs.runtime import Runtime
+from hcefs.store.interface import KeyTable, ShardReader, ShardWriter, Stores, Table
+from hcefs.stripes.checks import (
+    Replica,
+    check_box,
+    check_commit_by,
+    check_link,
+    check_rows,
+)
+from hcefs.stripes.shard_index import ShardIndex
+from hcefs.stripes.transfers import LocalDownload, LocalUpload, opened
+from hcefs.transport.peers import (
+    Call,
+    Entry,
+    LoadHeader,
+    ManifestRows,
+    ShardDownload,
+    ShardRows,
+    ShardStart,
+    ShardUpload,
+)
+
+PENDING_BLOB = b"b"
+PENDING_OPENING = b"o"
+LISTING_PAGE = 1000
+PREALLOCATED_BYTES_MAX = 256 << 20
+KEY_ROWS_MAX = 1200
+"""Of 1.3 KB at most each: together they stay below the message limit."""
+
+
+def pending_key(commit_by_ms: int, kind: bytes, name: bytes) -> bytes:
+    """Row key that sorts by ``commit_by``, so that collection reads only what is due."""
+    return commit_by_ms.to_bytes(8, "big") + kind + name
+
+
+def box_key(box: KeyBox) -> bytes:
+    """(record, grant, generation, grantee key version, granter, blob).
+
+    Boxes of a grant are adjacent; the granter keeps one from taking another's place.
+    """
+    return (
+        bytes(box.record)
+        + bytes(box.grant)
+        + box.generation.to_bytes(4, "big")
+        + box.grantee_key_version.to_bytes(4, "big")
+        + bytes(box.granter)
+        + (bytes(box.blob) if box.blob is not None else b"")
+    )
+
+
+def link_key(record: RecordId, generation: int) -> bytes:
+    """(record, generation)."""
+    return bytes(record) + generation.to_bytes(4, "big")
+
+
+def expected_size(start: ShardStart) -> int | None:
+    """Size of the shard's file if the gateway's word on the length is true; bounded.
+
+    Allocating in one piece saves most of the CPU of writing.  It is only a hint, so
+    it may not reserve more than it could be worth.
+    """
+    if not start.expected_length:
+        return None
+    profile = profile_named(start.profile)
+    length = min(start.expected_length, PREALLOCATED_BYTES_MAX * profile.k)
+    return file_length(Geometry(length, profile, start.segment_size))
+
+
+class Holder:
+    """The local holder."""
+
+    def __init__(
+        self, runtime: Runtime, stores: Stores, replica: Replica, metrics: Metrics
+    ) -> None:
+        self._runtime = runtime
+        self._stores = stores
+        self._replica = replica
+        self._metrics = metrics
+        self._index = ShardIndex(stores.shards)
+
+    async def store(self, start: ShardStart) -> ShardUpload:
+        call = start.call
+        if call.blob is None or call.blob.slot != 0:
+            raise Invalid("a shard needs a blob id with slot 0", reason="bad-id")
+        profile = profile_named(start.profile)
+        if not 0 <= start.index < profile.n:
+            raise Invalid(f"index {start.index} is not in {profile.name}", reason="bad-index")
+        header = ShardHeader(
+            call.blob.base, start.index, profile.name, profile.k, profile.m, start.segment_size
+        )
+        writer = await opened(
+            self._runtime,
+            partial(self._begin, header, expected_size(start)),
+            lambda begun: begun.abort(),
+        )
+        return LocalUpload(self._runtime, start, writer, self._finish, self._metrics)
+
+    def _begin(self, header: ShardHeader, size: int | None) -> ShardWriter:
+        writer = self._stores.shards.begin(header.base, header.index, size)
+        try:
+            writer.write(header.encode())
+        except BaseException:
+            writer.abort()
+            raise
+        return writer
+
+    def _finish(
+        self, start: ShardStart, writer: ShardWriter, received: int, rows: ShardRows
+    ) -> None:
+        """Check everything that can be checked without a key, then make it durable."""
+        checked = check_rows(self._replica, start, received, rows)
+        blob = checked.core.blob
+        self._require_new(blob, rows)
+        # First what leads the collector here: whatever fails later is found again.
+        name = bytes(blob) + bytes([start.index])
+        pending = pending_key(checked.core.commit_by_ms, PENDING_BLOB, name)
+        self._stores.rows.put([(Table.PENDING, pending, b"")])
+        writer.finish(checked.footer.encode())
+        try:
+            self._stores.keys.put_new(KeyTable.KEY_ROWS, bytes(blob), rows.key_row)
+            self._require_new(blob, rows)
+        except Conflict:
+            # Another put of this id came between; the file is ours and nothing names it.
+            self._stores.shards.remove(blob.base, start.index)
+            self._stores.rows.delete([(Table.PENDING, pending)])
+            raise
+        base = bytes(blob.base)
+        self._stores.rows.put(
+            [
+                (Table.CORES, base, rows.core),
+                (Table.LAYOUTS, base, rows.layout),
+                (Table.OPENINGS, base, rows.opening),
+            ]
+        )
+
+    def _require_new(self, blob: BlobId, rows: ShardRows) -> None:
+        """Check that no other rows are known under this blob id.
+
+        Raises:
+            Conflict: they are.
+        """
+        for known, mine in (
+            (self._stores.rows.get(Table.CORES, bytes(blob.base)), rows.core),
+            (self._stores.rows.get(Table.OPENINGS, bytes(blob.base)), rows.opening),
+            (self._stores.keys.get(KeyTable.KEY_ROWS, bytes(blob)), rows.key_row),
+        ):
+            if known is not None and known != mine:
+                raise Conflict(
+                    "other rows are stored under this blob id: draw a new one for each put",
+                    reason="row-exists",
+                )
+
+    def _manifest(self, blob: BlobId, record: RecordId) -> ManifestRows:
+        """The rows of a committed blob.
+
+        Raises:
+            NotFound: unknown here, of another record, or not committed yet.
+        """
+        base = bytes(blob.base)
+        opening_bytes = self._stores.rows.get(Table.OPENINGS, base)
+        core = self._stores.rows.get(Table.CORES, base)
+        layout = self._stores.rows.get(Table.LAYOUTS, base)
+        if opening_bytes is None or core is None or layout is None:
+            raise NotFound("this blob is unknown here", reason="unknown-blob")
+        opening = Opening.decode(opening_bytes)
+        if opening.blob != blob or opening.record != record:
+            raise NotFound("this blob is unknown here", reason="unknown-blob")
+        if self._replica.leaf_index(record, opening.commitment()) is None:
+            raise NotFound("this blob is not committed on the ledger", reason="not-committed")
+        key_row = self._stores.keys.get(KeyTable.KEY_ROWS, bytes(blob)) or b""
+        return ManifestRows(core, layout, key_row, opening_bytes)
+
+    async def load(self, call: Call, index: int, first: int, count: int) -> ShardDownload:
+        if call.blob is None:
+            raise Invalid("a load needs a blob id", reason="bad-id")
+        header, geometry, reader = await opened(
+            self._runtime,
+            partial(self._open, call, call.blob, index, first, count),
+            lambda found: found[2].close(),
+        )
+        return LocalDownload(self._runtime, reader, header, geometry, first, count, self._metrics)
+
+    def _open(
+        self, call: Call, blob: BlobId, index: int, first: int, count: int
+    ) -> tuple[LoadHeader, Geometry, ShardReader]:
+        rows = self._manifest(blob, call.record)
+        core = Core.decode(rows.core)
+        footer = self._index.footer(blob.base, index)
+        if footer.plaintext_length != core.plaintext_length:
+            raise Corrupt("a shard's length differs from its core", reason="bad-footer")
+        layout = Layout.decode(rows.layout)
+        geometry = Geometry(core.plaintext_length, profile_named(layout.profile), core.segment_size)
+        covering = geometry.covering(
+            *resolve_range(core.plaintext_length, call.range_start, call.range_length)
+        )
+        if not (count >= 1 and covering.start <= first and first + count <= covering.stop):
+            raise Denied("these pieces are outside the proven range", reason="wrong-range")
+        digests = footer.piece_digests
+        leaves = [
+            leaf_hash(digests[i : i + DIGEST_SIZE]) for i in range(0, len(digests), DIGEST_SIZE)
+        ]
+        header = LoadHeader(
+            geometry.segments,
+            digests[first * DIGEST_SIZE : (first + count) * DIGEST_SIZE],
+            tuple(range_proof(leaves, first, count)),
+        )
+        return header, geometry, self._stores.shards.open(blob.base, index)
+
+    async def store_opening(self, call: Call, opening: bytes, commit_by_ms: int) -> None:
+        value = Opening.decode(opening)
+        value.check()
+        if value.record != call.record or value.blob != call.blob:
+            raise Invalid("the opening is of another blob", reason="bad-opening")
+        check_commit_by(self._replica, commit_by_ms)
+        name = bytes(value.record) + bytes(value.blob)
+
+        def keep() -> None:
+            known = self._stores.rows.get(Table.INDEX, name)
+            if known is not None and known != opening:
+                # Before the pending row, which would have the other one collected early.
+                raise Conflict(
+                    "another opening is stored under this blob id: draw a new one for each put",
+                    reason="row-exists",
+                )
+            pending = pending_key(commit_by_ms, PENDING_OPENING, name)
+            self._stores.rows.put([(Table.PENDING, pending, b"")])
+            self._stores.rows.put_new(Table.INDEX, name, opening)
+
+        await self._runtime.disk(keep)
+
+    async def store_box(self, call: Call, box: bytes, link: bytes) -> None:
+        if box:
+            value = KeyBox.decode(box)
+            check_box(self._replica, call, value)
+            await self._runtime.disk(self._stores.keys.put_new, KeyTable.BOXES, box_key(value), box)
+            return
+        bridge = KeyLink.decode(link)
+        check_link(self._replica, call, bridge)
+        await self._runtime.disk(
+            self._stores.keys.put_new,
+            KeyTable.LINKS,
+            link_key(bridge.record, bridge.generation),
+            link,
+        )
+
+    async def load_manifest(self, call: Call) -> ManifestRows:
+        if call.blob is None:
+            raise Invalid("a manifest needs a blob id", reason="bad-id")
+        return await self._runtime.disk(self._manifest, call.blob, call.record)
+
+    async def load_listing(self, call: Call) -> list[Entry]:
+        return await self._runtime.disk(self._listing, call.record)
+
+    def _listing(self, record: RecordId) -> list[Entry]:
+        entries: list[Entry] = []
+        after: bytes | None = None
+        while page := self._stores.rows.scan(
+            Table.INDEX, prefix=bytes(record), after=after, limit=LISTING_PAGE
+        ):
+            for _, value in page:
+                index = self._replica.leaf_index(record, Opening.decode(value).commitment())
+                if index is not None:
+                    entries.append(Entry(value, index))
+            after = page[-1][0]
+        return entries
+
+    async def load_boxes(self, call: Call) -> tuple[list[bytes], list[bytes]]:
+        grant, record = call.grant, call.record
+
+        def scan() -> tuple[list[bytes], list[bytes]]:
+            return (
+                self._key_rows(KeyTable.BOXES, bytes(record) + bytes(grant)),
+                self._key_rows(KeyTable.LINKS, bytes(record)),
+            )
+
+        return await self._runtime.disk(scan)
+
+    def _key_rows(self, table: KeyTable, prefix: bytes) -> list[bytes]:
+        """The newest rows of a prefix that fit one answer."""
+        found: list[bytes] = []
+        after: bytes | None = None
+        while page := self._stores.keys.scan(table, prefix=prefix, after=after, limit=LISTING_PAGE):
+            found += [value for _, value in page]
+            after = page[-1][0]
+        return found[-KEY_ROWS_MAX:]
+
+    async def quarantine(self, base: BlobBase, index: int) -> None:
+        """Move a damaged shard aside, so that repair can bring a good one."""
+        await self._runtime.disk(self._stores.shards.quarantine, base, index)
+        self._index.forget(base, index)

@@ -1,0 +1,271 @@
+"""Read stripes from the holders: any k of n, data first, around failures and damage.
+
+The reader runs k lanes (:mod:`hcefs.stripes.lane`), at first the data indexes,
+so that with all of them healthy nothing is decoded.  A lane that fails or proves
+damaged is replaced by the next index, from the segment where it failed.  When a
+stripe takes longer than the hedge delay, one further lane is started for each
+that is late, and whoever is first wins.
+
+Checks, in the design's order: lengths always; the pieces are compared with their
+digests only when asked: by :meth:`StripeReader.recheck` after an AEAD failure,
+or for every stripe when nobody opens (``verify``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from hcefs.erasure.scheme import Geometry
+from hcefs.errors import Corrupt, HcefsError, Unavailable
+from hcefs.formats.manifest import Layout
+from hcefs.integrity import blake3_digest
+from hcefs.metrics import Metrics
+from hcefs.placement.ring import Seat
+from hcefs.runtime import Runtime
+from hcefs.stripes.hedge import HedgeTimer
+from hcefs.stripes.lane import Lane
+from hcefs.stripes.stripe import rebuild_data
+from hcefs.transport.peers import Call, Peers
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedPiece:
+    """One piece with the digest that it must have."""
+
+    data: memoryview
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class Stripe:
+    """One segment: the pieces that were loaded, by index, and its k data pieces."""
+
+    segment: int
+    pieces: Mapping[int, LoadedPiece]
+    data: list[memoryview]
+    sealed_length: int
+
+
+def damaged_indexes(pieces: Mapping[int, LoadedPiece]) -> list[int]:
+    """Indexes of the pieces that differ from their digest.  Runs in a worker thread."""
+    return [index for index, piece in pieces.items() if blake3_digest(piece.data) != piece.digest]
+
+
+class StripeReader:
+    """Reads consecutive segments of one blob, in order."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        peers: Peers,
+        seats: Sequence[Seat],
+        call: Call,
+        layout: Layout,
+        geometry: Geometry,
+        metrics: Metrics,
+        hedge: HedgeTimer,
+        *,
+        verify: bool,
+    ) -> None:
+        self._runtime = runtime
+        self._peers = peers
+        self._call = call
+        self._layout = layout
+        self._geometry = geometry
+        self._metrics = metrics
+        self._hedge = hedge
+        self._verify = verify
+        self._spare = sorted(seats, key=lambda seat: seat.index)
+        self._lanes: dict[int, Lane] = {}
+        self._end = 0
+        self._errors: list[HcefsError] = []
+        self.degraded = False
+
+    async def stripes(self, first: int, count: int) -> AsyncIterator[Stripe]:
+        """The stripes ``first`` to ``first + count - 1``, each with its k data pieces.
+
+        Raises:
+            Unavailable: fewer than k holders gave their pieces.
+            Corrupt: fewer than k undamaged pieces are left.
+        """
+        self._end = first + count
+        try:
+            for segment in range(first, self._end):
+                pieces: dict[int, LoadedPiece] = {}
+                await self._collect(segment, pieces, check=self._verify)
+                yield await self._complete(segment, pieces)
+        finally:
+            await self.close()
+
+    async def recheck(self, stripe: Stripe) -> Stripe:
+        """After an AEAD failure: find damaged pieces, replace them, and rebuild.
+
+        Raises:
+            Corrupt: every piece is as written, so the key or the core is wrong;
+                or too few undamaged pieces are left.
+        """
+        pieces = dict(stripe.pieces)
+        if not await self._discard_damaged(stripe.segment, pieces):
+            raise Corrupt(
+                "every shard is as written, but the segment does not open: wrong key for this blob",
+                reason="wrong-key",
+            )
+        await self._collect(stripe.segment, pieces, check=True)
+        return await self._complete(stripe.segment, pieces)
+
+    async def _collect(self, segment: int, pieces: dict[int, LoadedPiece], *, check: bool) -> None:
+        """Load until there are k pieces, undamaged ones if ``check``."""
+        while True:
+            await self._load(segment, pieces)
+            if not check or not await self._discard_damaged(segment, pieces):
+                return
+
+    async def _load(self, segment: int, pieces: dict[int, LoadedPiece]) -> None:
+        k, size = self._geometry.profile.k, self._geometry.piece_of(segment)
+        started = self._runtime.monotonic()
+        waits: dict[int, asyncio.Task[None]] = {}
+        late = 0
+        try:
+            while len(pieces) < k:
+                self._start_lanes(segment, k - len(pieces), late, pieces)
+                self._take_ready(segment, size, pieces)
+                waiting = {i: lane for i, lane in self._lanes.items() if i not in pieces}
+                if len(pieces) >= k or len(pieces) + len(waiting) < k:
+                    continue
+                for index, lane in waiting.items():
+                    if index not in waits or waits[index].done():
+                        waits[index] = self._runtime.spawn(lane.wait(), name="lane")
+                patience = self._patience(started) if not late and self._spare else None
+                done, _ = await asyncio.wait(
+                    [waits[index] for index in waiting],
+                    timeout=patience,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if not done:
+                    late = len(waiting)
+                    self._metrics.count("hedged_loads_total", min(late, len(self._spare)))
+        finally:
+            for task in waits.values():
+                task.cancel()
+        self._hedge.observe(self._runtime.monotonic() - started)
+        for index in [index for index in self._lanes if index not in pieces]:
+            # It lost the race, or is out of step: slow is not lost, so it stays in reserve.
+            self._spare.append(self._lanes[index].seat)
+            self._leave(index)
+
+    def _patience(self, started: float) -> float:
+        return max(0.0, started + self._hedge.delay_seconds - self._runtime.monotonic())
+
+    def _take_ready(self, segment: int, size: int, pieces: dict[int, LoadedPiece]) -> None:
+        """Take what is there, data indexes first, up to k pieces."""
+        for index in sorted(self._lanes):
+            if len(pieces) >= self._geometry.profile.k:
+                return
+            lane = self._lanes[index]
+            if index in pieces or not lane.ready():
+                continue
+            try:
+                pieces[index] = LoadedPiece(lane.take(size), lane.digest_of(segment))
+            except HcefsError as error:
+                self._drop(index, error)
+
+    async def _complete(self, segment: int, pieces: dict[int, LoadedPiece]) -> Stripe:
+        k = self._geometry.profile.k
+        if all(index in pieces for index in range(k)):
+            data = [pieces[index].data for index in range(k)]
+        else:
+            self._degrade()
+            started = self._runtime.monotonic()
+            data = await self._runtime.compute(
+                rebuild_data,
+                self._geometry.profile,
+                {index: piece.data for index, piece in pieces.items()},
+            )
+            self._metrics.count("decode_seconds_total", self._runtime.monotonic() - started)
+        return Stripe(segment, pieces, data, self._geometry.sealed_of(segment))
+
+    async def _discard_damaged(self, segment: int, pieces: dict[int, LoadedPiece]) -> bool:
+        """Drop the damaged pieces and their lanes; whether there were any."""
+        bad = await self._runtime.compute(damaged_indexes, dict(pieces))
+        for index in bad:
+            del pieces[index]
+            self._drop(index, Corrupt(f"piece {segment} is damaged", reason="damaged-piece"))
+        return bool(bad)
+
+    def _start_lanes(
+        self, segment: int, needed: int, late: int, pieces: Mapping[int, LoadedPiece]
+    ) -> None:
+        """Start lanes until ``needed`` are running besides those that delivered."""
+        running = sum(index not in pieces for index in self._lanes)
+        for _ in range(needed + late - running):
+            if not self._spare:
+                break
+            seat = self._spare.pop(0)
+            lane = Lane(seat, segment, self._end)
+            self._lanes[seat.index] = lane
+            lane.start(
+                self._runtime,
+                self._peers,
+                self._call,
+                self._geometry,
+                self._layout.shard_digests[seat.index],
+            )
+            running += 1
+        if running < needed:
+            raise self._too_few()
+
+    def _too_few(self) -> HcefsError:
+        k = self._geometry.profile.k
+        for error in self._errors:
+            if not error.retryable and error.kind not in ("corrupt", "not-found"):
+                return error
+        reasons = ", ".join(sorted({error.reason for error in self._errors}))
+        if any(error.kind == "corrupt" for error in self._errors):
+            return Corrupt(
+                f"fewer than {k} undamaged shards are left ({reasons}); run a repair",
+                reason="too-few-shards",
+            )
+        return Unavailable(
+            f"fewer than {k} shards can be loaded now ({reasons}); retry later",
+            reason="too-few-shards",
+        )
+
+    def _leave(self, index: int) -> None:
+        lane = self._lanes.pop(index, None)
+        if lane is not None:
+            lane.cancel()
+
+    def _drop(self, index: int, error: HcefsError) -> None:
+        """Give up an index for the rest of this read, and say why."""
+        node = next((lane.seat.node.node_id for i, lane in self._lanes.items() if i == index), 0)
+        self._leave(index)
+        self._errors.append(error)
+        self._degrade()
+        if error.kind == "corrupt":
+            self._metrics.count("corrupt_shards_total")
+        log.log(
+            logging.ERROR if error.kind == "corrupt" else logging.WARNING,
+            "request %s: shard %s index %d on node %d: %s (%s)",
+            self._call.request,
+            self._layout.base,
+            index,
+            node,
+            error.kind,
+            error.reason,
+        )
+
+    def _degrade(self) -> None:
+        if not self.degraded:
+            self.degraded = True
+            self._metrics.count("degraded_reads_total")
+
+    async def close(self) -> None:
+        """Stop all lanes.  Idempotent."""
+        lanes, self._lanes = list(self._lanes.values()), {}
+        tasks = [task for lane in lanes if (task := lane.cancel()) is not None]
+        await asyncio.gather(*tasks, return_exceptions=True)

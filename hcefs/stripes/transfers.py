@@ -1,0 +1,177 @@
+"""A shard on its way into and out of this node's own store.
+
+A disk call goes on in its thread when the task that waits for it is cancelled.
+Invariants: what such a call opens is closed by whoever gave it up
+(:func:`opened`), and a file is never closed under a call that still writes it,
+because its number may already be another shard's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
+from typing import TypeVar
+
+from hcefs.erasure.scheme import (
+    SEAL_OVERHEAD,
+    SEGMENT_SIZE,
+    SEGMENTS_MAX,
+    Geometry,
+    piece_length,
+    profile_named,
+)
+from hcefs.errors import Invalid
+from hcefs.formats.shard import HEADER_SIZE
+from hcefs.metrics import Metrics
+from hcefs.runtime import Runtime
+from hcefs.store.interface import ShardReader, ShardWriter
+from hcefs.transport.peers import LOAD_MESSAGE_BYTES, LoadHeader, Piece, ShardRows, ShardStart
+
+T = TypeVar("T")
+
+Finish = Callable[[ShardStart, ShardWriter, int, ShardRows], None]
+
+
+async def opened(runtime: Runtime, open_: Callable[[], T], close: Callable[[T], None]) -> T:
+    """Open something with a disk call; a cancelled caller leaves nothing open behind.
+
+    Raises:
+        HcefsError: what ``open_`` raises.
+    """
+
+    def undo(ended: asyncio.Task[T]) -> None:
+        if not ended.cancelled() and ended.exception() is None:
+            runtime.spawn(runtime.disk(close, ended.result()), name="shard-close")
+
+    task = runtime.spawn(runtime.disk(open_), name="shard-open")
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(undo)
+        raise
+
+
+async def whole(runtime: Runtime, job: Callable[[], T]) -> T:
+    """Run a disk call to its end, even when the caller is cancelled meanwhile."""
+    task = runtime.spawn(runtime.disk(job), name="disk")
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
+        raise
+
+
+class LocalUpload:
+    """Pieces into a temporary file; ``finish`` checks and publishes, anything else aborts."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        start: ShardStart,
+        writer: ShardWriter,
+        finish: Finish,
+        metrics: Metrics,
+    ) -> None:
+        self._runtime = runtime
+        self._start = start
+        self._writer = writer
+        self._finish = finish
+        self._metrics = metrics
+        self._received = 0
+        profile = profile_named(start.profile)
+        self._bytes_max = SEGMENTS_MAX * piece_length(SEGMENT_SIZE + SEAL_OVERHEAD, profile.k)
+        self._open = True
+        self._turn = threading.Lock()
+
+    async def send(self, pieces: Sequence[Piece]) -> None:
+        self._received += sum(len(piece) for piece in pieces)
+        if self._received > self._bytes_max:
+            raise Invalid("a shard is longer than a blob can be", reason="too-large")
+        await self._runtime.disk(self._write, pieces)
+
+    def _write(self, pieces: Sequence[Piece]) -> None:
+        with self._turn:
+            for piece in pieces:
+                self._writer.write(piece)
+
+    def _publish(self, rows: ShardRows) -> None:
+        with self._turn:
+            self._finish(self._start, self._writer, self._received, rows)
+
+    def _abort(self) -> None:
+        with self._turn:
+            self._writer.abort()
+
+    async def finish(self, rows: ShardRows) -> None:
+        started = self._runtime.monotonic()
+        try:
+            await self._runtime.disk(self._publish, rows)
+        except BaseException:
+            await self.cancel()
+            raise
+        self._open = False
+        self._metrics.count("store_seconds_total", self._runtime.monotonic() - started)
+
+    async def cancel(self) -> None:
+        if self._open:
+            self._open = False
+            # A second cancellation may not keep the abort from being carried out.
+            abort = self._runtime.disk(self._abort)
+            await asyncio.shield(self._runtime.spawn(abort, name="shard-abort"))
+
+
+class LocalDownload:
+    """Pieces out of a shard file, several joined in one read."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        reader: ShardReader,
+        header: LoadHeader,
+        geometry: Geometry,
+        first: int,
+        count: int,
+        metrics: Metrics,
+    ) -> None:
+        self._runtime = runtime
+        self._reader = reader
+        self._header = header
+        self._geometry = geometry
+        self._first = first
+        self._count = count
+        self._metrics = metrics
+        self._open = True
+
+    async def header(self) -> LoadHeader:
+        return self._header
+
+    async def messages(self) -> AsyncIterator[Piece]:
+        try:
+            segment, end = self._first, self._first + self._count
+            while segment < end:
+                offset = self._geometry.offset_of(segment)
+                length, upto = 0, segment
+                while upto < end and (
+                    length == 0 or length + self._geometry.piece_of(upto) <= LOAD_MESSAGE_BYTES
+                ):
+                    length += self._geometry.piece_of(upto)
+                    upto += 1
+                started = self._runtime.monotonic()
+                data = await whole(
+                    self._runtime, partial(self._reader.read_at, HEADER_SIZE + offset, length)
+                )
+                self._metrics.count("load_seconds_total", self._runtime.monotonic() - started)
+                yield data
+                segment = upto
+        finally:
+            await self.cancel()
+
+    async def cancel(self) -> None:
+        if self._open:
+            self._open = False
+            await whole(self._runtime, self._reader.close)

@@ -1,0 +1,232 @@
+"""Send the stripes of one blob to its holders and count what became durable.
+
+Each holder has a task and a queue of two messages, so a slow one pushes back on
+the put and a dead one is dropped from it.  The put fails as soon as fewer than
+k+1 holders are left; it never acknowledges more than holders that answered
+"durable".  Source: docs/ARCHITECTURE.md, "Acknowledged means durable".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from hcefs.erasure.scheme import Profile
+from hcefs.errors import HcefsError, Unavailable
+from hcefs.integrity import shard_digest
+from hcefs.placement.ring import Seat
+from hcefs.runtime import Runtime
+from hcefs.stripes.stripe import EncodedStripe
+from hcefs.transport.peers import (
+    LOAD_MESSAGE_BYTES,
+    Call,
+    Peers,
+    Piece,
+    ShardRows,
+    ShardStart,
+    ShardUpload,
+)
+
+QUEUE_MESSAGES = 2
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What :meth:`StripeWriter.finish` reached: the indexes that are durable."""
+
+    durable: tuple[int, ...]
+    total: int
+
+    @property
+    def degraded(self) -> bool:
+        return len(self.durable) < self.total
+
+
+class _Lane:
+    """One shard on its way to one holder."""
+
+    def __init__(self, seat: Seat) -> None:
+        self.seat = seat
+        self.queue: asyncio.Queue[list[Piece] | ShardRows] = asyncio.Queue(QUEUE_MESSAGES)
+        self.digests: list[bytes] = []
+        self.error: HcefsError | None = None
+        self.begun = asyncio.Event()
+        self.durable = False
+        self.task: asyncio.Task[None] | None = None
+
+
+class StripeWriter:
+    """Writes the stripes of one blob.  Use: ``write``..., then ``finish`` or ``abort``."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        peers: Peers,
+        seats: Sequence[Seat],
+        call: Call,
+        profile: Profile,
+        segment_size: int,
+        deadline_seconds: float,
+        expected_length: int = 0,
+    ) -> None:
+        self._runtime = runtime
+        self._peers = peers
+        self._call = call
+        self._profile = profile
+        self._segment_size = segment_size
+        self._deadline = deadline_seconds
+        self._expected_length = expected_length
+        self._lanes = [_Lane(seat) for seat in sorted(seats, key=lambda seat: seat.index)]
+        self._batch: list[EncodedStripe] = []
+        self._batch_bytes = 0
+        for lane in self._lanes:
+            lane.task = runtime.spawn(self._run(lane), name=f"store-{lane.seat.index}")
+
+    @property
+    def needed(self) -> int:
+        """Fewest durable shards that may be acknowledged: k+1."""
+        return self._profile.k + 1
+
+    async def write(self, stripe: EncodedStripe) -> None:
+        """Send one stripe, waiting while holders are behind.
+
+        Raises:
+            Unavailable: fewer than k+1 holders are left.
+        """
+        for lane in self._lanes:
+            lane.digests.append(stripe.digests[lane.seat.index])
+        self._batch.append(stripe)
+        self._batch_bytes += len(stripe.pieces[0])
+        if self._batch_bytes >= LOAD_MESSAGE_BYTES:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Send what is batched, so that the digests are final."""
+        batch, self._batch, self._batch_bytes = self._batch, [], 0
+        if batch:
+            await self._offer(lambda lane: [stripe.pieces[lane.seat.index] for stripe in batch])
+
+    async def _offer(self, message: Callable[[_Lane], list[Piece] | ShardRows]) -> None:
+        self._require()
+        live = [lane for lane in self._lanes if lane.error is None]
+        await asyncio.gather(*(self._put(lane, message(lane)) for lane in live))
+        self._require()
+
+    async def _put(self, lane: _Lane, message: list[Piece] | ShardRows) -> None:
+        try:
+            lane.queue.put_nowait(message)
+            return
+        except asyncio.QueueFull:
+            pass
+        try:
+            async with self._runtime.timeout(self._deadline):
+                await lane.queue.put(message)
+        except TimeoutError:
+            self._fail(lane, Unavailable("the holder is too slow", reason="stalled"))
+            if lane.task is not None:
+                lane.task.cancel()
+
+    def _require(self) -> None:
+        failed = [lane for lane in self._lanes if lane.error is not None]
+        if len(self._lanes) - len(failed) >= self.needed:
+            return
+        first = failed[0].error
+        for lane in failed:
+            # A refusal that concerns the request itself is the better answer.
+            if lane.error is not None and not lane.error.retryable:
+                raise lane.error
+        raise Unavailable(
+            f"only {len(self._lanes) - len(failed)} of {len(self._lanes)} shard holders are "
+            f"reachable and {self.needed} are needed; nothing was stored, put again later "
+            f"({first.reason if first else 'unknown'})",
+            reason="too-few-holders",
+        )
+
+    def shard_digests(self) -> tuple[bytes, ...]:
+        """The digest of each shard, by index, of what was written so far."""
+        return tuple(shard_digest(lane.digests) for lane in self._lanes)
+
+    async def finish(self, rows: Callable[[bytes], ShardRows]) -> Stored:
+        """Send the rows and wait for all holders, until the deadline.
+
+        ``rows`` makes a holder's rows from its joined piece digests.
+
+        Raises:
+            Unavailable: fewer than k+1 shards became durable.
+        """
+        await self.flush()
+        # No holder may get the rows, and so publish its shard, while others may still
+        # refuse: a blob id that is taken would leave shards of two blobs behind.
+        try:
+            async with self._runtime.timeout(self._deadline):
+                await asyncio.gather(*(lane.begun.wait() for lane in self._lanes))
+        except TimeoutError:
+            for lane in self._lanes:
+                if not lane.begun.is_set():
+                    self._fail(lane, Unavailable("the holder does not answer", reason="stalled"))
+        await self._offer(lambda lane: rows(b"".join(lane.digests)))
+        tasks = [lane.task for lane in self._lanes if lane.task is not None]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=self._deadline)
+            for task in late:
+                task.cancel()
+        durable = tuple(lane.seat.index for lane in self._lanes if lane.durable)
+        for lane in self._lanes:
+            if not lane.durable and lane.error is None:
+                self._fail(lane, Unavailable("the holder is too slow", reason="stalled"))
+        self._require()
+        return Stored(durable, len(self._lanes))
+
+    async def abort(self) -> None:
+        """Stop all uploads; holders forget what they got.  Idempotent."""
+        tasks = [lane.task for lane in self._lanes if lane.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _fail(self, lane: _Lane, error: HcefsError) -> None:
+        if lane.error is None:
+            lane.error = error
+            log.warning(
+                "request %s: storing index %d on node %d failed: %s (%s)",
+                self._call.request,
+                lane.seat.index,
+                lane.seat.node.node_id,
+                error.kind,
+                error.reason,
+            )
+
+    async def _run(self, lane: _Lane) -> None:
+        upload: ShardUpload | None = None
+        try:
+            peer = self._peers.peer(lane.seat.node)
+            start = ShardStart(
+                self._call,
+                lane.seat.index,
+                self._profile.name,
+                self._segment_size,
+                self._expected_length,
+            )
+            async with self._runtime.timeout(self._deadline):
+                upload = await peer.store(start)
+            lane.begun.set()
+            while True:
+                message = await lane.queue.get()
+                if isinstance(message, ShardRows):
+                    await upload.finish(message)
+                    lane.durable = True
+                    return
+                await upload.send(message)
+        except HcefsError as error:
+            self._fail(lane, error)
+        except TimeoutError:
+            self._fail(lane, Unavailable("the holder does not answer", reason="stalled"))
+        finally:
+            lane.begun.set()
+            while not lane.queue.empty():
+                lane.queue.get_nowait()
+            if upload is not None and not lane.durable:
+                await upload.cancel()
