@@ -1,0 +1,1 @@
+"""Upkeep: what nodes do without being asked.  Ciphertext and rows only, never keys."""

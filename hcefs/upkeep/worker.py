@@ -1,0 +1,72 @@
+"""One upkeep job as a loop of bounded units of work.
+
+A worker's ``work`` does one unit and says how it went; the runner decides when
+to call it again.  So every job can be stopped between units, and one runner
+serves all of them.  Source: Garage's background workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+from typing import Protocol
+
+from hcefs.errors import HcefsError
+from hcefs.runtime import Runtime
+
+IDLE_SECONDS = 15.0
+ERROR_SECONDS = 30.0
+log = logging.getLogger(__name__)
+
+
+class Progress(enum.Enum):
+    """What one unit of work says about the next."""
+
+    BUSY = "busy"
+    IDLE = "idle"
+
+
+class Worker(Protocol):
+    """One upkeep job."""
+
+    name: str
+
+    async def work(self) -> Progress:
+        """Do one bounded unit.  May be repeated: must be idempotent."""
+
+
+class Runner:
+    """Runs workers until it is stopped."""
+
+    def __init__(self, runtime: Runtime, workers: list[Worker]) -> None:
+        self._runtime = runtime
+        self._workers = workers
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Start one task a worker."""
+        self._tasks = [
+            self._runtime.spawn(self._run(worker), name=f"upkeep-{worker.name}")
+            for worker in self._workers
+        ]
+
+    async def _run(self, worker: Worker) -> None:
+        while True:
+            try:
+                progress = await worker.work()
+            except HcefsError as error:
+                log.warning("upkeep %s: %s (%s)", worker.name, error.kind, error.reason)
+                await self._runtime.sleep(ERROR_SECONDS)
+                continue
+            except Exception as error:  # noqa: BLE001 - a fault must not end upkeep in silence
+                log.error("upkeep %s failed: %s", worker.name, type(error).__name__)
+                await self._runtime.sleep(ERROR_SECONDS)
+                continue
+            await self._runtime.sleep(0.0 if progress is Progress.BUSY else IDLE_SECONDS)
+
+    async def stop(self) -> None:
+        """Stop after the current await; units are idempotent."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,0 +1,108 @@
+"""Collection: only what was never committed and no longer can be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from hcefs.access.facts import Action, Grant
+from hcefs.crypto.envelope import SUITE_XWING, Envelope
+from hcefs.formats.keybox import KeyBox
+from hcefs.formats.manifest import Opening
+from hcefs.ids import BlobId, GrantId
+from hcefs.runtime import SystemRuntime
+from hcefs.store.interface import KeyTable, Table
+from hcefs.stripes.holder import box_key
+from hcefs.testing.local_cluster import HOUR_MS, NOW_MS, LocalCluster
+from hcefs.upkeep.collect import Collector
+from hcefs.upkeep.worker import Progress
+
+
+@pytest.fixture
+def cluster() -> Iterator[LocalCluster]:
+    runtime = SystemRuntime()
+    yield LocalCluster(runtime)
+    runtime.close()
+
+
+async def pending_blob(cluster: LocalCluster) -> Opening:
+    plan = cluster.plan(BlobId.of(cluster.runtime.random(16)))
+    session = cluster.session(plan)
+    await session.write(b"never committed")
+    done = await session.finish(15, b"", b"", plan.call)
+    return Opening(plan.salt, plan.record, plan.blob, done.core.digest(), b"")
+
+
+async def collect_everywhere(cluster: LocalCluster) -> None:
+    for stores in cluster.stores.values():
+        collector = Collector(cluster.runtime, stores, cluster.ledger, cluster.metrics)
+        assert await collector.work() is Progress.IDLE
+
+
+def everything(cluster: LocalCluster) -> list[int]:
+    return [
+        len(list(stores.shards.inventory()))
+        + len(stores.rows.scan(Table.CORES))
+        + len(stores.rows.scan(Table.LAYOUTS))
+        + len(stores.rows.scan(Table.OPENINGS))
+        + len(stores.rows.scan(Table.INDEX))
+        + len(stores.keys.scan(KeyTable.KEY_ROWS))
+        for stores in cluster.stores.values()
+    ]
+
+
+async def test_a_pending_blob_is_kept_until_block_time_is_past_commit_by(
+    cluster: LocalCluster,
+) -> None:
+    await pending_blob(cluster)
+    cluster.ledger.time_ms = NOW_MS + HOUR_MS  # equal: an append would still be accepted
+    await collect_everywhere(cluster)
+    assert everything(cluster) == [6] * 6
+    assert (
+        Collector(
+            cluster.runtime,
+            cluster.stores[cluster.keys[0].account],
+            cluster.ledger,
+            cluster.metrics,
+        ).pending()
+        == 1
+    )
+
+
+async def test_a_blob_that_was_never_committed_is_collected_whole(cluster: LocalCluster) -> None:
+    await pending_blob(cluster)
+    cluster.ledger.time_ms = NOW_MS + HOUR_MS + 1
+    await collect_everywhere(cluster)
+    assert everything(cluster) == [0] * 6
+    assert cluster.metrics.value("collected_blobs_total") == 6
+    for stores in cluster.stores.values():
+        assert stores.rows.scan(Table.PENDING) == []
+
+
+async def test_a_committed_blob_is_never_collected(cluster: LocalCluster) -> None:
+    cluster.ledger.commit(await pending_blob(cluster))
+    cluster.ledger.time_ms = NOW_MS + 1000 * HOUR_MS
+    await collect_everywhere(cluster)
+    assert everything(cluster) == [6] * 6
+
+
+async def test_boxes_of_dead_grants_are_really_deleted(cluster: LocalCluster) -> None:
+    grants = [GrantId(bytes([number]) * 16) for number in (1, 2, 3, 4)]
+    for number, grant in enumerate(grants[:3]):
+        cluster.ledger.grants[grant] = Grant(
+            grant, cluster.record, None, 0, 0, cluster.patient.account, cluster.writer.account,
+            Action.READ, ("TREAT",), 0, NOW_MS + (HOUR_MS if number != 1 else -1), None, 1,
+            5 if number == 2 else 0,
+        )  # fmt: skip
+    stores = cluster.stores[cluster.keys[0].account]
+    for grant in grants:
+        box = KeyBox(
+            cluster.record, 0, None, grant, cluster.writer.account, 1, cluster.patient.account, 1,
+            Envelope(SUITE_XWING, b"sealed"), b"",
+        )  # fmt: skip
+        stores.keys.put_new(KeyTable.BOXES, box_key(box), box.encode())
+    await Collector(cluster.runtime, stores, cluster.ledger, cluster.metrics).work()
+    left = stores.keys.scan(KeyTable.BOXES)
+    # The last one is unknown: this replica may only be behind, so its box is kept.
+    assert [KeyBox.decode(value).grant for _, value in left] == [grants[0], grants[3]]
