@@ -1,0 +1,1 @@
+"""Test tools as a product: a small cluster in one process, with faults on command."""
