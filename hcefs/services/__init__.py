@@ -1,0 +1,1 @@
+"""gRPC servicers: convert, authorize, call.  Nothing is decided or stored here."""

@@ -1,0 +1,53 @@
+"""The ``Admin`` service: what operators and nodes ask a process about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from hcefs.access.facts import AccountKind, LedgerView
+from hcefs.access.verifier import Verifier
+from hcefs.errors import Denied
+from hcefs.metrics import Metrics
+from hcefs.runtime import Runtime
+from hcefs.services.serving import served
+from hcefs.transport.limit import Gate
+from hcefs.wire.v1 import admin_pb2
+
+Report = Callable[[], Awaitable[admin_pb2.StatusResponse]]
+
+
+class AdminService:
+    """Servicer of ``hcefs.v1.Admin``; ``report`` gathers the state of this process."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        verifier: Verifier,
+        view: LedgerView,
+        report: Report,
+        metrics: Metrics,
+        gate: Gate,
+    ) -> None:
+        self.runtime = runtime
+        self.metrics = metrics
+        self.gate = gate
+        self._verifier = verifier
+        self._view = view
+        self._report = report
+
+    @served("status")
+    async def Status(
+        self, request: admin_pb2.StatusRequest, context: Any
+    ) -> admin_pb2.StatusResponse:
+        """The state of this process, for operators and nodes.
+
+        A node answers even with a stale lease: an operator asks when things are bad.
+        """
+        proof = self._verifier.present_plain(
+            request.proof, method="status", now_ms=self.runtime.now_ms()
+        )
+        asker = self._view.account(proof.presenter)
+        if asker is None or asker.kind not in (AccountKind.OPERATOR, AccountKind.NODE):
+            raise Denied("status is for operators and nodes", reason="not-an-operator")
+        return await self._report()

@@ -1,0 +1,314 @@
+"""A node's front desk: is the node able to answer, who asks, may they, who holds what.
+
+One object that all servicers of a node share, so that every request takes the
+same path: lease and height first, then the map, then proof and token, then the
+decision.  Source: docs/ARCHITECTURE.md, "Rights".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hcefs.access.facts import Action, LedgerView
+from hcefs.access.verifier import Presented, Verifier
+from hcefs.crypto.signing import SignedProof
+from hcefs.erasure.scheme import Profile, profile_named
+from hcefs.errors import (
+    Conflict,
+    Denied,
+    HcefsError,
+    Invalid,
+    NotFound,
+    Unauthenticated,
+    Unavailable,
+)
+from hcefs.ids import AccountId, BlobId, RecordId, RequestId
+from hcefs.ledger.follower import Follower
+from hcefs.placement.cluster_map import ClusterMap, Node, NodeState
+from hcefs.placement.ring import Seat, seats
+from hcefs.runtime import Runtime
+from hcefs.services.serving import CURRENT
+from hcefs.stripes.fanout import Fanout, Manifest
+from hcefs.transport.limit import Gate
+from hcefs.transport.peers import Call
+from hcefs.transport.tls import peer_spki
+
+ACTIONS = {
+    "put": Action.APPEND,
+    "get": Action.READ,
+    "stat": Action.READ,
+    "list": Action.READ,
+    "boxes": Action.READ,
+    "put-box": Action.SHARE,
+    "direct-put": Action.APPEND,
+    "direct-get": Action.READ,
+}
+"""The right that each method needs."""
+
+SERVING = frozenset({NodeState.JOINING, NodeState.UP, NodeState.DOWN, NodeState.DRAINING})
+STRANGERS_MAX = 8
+PERMIT_MS = 500
+"""A running stream is decided again at every new height, and at least this often."""
+
+
+def blob_id(data: bytes) -> BlobId | None:
+    """A blob id from the network; empty means none."""
+    return BlobId(data) if data else None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request says about itself, before anything is checked."""
+
+    token: bytes
+    proof: bytes
+    method: str
+    record: RecordId
+    blob: BlobId | None
+    range_start: int
+    range_length: int
+    min_height: int
+    epoch: int
+    request: RequestId
+
+
+class Permit:
+    """The standing permission of one request: decides again while a stream runs."""
+
+    def __init__(self, desk: Desk, presented: Presented, action: Action) -> None:
+        self._desk = desk
+        self._presented = presented
+        self._action = action
+        self._height = -1
+        self._decided_ms = 0
+
+    def __call__(self) -> None:
+        """Raise when the right has ended or the lease has run out.
+
+        Raises:
+            Denied, Unavailable: why the stream must end.
+        """
+        now = self._desk.runtime.now_ms()
+        height = self._desk.view.height
+        if height == self._height and now - self._decided_ms < PERMIT_MS:
+            return
+        self._desk.follower.require_fresh()
+        self._desk.verifier.authorize(self._presented, self._action, now)
+        self._height, self._decided_ms = height, now
+
+
+class Desk:
+    """Shared by the servicers of one node."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        follower: Follower,
+        verifier: Verifier,
+        fanout: Fanout,
+        me: AccountId,
+    ) -> None:
+        self.runtime = runtime
+        self.follower = follower
+        self.verifier = verifier
+        self.fanout = fanout
+        self.me = me
+        self._strangers = Gate("waiting strangers", STRANGERS_MAX, runtime)
+        self._spki: dict[bytes, AccountId] = {}
+        self._spki_epoch = 0
+
+    @property
+    def view(self) -> LedgerView:
+        """The node's replica of the ledger."""
+        return self.follower.view
+
+    def cluster_map(self) -> ClusterMap:
+        """The current map.
+
+        Raises:
+            Unavailable: there is none yet, or it does not name this node.
+        """
+        current = self.follower.view.cluster_map()
+        if current is None:
+            raise Unavailable(
+                "the ledger has no cluster map yet; the operators set one", reason="no-map"
+            )
+        node = current.node_of_account(self.me)
+        if node is None or node.state not in SERVING:
+            raise Unavailable(
+                "the cluster map does not name this node; ask another one", reason="not-in-map"
+            )
+        return current
+
+    async def admit(
+        self, asked: Asked, *, gateway: AccountId, entry: bool, owner: bool = False
+    ) -> tuple[Call, Permit, Presented]:
+        """Take a request through the whole path.
+
+        ``entry`` is true at the node that the client called: it remembers nonces.
+
+        Raises:
+            Unavailable: stale lease, behind, not in the map.
+            Denied, Unauthenticated, Invalid: why the request is refused.
+        """
+        CURRENT.set(asked.request)
+        await self._reach(asked)
+        self.follower.require_fresh()
+        current = self.cluster_map()
+        if asked.epoch and asked.epoch != current.epoch:
+            raise Unavailable(
+                f"this node is at epoch {current.epoch}, the request at {asked.epoch}; "
+                "refresh the cluster map and retry",
+                reason="other-epoch",
+            )
+        action = ACTIONS.get(asked.method)
+        if action is None:
+            raise Invalid("this method is unknown", reason="unknown-method")
+        now = self.runtime.now_ms()
+        presented = self.verifier.present(
+            asked.token,
+            asked.proof,
+            method=asked.method,
+            record=asked.record,
+            blob=asked.blob,
+            range_start=asked.range_start,
+            range_length=asked.range_length,
+            gateway=gateway,
+            now_ms=now,
+            remember_nonce=entry,
+        )
+        if owner:
+            self.verifier.authorize_owner(presented, action, now)
+        else:
+            self.verifier.authorize(presented, action, now)
+        call = Call(
+            asked.token,
+            asked.proof,
+            asked.method,
+            asked.record,
+            asked.blob,
+            asked.range_start,
+            asked.range_length,
+            max(asked.min_height, 0),
+            current.epoch,
+            asked.request,
+            presented.proof.presenter,
+            presented.use.grant,
+        )
+        return call, Permit(self, presented, action), presented
+
+    async def _reach(self, asked: Asked) -> None:
+        """Wait for the height that a request asks for, but not for everybody.
+
+        Who is known here proves itself before the wait; who is not may have been
+        registered by the very block that is missing, and waits in a small room.
+
+        Raises:
+            Unavailable, Exhausted, Unauthenticated: why not.
+        """
+        if asked.min_height <= self.view.height:
+            return
+        proof = SignedProof.decode(asked.proof)
+        account = self.view.account(proof.proof.presenter)
+        if account is not None:
+            proof.check(account.token_key)
+            await self.follower.require(asked.min_height)
+            return
+        async with self._strangers:
+            await self.follower.require(asked.min_height)
+
+    def peer_of(self, context: Any) -> AccountId:
+        """The node at the other end of a mutual TLS connection.
+
+        Raises:
+            Unauthenticated: its key is not that of an active node in the map.
+        """
+        current = self.follower.view.cluster_map()
+        if current is None:
+            raise Unavailable("the ledger has no cluster map yet", reason="no-map")
+        spki = peer_spki(context)
+        if self._spki_epoch != current.epoch:
+            self._spki = {}
+            for node in current.nodes:
+                account = self.view.account(node.account)
+                if account is not None and node.state in SERVING:
+                    self._spki[account.spki] = node.account
+            self._spki_epoch = current.epoch
+        found = self._spki.get(spki) if spki else None
+        account = self.view.account(found) if found is not None else None
+        if found is None or account is None or not account.active or account.spki != spki:
+            raise Unauthenticated(
+                "the TLS key of the caller is not that of an active node in the map",
+                reason="unknown-node",
+            )
+        return found
+
+    def blob_seats(self, profile: str, blob: BlobId) -> tuple[Seat, ...]:
+        """The seats of a blob's partition under one profile."""
+        return seats(self.cluster_map(), profile, blob.base)
+
+    def record_seats(self, record: RecordId) -> tuple[tuple[Seat, ...], Profile]:
+        """The seats that keep a record's listing and boxes: always the default profile's."""
+        current = self.cluster_map()
+        profile = profile_named(current.default_profile)
+        return seats(current, profile.name, bytes(record)), profile
+
+    def require_seat(self, held: Sequence[Seat], index: int | None = None) -> None:
+        """Check that this node holds one of the seats (of that shard index).
+
+        Raises:
+            Conflict: it does not: the caller's map is another one.
+        """
+        for seat in held:
+            if seat.node.account == self.me and index in (None, seat.index):
+                return
+        raise Conflict(
+            "this node is not a seat of that partition; refresh the cluster map",
+            reason="not-a-seat",
+        )
+
+    def seats_of_any(self, blob: BlobId) -> list[tuple[Seat, ...]]:
+        """The blob's seats under each profile of the map, the default one first."""
+        current = self.cluster_map()
+        names = [current.default_profile]
+        names += [table.profile for table in current.tables if table.profile not in names]
+        return [seats(current, name, blob.base) for name in names]
+
+    def own_first(self, held: Sequence[Seat]) -> list[Seat]:
+        """The same seats with this node's own in front: it answers without a hop."""
+        return sorted(held, key=lambda seat: (seat.node.account != self.me, seat.seat))
+
+    async def manifest(
+        self, call: Call, refused: Collection[bytes] = ()
+    ) -> tuple[Manifest, tuple[Seat, ...]]:
+        """The blob's manifest and the seats of the profile it lies under.
+
+        Raises:
+            NotFound, Unavailable, Corrupt: as :meth:`Fanout.manifest`.
+        """
+        if call.blob is None:
+            raise Invalid("this method needs a blob id", reason="bad-id")
+        # A seat that is down under one profile may have nothing to do with the blob.
+        worst: HcefsError | None = None
+        for held in self.seats_of_any(call.blob):
+            try:
+                manifest = await self.fanout.manifest(self.own_first(held), call, refused)
+            except HcefsError as error:
+                if worst is None or isinstance(worst, NotFound):
+                    worst = error
+                continue
+            return manifest, self.blob_seats(manifest.layout.profile, call.blob)
+        raise worst or NotFound("this blob is unknown", reason="unknown-blob")
+
+    def node_of(self, account: AccountId) -> Node:
+        """The map's node of that account.
+
+        Raises:
+            Denied: the map does not name it.
+        """
+        node = self.cluster_map().node_of_account(account)
+        if node is None:
+            raise Denied("the map does not name this node", reason="unknown-node")
+        return node

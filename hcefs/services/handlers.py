@@ -1,0 +1,118 @@
+"""Method tables: which servicer method answers which RPC, all on raw message bytes.
+
+Messages are decoded here and not by gRPC, so that malformed bytes get a typed
+``Invalid`` instead of gRPC's nameless internal error, and bulk messages are
+never copied through protobuf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from hcefs.errors import HcefsError
+from hcefs.services.admin_service import AdminService
+from hcefs.services.blob_service import BlobService, decoded
+from hcefs.services.ledger_service import LedgerService
+from hcefs.services.shard_service import ShardService
+from hcefs.transport.status import abort
+from hcefs.wire.v1 import admin_pb2, blob_pb2, ledger_pb2, shard_pb2
+
+
+def unary(kind: type[Message], method: Callable[[Any, Any], Awaitable[Any]]) -> Any:
+    """One message in, one out."""
+
+    async def handler(data: bytes, context: Any) -> bytes:
+        try:
+            request = decoded(kind, data)
+        except HcefsError as error:
+            await abort(context, error)
+        answer = await method(request, context)
+        return bytes(answer.SerializeToString())
+
+    return grpc.unary_unary_rpc_method_handler(handler)
+
+
+def streaming(kind: type[Message], method: Callable[[Any, Any], Awaitable[None]]) -> Any:
+    """One message in, many out."""
+
+    async def handler(data: bytes, context: Any) -> None:
+        try:
+            request = decoded(kind, data)
+        except HcefsError as error:
+            await abort(context, error)
+        await method(request, context)
+
+    return grpc.unary_stream_rpc_method_handler(handler)
+
+
+def bidirectional(
+    kind: type[Message], method: Callable[[AsyncIterator[Any], Any], Awaitable[None]]
+) -> Any:
+    """Many messages in, many out."""
+
+    async def handler(messages: AsyncIterator[bytes], context: Any) -> None:
+        async def requests() -> AsyncIterator[Any]:
+            async for data in messages:
+                yield decoded(kind, data)
+
+        await method(requests(), context)
+
+    return grpc.stream_stream_rpc_method_handler(handler)
+
+
+def blob_handlers(service: BlobService) -> Any:
+    """``hcefs.v1.Blobs``."""
+    return grpc.method_handlers_generic_handler(
+        "hcefs.v1.Blobs",
+        {
+            "Put": grpc.stream_unary_rpc_method_handler(service.Put),
+            "Get": grpc.unary_stream_rpc_method_handler(service.Get),
+            "Stat": unary(blob_pb2.StatRequest, service.Stat),
+            "List": streaming(blob_pb2.ListRequest, service.List),
+            "PutBox": unary(blob_pb2.PutBoxRequest, service.PutBox),
+            "PutLink": unary(blob_pb2.PutLinkRequest, service.PutLink),
+            "GetBoxes": unary(blob_pb2.GetBoxesRequest, service.GetBoxes),
+        },
+    )
+
+
+def shard_handlers(service: ShardService) -> Any:
+    """``hcefs.v1.Shards``."""
+    return grpc.method_handlers_generic_handler(
+        "hcefs.v1.Shards",
+        {
+            "Store": grpc.stream_unary_rpc_method_handler(service.Store),
+            "Load": grpc.unary_stream_rpc_method_handler(service.Load),
+            "StoreOpening": unary(shard_pb2.StoreOpeningRequest, service.StoreOpening),
+            "StoreBox": unary(shard_pb2.StoreBoxRequest, service.StoreBox),
+            "LoadManifest": unary(shard_pb2.LoadManifestRequest, service.LoadManifest),
+            "LoadListing": streaming(shard_pb2.LoadListingRequest, service.LoadListing),
+            "LoadBoxes": unary(shard_pb2.LoadBoxesRequest, service.LoadBoxes),
+        },
+    )
+
+
+def ledger_handlers(service: LedgerService) -> Any:
+    """``hcefs.v1.Ledger``."""
+    return grpc.method_handlers_generic_handler(
+        "hcefs.v1.Ledger",
+        {
+            "GetGenesis": unary(ledger_pb2.GetGenesisRequest, service.GetGenesis),
+            "Submit": unary(ledger_pb2.SubmitRequest, service.Submit),
+            "Follow": bidirectional(ledger_pb2.FollowRequest, service.Follow),
+            "Query": unary(ledger_pb2.QueryRequest, service.Query),
+            "HasLeaf": unary(ledger_pb2.HasLeafRequest, service.HasLeaf),
+            "Prove": unary(ledger_pb2.ProveRequest, service.Prove),
+        },
+    )
+
+
+def admin_handlers(service: AdminService) -> Any:
+    """``hcefs.v1.Admin``."""
+    return grpc.method_handlers_generic_handler(
+        "hcefs.v1.Admin", {"Status": unary(admin_pb2.StatusRequest, service.Status)}
+    )

@@ -1,0 +1,159 @@
+"""What all servicers share: bounds, errors to statuses, metrics, and the request's log line.
+
+Every handler runs inside :func:`served` or :func:`streamed`.  A typed error
+becomes its gRPC status; anything else is a fault of ours: the client gets
+``Internal`` with the request id, the log gets the trace without the message,
+which could carry data.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any, Protocol, TypeVar
+
+from hcefs.errors import Denied, HcefsError, Internal, Unauthenticated, Unavailable
+from hcefs.ids import RequestId
+from hcefs.metrics import Metrics
+from hcefs.runtime import Runtime
+from hcefs.transport.limit import Gate
+from hcefs.transport.status import abort
+
+log = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
+
+CURRENT: ContextVar[RequestId] = ContextVar("request", default=RequestId.zero())  # noqa: B039
+"""The id of the request that this task serves, for logs and for internal errors."""
+
+
+class Serving(Protocol):
+    """What a servicer must offer to be wrapped."""
+
+    runtime: Runtime
+    metrics: Metrics
+    gate: Gate
+
+
+WRITE_SECONDS = 60.0
+"""A caller that takes no message for so long has vanished: its stream is ended."""
+
+
+def served(
+    method: str, *, gated: bool = True
+) -> Callable[
+    [Callable[[Any, Any, Any], Awaitable[Answer]]], Callable[[Any, Any, Any], Awaitable[Answer]]
+]:
+    """Wrap a handler that returns one answer.
+
+    A handler that is not ``gated`` enters the gate itself, once it knows who asks.
+    """
+
+    def wrap(
+        handler: Callable[[Any, Any, Any], Awaitable[Answer]],
+    ) -> Callable[[Any, Any, Any], Awaitable[Answer]]:
+        @functools.wraps(handler)
+        async def run(self: Serving, request: Any, context: Any) -> Answer:
+            started = self.runtime.monotonic()
+            outcome = "ok"
+            try:
+                async with self.gate if gated else contextlib.nullcontext():
+                    return await handler(self, request, context)
+            except asyncio.CancelledError:
+                outcome = "cancelled"
+                raise
+            except Exception as error:  # noqa: BLE001 - the edge: every failure becomes a status
+                failure = typed(self.metrics, method, error)
+                outcome = failure.kind
+            finally:
+                finished(self, method, outcome, started)
+            await abort(context, failure, request_id=bytes(CURRENT.get()))
+            raise failure
+
+        return run
+
+    return wrap
+
+
+def streamed(
+    method: str,
+) -> Callable[
+    [Callable[[Any, Any, Any], AsyncIterator[Any]]], Callable[[Any, Any, Any], Awaitable[None]]
+]:
+    """Wrap a handler that yields its answers: messages, or the bytes of messages."""
+
+    def wrap(
+        handler: Callable[[Any, Any, Any], AsyncIterator[Any]],
+    ) -> Callable[[Any, Any, Any], Awaitable[None]]:
+        @functools.wraps(handler)
+        async def run(self: Serving, request: Any, context: Any) -> None:
+            started = self.runtime.monotonic()
+            outcome = "ok"
+            failure: HcefsError | None = None
+            answers = handler(self, request, context)
+            try:
+                async with self.gate:
+                    async for answer in answers:
+                        await _send(self.runtime, context, answer)
+            except asyncio.CancelledError:
+                outcome = "cancelled"
+                raise
+            except Exception as error:  # noqa: BLE001 - the edge: every failure becomes a status
+                failure = typed(self.metrics, method, error)
+                outcome = failure.kind
+            finally:
+                await _close(answers)
+                finished(self, method, outcome, started)
+            if failure is not None:
+                await abort(context, failure, request_id=bytes(CURRENT.get()))
+
+        return run
+
+    return wrap
+
+
+async def _send(runtime: Runtime, context: Any, answer: Any) -> None:
+    data = answer if isinstance(answer, bytes) else answer.SerializeToString()
+    try:
+        async with runtime.timeout(WRITE_SECONDS):
+            await context.write(data)
+    except TimeoutError:
+        raise Unavailable(
+            "the caller took no message for too long; ask again from where it stopped",
+            reason="stalled",
+        ) from None
+
+
+async def _close(answers: AsyncIterator[Any]) -> None:
+    """End a handler's generator now, so that its lanes and files are freed now."""
+    close = getattr(answers, "aclose", None)
+    if close is not None:
+        await close()
+
+
+def finished(self: Serving, method: str, outcome: str, started: float) -> None:
+    """Count a request that ended."""
+    self.metrics.count("requests_total", method=method, outcome=outcome)
+    self.metrics.observe("request_seconds", self.runtime.monotonic() - started, method=method)
+
+
+def typed(metrics: Metrics, method: str, error: Exception) -> HcefsError:
+    """The typed error that the caller gets, counted and logged."""
+    if isinstance(error, HcefsError):
+        if isinstance(error, Unauthenticated):
+            metrics.count("unauthenticated_total")
+        elif isinstance(error, Denied):
+            metrics.count("denials_total", reason=error.reason)
+        if error.reason == "busy":
+            metrics.count("busy_total", limit=method)
+        log.info("request %s: %s: %s (%s)", CURRENT.get(), method, error.kind, error.reason)
+        return error
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    log.error(
+        "request %s: %s: unexpected %s\n%s", CURRENT.get(), method, type(error).__name__, frames
+    )
+    return Internal("a fault of the node; its log has the trace, tell the operator")

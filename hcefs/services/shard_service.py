@@ -1,0 +1,227 @@
+"""The ``Shards`` service: what other nodes call over mutual TLS, and clients in direct mode.
+
+A holder trusts no gateway: it checks the presenter's proof and token again, that
+the proof names the TLS peer as the gateway, and that it is a seat of the
+partition itself.  On the client port (``direct``) the proof names this very
+holder and the method ``direct-put`` or ``direct-get``, so that a holder cannot
+use a proof it saw to ask the others (docs/decisions/0009).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from hcefs.errors import Corrupt, Invalid
+from hcefs.ids import RecordId, RequestId
+from hcefs.integrity import crc32c
+from hcefs.metrics import Metrics
+from hcefs.runtime import Runtime
+from hcefs.services.blob_service import LIST_PAGE, decoded
+from hcefs.services.desk import Asked, Desk, Permit, blob_id
+from hcefs.services.serving import served, streamed
+from hcefs.transport.framing import DataFrame, frame_data, parse
+from hcefs.transport.grpc_peers import HEAD_KEY, observe
+from hcefs.transport.limit import Gate
+from hcefs.transport.peers import Call, Heads, Peer, ShardRows, ShardStart
+from hcefs.wire.v1 import blob_pb2, shard_pb2
+
+GATEWAY_STALL_SECONDS = 90.0
+"""Longer than a gateway waits for its client, so that the gateway gives up first."""
+
+
+HEADER_SECONDS = 5.0
+DIRECT = frozenset({"put", "get"})
+"""What a client may ask of a holder itself."""
+
+
+class ShardService:
+    """Servicer of ``hcefs.v1.Shards`` over the local holder."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        desk: Desk,
+        holder: Peer,
+        heads: Heads,
+        metrics: Metrics,
+        gate: Gate,
+        *,
+        direct: bool = False,
+    ) -> None:
+        self.runtime = runtime
+        self.metrics = metrics
+        self.gate = gate
+        self._desk = desk
+        self._holder = holder
+        self._heads = heads
+        self._direct = direct
+
+    async def _admit(
+        self, context: Any, sent: shard_pb2.CallContext, *methods: str, begins: bool = False
+    ) -> tuple[Call, Permit]:
+        observe(self._heads, context.invocation_metadata())
+        if self._direct:
+            gateway = self._desk.me
+            methods = tuple(f"direct-{method}" for method in methods if method in DIRECT)
+        else:
+            gateway = self._desk.peer_of(context)
+        if sent.method not in methods:
+            raise Invalid(
+                f"this call serves {' and '.join(methods) or 'nodes'} only", reason="wrong-method"
+            )
+        asked = Asked(
+            sent.authorization.token,
+            sent.authorization.proof,
+            sent.method,
+            RecordId(sent.record_id),
+            blob_id(sent.blob_id),
+            sent.range_start,
+            sent.range_length,
+            sent.min_height,
+            sent.epoch,
+            RequestId(sent.request_id),
+        )
+        call, permit, _ = await self._desk.admit(asked, gateway=gateway, entry=self._direct)
+        if not begins:
+            await self._begun(context)
+        return call, permit
+
+    async def _begun(self, context: Any) -> None:
+        """Tell the caller that the call was taken: the initial metadata, with this node's head."""
+        head = self._heads.current()
+        await context.send_initial_metadata([(HEAD_KEY, head)] if head else [])
+
+    @served("store-shard")
+    async def Store(self, messages: AsyncIterator[bytes], context: Any) -> bytes:
+        """Client-streaming: header, data..., finish."""
+        first = await self._message(messages, HEADER_SECONDS)
+        if isinstance(first, DataFrame) or first.WhichOneof("message") != "header":
+            raise Invalid("a shard begins with its header", reason="bad-message")
+        header = first.header
+        call, permit = await self._admit(context, header.context, "put", begins=True)
+        if call.blob is None:
+            raise Invalid("a shard needs a blob id", reason="bad-id")
+        self._desk.require_seat(self._desk.blob_seats(header.profile, call.blob), header.index)
+        upload = await self._holder.store(
+            ShardStart(
+                call, header.index, header.profile, header.segment_size, header.expected_length
+            )
+        )
+        stored, finished = 0, False
+        try:
+            await self._begun(context)
+            while isinstance(frame := await self._message(messages), DataFrame):
+                if crc32c(frame.data) != frame.crc32c:
+                    raise Corrupt("a message was damaged on its way", reason="bad-checksum")
+                permit()
+                stored += len(frame.data)
+                await upload.send([frame.data])
+            if frame.WhichOneof("message") != "finish":
+                raise Invalid("a shard has one header and one finish", reason="bad-message")
+            finish = frame.finish
+            await upload.finish(
+                ShardRows(
+                    finish.core,
+                    finish.layout,
+                    finish.key_row,
+                    finish.opening,
+                    finish.piece_digests,
+                )
+            )
+            finished = True
+        finally:
+            if not finished:
+                await upload.cancel()
+        return shard_pb2.StoreResponse(stored_bytes=stored).SerializeToString()
+
+    async def _message(
+        self, messages: AsyncIterator[bytes], seconds: float = GATEWAY_STALL_SECONDS
+    ) -> Any:
+        try:
+            async with self.runtime.timeout(seconds):
+                message = await anext(messages)
+        except StopAsyncIteration:
+            raise Invalid("the shard ended without its rows", reason="truncated") from None
+        except TimeoutError:
+            raise Invalid("the gateway sent nothing for too long", reason="stalled") from None
+        return parse(message, shard_pb2.StoreRequest)
+
+    @streamed("load-shard")
+    async def Load(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
+        """Server-streaming: header, data..."""
+        message = decoded(shard_pb2.LoadRequest, request)
+        call, permit = await self._admit(context, message.context, "get")
+        download = await self._holder.load(call, message.index, message.first, message.count)
+        try:
+            header = await download.header()
+            yield shard_pb2.LoadResponse(
+                header=shard_pb2.LoadHeader(
+                    pieces=header.pieces,
+                    piece_digests=header.piece_digests,
+                    audit_path=header.audit_path,
+                )
+            ).SerializeToString()
+            async for data in download.messages():
+                permit()
+                yield frame_data(data)
+        finally:
+            await download.cancel()
+
+    @served("store-opening")
+    async def StoreOpening(
+        self, request: shard_pb2.StoreOpeningRequest, context: Any
+    ) -> shard_pb2.StoreOpeningResponse:
+        """Keep a pending opening."""
+        call, _ = await self._admit(context, request.context, "put")
+        self._desk.require_seat(self._desk.record_seats(call.record)[0])
+        await self._holder.store_opening(call, request.opening, request.commit_by_ms)
+        return shard_pb2.StoreOpeningResponse()
+
+    @served("store-box")
+    async def StoreBox(
+        self, request: shard_pb2.StoreBoxRequest, context: Any
+    ) -> shard_pb2.StoreBoxResponse:
+        """Keep a key box or a key link."""
+        call, _ = await self._admit(context, request.context, "put-box")
+        self._desk.require_seat(self._desk.record_seats(call.record)[0])
+        if request.WhichOneof("row") is None:
+            raise Invalid("send a box or a link", reason="bad-message")
+        await self._holder.store_box(call, request.box, request.link)
+        return shard_pb2.StoreBoxResponse()
+
+    @served("load-manifest")
+    async def LoadManifest(
+        self, request: shard_pb2.LoadManifestRequest, context: Any
+    ) -> shard_pb2.LoadManifestResponse:
+        """The manifest rows of a committed blob."""
+        call, _ = await self._admit(context, request.context, "get", "stat")
+        rows = await self._holder.load_manifest(call)
+        return shard_pb2.LoadManifestResponse(
+            core=rows.core, layout=rows.layout, key_row=rows.key_row, opening=rows.opening
+        )
+
+    @streamed("load-listing")
+    async def LoadListing(
+        self, request: shard_pb2.LoadListingRequest, context: Any
+    ) -> AsyncIterator[shard_pb2.LoadListingResponse]:
+        """The committed entries of a record that this node has openings of."""
+        call, permit = await self._admit(context, request.context, "list")
+        entries = await self._holder.load_listing(call)
+        for first in range(0, len(entries), LIST_PAGE):
+            permit()
+            yield shard_pb2.LoadListingResponse(
+                entries=[
+                    blob_pb2.ListEntry(opening=entry.opening, leaf_index=entry.leaf_index)
+                    for entry in entries[first : first + LIST_PAGE]
+                ]
+            )
+
+    @served("load-boxes")
+    async def LoadBoxes(
+        self, request: shard_pb2.LoadBoxesRequest, context: Any
+    ) -> shard_pb2.LoadBoxesResponse:
+        """Key boxes of a grant and key links of a record."""
+        call, _ = await self._admit(context, request.context, "boxes")
+        boxes, links = await self._holder.load_boxes(call)
+        return shard_pb2.LoadBoxesResponse(boxes=boxes, links=links)
