@@ -1,0 +1,1 @@
+"""Composition roots: what a storage node and the ledger's process are made of."""

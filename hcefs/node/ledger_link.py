@@ -1,0 +1,71 @@
+"""The way from a node's follower to the ledger's writer, over gRPC with mutual TLS.
+
+Blocks and heads prove themselves by the writer's signature, so the connection
+checks the authority and the host name only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+import grpc
+
+from hcefs.ledger.follower import BlockBytes, HeadBytes
+from hcefs.runtime import Runtime
+from hcefs.transport.grpc_peers import CHANNEL_OPTIONS
+from hcefs.transport.status import from_rpc_error
+from hcefs.transport.tls import Identity, client_credentials
+from hcefs.wire.v1 import ledger_pb2
+
+
+class GrpcLedgerLink:
+    """Follows the writer at one address; a new call for every ``follow``."""
+
+    def __init__(self, runtime: Runtime, address: str, identity: Identity) -> None:
+        self._runtime = runtime
+        self._address = address
+        self._identity = identity
+
+    async def follow(
+        self, from_height: int, acknowledgements: AsyncIterator[int]
+    ) -> AsyncGenerator[BlockBytes | HeadBytes, None]:
+        """See :class:`hcefs.ledger.follower.LedgerLink`."""
+        identity = self._identity
+        credentials = client_credentials(identity.authority, identity.certificate, identity.key)
+
+        async with grpc.aio.secure_channel(
+            self._address, credentials, options=CHANNEL_OPTIONS
+        ) as channel:
+            method: Any = channel.stream_stream(
+                "/hcefs.v1.Ledger/Follow",
+                request_serializer=ledger_pb2.FollowRequest.SerializeToString,
+                response_deserializer=ledger_pb2.FollowResponse.FromString,
+            )
+            # No deadline: the stream lives as long as both ends do; keep-alive pings and the
+            # lease, which a silent writer lets run out, bound what a half-open one can do.
+            call = method()
+
+            async def acknowledge() -> None:
+                async for height in acknowledgements:
+                    await call.write(ledger_pb2.FollowRequest(persisted_height=height))
+
+            # Not as gRPC's request iterator, which goes on waiting for a height when the
+            # call has ended, and is destroyed in the middle of it.
+            sender: asyncio.Task[None] | None = None
+            try:
+                await call.write(ledger_pb2.FollowRequest(from_height=from_height))
+                sender = self._runtime.spawn(acknowledge(), name="ledger-acknowledgements")
+                async for message in call:
+                    if message.WhichOneof("message") == "block":
+                        yield BlockBytes(message.block)
+                    else:
+                        yield HeadBytes(message.head)
+            except grpc.aio.AioRpcError as error:
+                raise from_rpc_error(error) from None
+            finally:
+                if sender is not None:
+                    sender.cancel()
+                    await asyncio.gather(sender, return_exceptions=True)
+                call.cancel()

@@ -1,0 +1,258 @@
+"""A storage node as a process: stores, replica, data path, services, upkeep."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from hcefs import __version__
+from hcefs.access.token import TokenCache
+from hcefs.access.verifier import NonceMemory, Verifier
+from hcefs.blobs.put import NodeIdentity
+from hcefs.config import NodeConfig
+from hcefs.crypto.accounts import load_account
+from hcefs.erasure.codec import codec_for
+from hcefs.erasure.scheme import DEFAULT_PROFILE, profile_named
+from hcefs.errors import HcefsError, Unavailable
+from hcefs.ids import AccountId
+from hcefs.ledger.follower import Follower
+from hcefs.ledger.log import LedgerLog
+from hcefs.metrics import Metrics, MetricsServer
+from hcefs.node.ledger_link import GrpcLedgerLink
+from hcefs.node.logs import configure
+from hcefs.node.servers import Port, load_genesis, load_identity, until_signal
+from hcefs.runtime import Runtime, SystemRuntime
+from hcefs.services.admin_service import AdminService
+from hcefs.services.blob_service import BlobService
+from hcefs.services.desk import Desk
+from hcefs.services.handlers import admin_handlers, blob_handlers, shard_handlers
+from hcefs.services.shard_service import ShardService
+from hcefs.store.files import open_stores
+from hcefs.stripes.fanout import Fanout
+from hcefs.stripes.holder import Holder
+from hcefs.transport.grpc_peers import Channels, GrpcPeers
+from hcefs.transport.limit import ByteGate, Gate
+from hcefs.upkeep.collect import Collector
+from hcefs.upkeep.worker import Runner
+from hcefs.wire.v1 import admin_pb2
+
+HEALTH_SECONDS = 0.5
+PEER_CALLS_FACTOR = 16
+DIRECT_CALLS_FACTOR = 4
+log = logging.getLogger(__name__)
+
+
+class FollowerHeads:
+    """Heads exchanged with peers: the follower's newest one, and what it makes of theirs."""
+
+    def __init__(self, follower: Follower) -> None:
+        self._follower = follower
+
+    def current(self) -> bytes:
+        head = self._follower.view.head
+        return head.encode() if head is not None else b""
+
+    def observe(self, head: bytes) -> None:
+        try:
+            self._follower.observe_head(head)
+        except HcefsError as error:
+            log.warning("a peer passed on a bad head: %s (%s)", error.kind, error.reason)
+
+
+class StorageProcess:
+    """Everything a storage node's process runs."""
+
+    def __init__(self, config: NodeConfig, runtime: Runtime) -> None:
+        self._config = config
+        self._runtime = runtime
+        self.metrics = metrics = Metrics()
+        self._page: MetricsServer | None = None
+        self._health: asyncio.Task[None] | None = None
+        genesis = load_genesis(config.genesis)
+        keys = load_account(config.account)
+        self.account = keys.account
+        identity = load_identity(config.tls)
+        self.stores = open_stores(config.data, reserve_bytes=config.limits.reserve_mib << 20)
+        self._log = LedgerLog.open(config.data / "ledger", genesis)
+        link = GrpcLedgerLink(runtime, config.ledger_address, identity)
+        self.follower = Follower(self._log, genesis, runtime, link)
+        heads = FollowerHeads(self.follower)
+        holder = Holder(runtime, self.stores, self._log, metrics)
+        self.channels = Channels(runtime, identity, self._spki_of, heads)
+        self.peers = peers = GrpcPeers(runtime, self.channels, self.account, holder)
+        verifier = Verifier(genesis.cluster, self._log, self.account, TokenCache(), NonceMemory())
+        fanout = Fanout(runtime, peers, self._log)
+        desk = Desk(runtime, self.follower, verifier, fanout, self.account)
+        self._desk = desk
+        streams = config.limits.streams
+        self.gate = Gate("streams", streams, runtime)
+        self._memory = ByteGate("memory", config.limits.memory_mib << 20, runtime)
+        blobs = BlobService(
+            runtime,
+            desk,
+            peers,
+            metrics,
+            self.gate,
+            NodeIdentity(self.account, keys.key_version, keys.signing_key),
+            genesis.cluster,
+            config.limits.put_deadline_s,
+            self._memory,
+        )
+        peer_gate = Gate("peer-calls", streams * PEER_CALLS_FACTOR, runtime)
+        shards = ShardService(runtime, desk, holder, heads, metrics, peer_gate)
+        direct_gate = Gate("direct-calls", streams * DIRECT_CALLS_FACTOR, runtime)
+        direct = ShardService(runtime, desk, holder, heads, metrics, direct_gate, direct=True)
+        admin = AdminService(
+            runtime,
+            verifier,
+            self._log,
+            self._report,
+            metrics,
+            Gate("admin-calls", streams, runtime),
+        )
+        self._collector = Collector(runtime, self.stores, self._log, metrics)
+        self._upkeep = Runner(runtime, [self._collector])
+        self._clients = Port(
+            config.client_address,
+            identity,
+            [blob_handlers(blobs), shard_handlers(direct), admin_handlers(admin)],
+            ["hcefs.v1.Blobs", "hcefs.v1.Shards", "hcefs.v1.Admin"],
+            mutual=False,
+            streams=streams,
+        )
+        self._peers = Port(
+            config.peer_address,
+            identity,
+            [shard_handlers(shards)],
+            ["hcefs.v1.Shards"],
+            mutual=True,
+            streams=streams * PEER_CALLS_FACTOR,
+        )
+
+    def _spki_of(self, account: AccountId) -> bytes:
+        known = self._log.account(account)
+        if known is None or not known.active or not known.spki:
+            raise Unavailable("that node is not active on the ledger", reason="unknown-node")
+        return known.spki
+
+    def _lease_age(self) -> float:
+        """Seconds; infinite before the first head."""
+        age = self.follower.lease_age_ms()
+        return float("inf") if age is None else age / 1000
+
+    def _warnings(self) -> list[str]:
+        current = self._log.cluster_map()
+        warnings = list(current.warnings()) if current is not None else []
+        for check in (self.follower.require_fresh, self._desk.cluster_map):
+            try:
+                check()
+            except HcefsError as error:
+                warnings.append(error.message)
+        return warnings
+
+    async def _report(self) -> admin_pb2.StatusResponse:
+        usage = await self._runtime.disk(self.stores.shards.usage)
+        pending = await self._runtime.disk(self._collector.pending)
+        current = self._log.cluster_map()
+        node = current.node_of_account(self.account) if current is not None else None
+        return admin_pb2.StatusResponse(
+            account=bytes(self.account),
+            node_id=node.node_id if node is not None else 0,
+            version=__version__,
+            height=self._log.height,
+            app_hash=self._log.app_hash,
+            lease_age_ms=self.follower.lease_age_ms() or 0,
+            epoch=current.epoch if current is not None else 0,
+            shards=usage.shards,
+            shard_bytes=usage.shard_bytes,
+            free_bytes=usage.free_bytes,
+            pending_blobs=pending,
+            warnings=self._warnings(),
+            erasure_kernel=codec_for(profile_named(DEFAULT_PROFILE)).kernel,
+        )
+
+    def _gauges(self) -> None:
+        metrics, shards = self.metrics, self.stores.shards
+        metrics.set("build_info", 1, version=__version__)
+        metrics.set(
+            "erasure_kernel_info", 1, kernel=codec_for(profile_named(DEFAULT_PROFILE)).kernel
+        )
+        metrics.set("stream_memory_bytes", lambda: self._memory.held)
+        metrics.set("open_streams", lambda: self.gate.held)
+        metrics.set("shards", lambda: shards.usage().shards)
+        metrics.set("shard_bytes", lambda: shards.usage().shard_bytes)
+        metrics.set("disk_free_bytes", lambda: shards.usage().free_bytes)
+        metrics.set("disk_total_bytes", lambda: shards.usage().total_bytes)
+        metrics.set("ledger_height", lambda: self._log.height)
+        metrics.set("ledger_lease_age_seconds", self._lease_age)
+        metrics.set("pending_blobs", self._collector.pending)
+
+        def epoch() -> int:
+            current = self._log.cluster_map()
+            return current.epoch if current is not None else 0
+
+        metrics.set("cluster_map_epoch", epoch)
+
+    def able(self) -> bool:
+        """Whether this node may answer now: fresh lease, and named by the map."""
+        try:
+            self.follower.require_fresh()
+            self._desk.cluster_map()
+        except HcefsError:
+            return False
+        return True
+
+    async def _watch(self) -> None:
+        """Keep the health service in step with :meth:`able`."""
+        shown: bool | None = None
+        while True:
+            able = self.able()
+            if able != shown:
+                shown = able
+                log.info("this node %s", "serves" if able else "does not serve now")
+                for port in (self._clients, self._peers):
+                    await port.set_serving(able)
+            await self._runtime.sleep(HEALTH_SECONDS)
+
+    async def start(self) -> None:
+        """Follow and serve; whatever comes of it, :meth:`stop` is to follow."""
+        self._page = self.metrics.serve(self._config.metrics_address)
+        self._gauges()
+        await self.follower.start()
+        for port in (self._clients, self._peers):
+            await port.set_serving(False)
+            await port.start()
+        self._health = self._runtime.spawn(self._watch(), name="health")
+        self._upkeep.start()
+
+    async def stop(self) -> None:
+        """End what :meth:`start` began, and close the stores."""
+        if self._health is not None:
+            self._health.cancel()
+        await self._upkeep.stop()
+        await asyncio.gather(self._clients.stop(), self._peers.stop())
+        await self.follower.stop()
+        await self.channels.close()
+        if self._page is not None:
+            self._page.close()
+        self._log.close()
+        self.stores.close()
+
+    async def run(self) -> None:
+        """Serve until a signal."""
+        try:
+            await self.start()
+            print(f"ready node {self._config.client_address}", flush=True)
+            await until_signal()
+        finally:
+            await self.stop()
+
+
+async def run(config: NodeConfig) -> None:
+    """Run a storage node until SIGTERM or SIGINT."""
+    configure(config.log)
+    runtime = SystemRuntime()
+    try:
+        await StorageProcess(config, runtime).run()
+    finally:
+        runtime.close()

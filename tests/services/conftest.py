@@ -1,0 +1,40 @@
+"""The running cluster, and the watch over what errors and logs show."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+
+from tests.services.rig import Rig
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
+    """One cluster for all tests of this folder."""
+    made = Rig(tmp_path_factory.mktemp("services"))
+    await made.start()
+    try:
+        yield made
+    finally:
+        await made.stop()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_shown(rig: Rig, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """No token, key or plaintext in any log line or error of any test, and no fault of ours."""
+    caplog.set_level(logging.DEBUG)
+    yield
+    faults = [
+        record.getMessage()
+        for record in caplog.get_records("call")
+        if record.name == "asyncio" and record.levelno >= logging.ERROR
+    ]
+    assert not faults
+    assert "unexpected" not in caplog.text, "a handler met what it does not expect"
+    rig.secrets.check(caplog.text)
+    for text in rig.secrets.shown:
+        rig.secrets.check(text)
+    rig.secrets.shown.clear()

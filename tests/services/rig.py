@@ -1,0 +1,649 @@
+"""One ledger and seven storage nodes in this process: real gRPC, TLS and disks, on loopback.
+
+Six nodes are in the cluster map; the seventh (:attr:`Rig.stranger`) is registered
+and runs, but the map does not name it.  Everything is what ``hcefs node`` and
+``hcefs ledger`` run, except that no process is started and no signal is waited for.
+
+Owns also what tests ask of it: raw calls with any bytes, authorizations with any
+field wrong, a clock for each node, what is left in the stores, and the list of
+secrets that no error and no log line may show.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, TypeVarTuple
+
+import grpc
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from hcefs.access.facts import AccountKind, Action, Grant
+from hcefs.access.token import Narrowing, mint
+from hcefs.client.client import Client
+from hcefs.client.connection import Connection
+from hcefs.config import LedgerConfig, LimitsConfig, NodeConfig, TlsConfig
+from hcefs.crypto.accounts import AccountKeys
+from hcefs.crypto.signing import RequestProof
+from hcefs.errors import HcefsError, Unavailable
+from hcefs.ids import AccountId, BlobId, ClusterId, GrantId, RecordId
+from hcefs.integrity import blake3_digest
+from hcefs.ledger.genesis import Genesis, OperatorKey
+from hcefs.ledger.transactions import SetClusterMap, sign_transaction
+from hcefs.node.ledger_process import LedgerProcess
+from hcefs.node.storage_process import StorageProcess
+from hcefs.placement.cluster_map import Node, NodeState
+from hcefs.placement.planner import first_map
+from hcefs.placement.ring import Seat, seats
+from hcefs.runtime import Runtime, SystemRuntime
+from hcefs.store.interface import KeyTable, Table
+from hcefs.transport.grpc_peers import CHANNEL_OPTIONS, Ending
+from hcefs.transport.status import from_rpc_error
+from hcefs.transport.tls import (
+    Identity,
+    client_credentials,
+    issue,
+    new_authority,
+    spki_hash,
+    write_private,
+)
+from hcefs.wire.v1 import blob_pb2
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+HOUR_MS = 3_600_000
+LEASE_MS = 10_000
+SKEW_MS = 5_000
+CALL_SECONDS = 20.0
+HANGS_SECONDS = CALL_SECONDS + 5
+UNTIL_SECONDS = 10.0
+MARK = b"PLAINTEXT-OF-A-PATIENT:"
+"""Begins every payload, so that a leak of one is recognised."""
+
+SMALL_STREAMS = 3
+"""Streams of node 4, few enough for a test to take all."""
+
+_WINDOW = 12
+
+
+class ShiftedRuntime:
+    """A node's runtime whose wall clock a test can set wrong."""
+
+    def __init__(self, inner: Runtime) -> None:
+        self._inner = inner
+        self.offset_ms = 0
+
+    def now_ms(self) -> int:
+        return self._inner.now_ms() + self.offset_ms
+
+    def monotonic(self) -> float:
+        return self._inner.monotonic()
+
+    def random(self, size: int) -> bytes:
+        return self._inner.random(size)
+
+    async def sleep(self, seconds: float) -> None:
+        await self._inner.sleep(seconds)
+
+    def timeout(self, seconds: float | None) -> AbstractAsyncContextManager[Any]:
+        return self._inner.timeout(seconds)
+
+    async def compute(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        return await self._inner.compute(function, *args)
+
+    async def disk(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        return await self._inner.disk(function, *args)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, T], *, name: str) -> Any:
+        return self._inner.spawn(coroutine, name=name)
+
+
+@dataclass
+class Secrets:
+    """What must not be seen, and the texts that were shown to callers."""
+
+    windows: set[bytes] = field(default_factory=set)
+    shown: list[str] = field(default_factory=list)
+
+    def add(self, *secrets: bytes) -> None:
+        """Remember parts of each secret: a part of a key is a leak too."""
+        for secret in secrets:
+            for start in range(0, max(1, len(secret) - _WINDOW + 1), _WINDOW):
+                self.windows.add(secret[start : start + _WINDOW])
+
+    def add_token(self, token: bytes) -> None:
+        """The signatures at a token's end; the ids at its beginning are not secret."""
+        self.add(token[-96:])
+
+    def check(self, text: str) -> None:
+        """Fail when a secret shows in a text: as it is, in hexadecimal, or escaped."""
+        lower = text.lower()
+        for window in self.windows:
+            for form in (window.decode("latin-1"), window.hex(), repr(window)[2:-1]):
+                assert form not in text, "a secret is shown"
+                assert form.lower() not in lower or not form.isascii(), "a secret is shown"
+
+
+@dataclass
+class Running:
+    """One node: what it was started with, and its process."""
+
+    number: int
+    config: NodeConfig
+    keys: AccountKeys
+    identity: Identity
+    runtime: ShiftedRuntime
+    process: StorageProcess
+
+    @property
+    def account(self) -> AccountId:
+        return self.keys.account
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _addresses() -> tuple[str, str, str]:
+    """Client, peer and metrics address of one process."""
+    return f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}", "127.0.0.1:0"
+
+
+class Rig:
+    """Use :func:`running`; see the module."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.runtime = SystemRuntime()
+        self.secrets = Secrets()
+        self.authority, self.authority_key = new_authority("services")
+        self.nodes: list[Running] = []
+        self.clients: list[Client] = []
+        self._channels: dict[tuple[str, Identity | None], Any] = {}
+
+    # -- set-up
+
+    async def start(self) -> None:
+        self._make_genesis()
+        await self._start_ledger()
+        self.operators = [self.client(keys) for keys in self.operator_keys]
+        for number in range(1, 8):
+            await self._start_node(number)
+        self.stranger = self.nodes.pop()
+        await self._set_map()
+        for node in [*self.nodes, self.stranger]:
+            await self.until(lambda node=node: self._follows(node))
+        await self._people()
+
+    def _keys(self, cluster: ClusterId) -> AccountKeys:
+        keys = AccountKeys.generate(cluster, self.runtime.random(128))
+        self._hide(keys)
+        return keys
+
+    def _hide(self, keys: AccountKeys) -> None:
+        self.secrets.add(
+            keys.signing_seed, keys.token_seed, keys.receiving_seed, keys.record_master
+        )
+
+    def account_keys(self) -> AccountKeys:
+        """Keys of an account that nobody has registered."""
+        return self._keys(self.cluster)
+
+    def _make_genesis(self) -> None:
+        operators = [self._keys(ClusterId.zero()) for _ in range(2)]
+        self._writer = self._keys(ClusterId.zero())
+        self.genesis = Genesis(
+            "services",
+            self.runtime.now_ms(),
+            tuple(
+                OperatorKey(
+                    keys.signing_key.public_key,
+                    keys.token_key.public_key,
+                    keys.receiving_key.public_key,
+                )
+                for keys in operators
+            ),
+            2,
+            self._writer.signing_key.public_key,
+            LEASE_MS,
+            SKEW_MS,
+            self.runtime.random(16),
+        )
+        self.genesis.check()
+        self.cluster = self.genesis.cluster
+        self.operator_keys = [
+            dataclasses.replace(keys, cluster=self.cluster) for keys in operators
+        ]
+        (self.folder / "genesis.cbor").write_bytes(self.genesis.encode())
+        (self.folder / "ca.crt").write_bytes(self.authority)
+
+    def issue(self, name: str) -> Identity:
+        """A certificate of the cluster's authority, with a new key."""
+        certificate, key = issue(
+            self.authority, self.authority_key, name, ["127.0.0.1", "localhost"]
+        )
+        return Identity(self.authority, certificate, key)
+
+    def renewed(self, identity: Identity, name: str) -> Identity:
+        """Another certificate of the cluster's authority for the same key."""
+        certificate = reissue(self.authority, self.authority_key, identity, name)
+        return Identity(self.authority, certificate, identity.key)
+
+    def write_tls(self, folder: Path, identity: Identity) -> TlsConfig:
+        """An identity as the files that a configuration names."""
+        folder.mkdir(exist_ok=True)
+        (folder / "tls.crt").write_bytes(identity.certificate)
+        write_private(folder / "tls.key", identity.key, replace=True)
+        return TlsConfig(folder / "tls.crt", folder / "tls.key", self.folder / "ca.crt")
+
+    async def _start_ledger(self) -> None:
+        folder = self.folder / "ledger"
+        tls = self.write_tls(folder, self.issue("ledger"))
+        self._writer.save(folder / "writer.key")
+        client, peer, metrics = _addresses()
+        config = LedgerConfig(
+            folder / "data", self.folder / "genesis.cbor", folder / "writer.key", client, peer,
+            metrics, tls,
+        )  # fmt: skip
+        self.ledger_address, self.ledger_peer_address = client, peer
+        self.connection = Connection(self.cluster, self.authority, client)
+        self.ledger = LedgerProcess(config, self.runtime)
+        await self.ledger.start()
+
+    async def _start_node(self, number: int) -> None:
+        folder = self.folder / f"node-{number}"
+        identity = self.issue(f"node-{number}")
+        tls = self.write_tls(folder, identity)
+        keys = self.account_keys()
+        keys.save(folder / "account.keys")
+        spki = spki_hash(identity.certificate)
+        signed = await self.operators[0].register(keys, AccountKind.NODE, spki=spki)
+        await self.operators[0].admit(self.operators[1].cosign(signed))
+        client, peer, metrics = _addresses()
+        limits = LimitsConfig(
+            streams=SMALL_STREAMS if number == 4 else 64, put_deadline_s=5.0, reserve_mib=0
+        )
+        config = NodeConfig(
+            folder / "data", self.folder / "genesis.cbor", folder / "account.keys", client, peer,
+            metrics, self.ledger_peer_address, tls, limits,
+        )  # fmt: skip
+        runtime = ShiftedRuntime(self.runtime)
+        process = StorageProcess(config, runtime)
+        self.nodes.append(Running(number, config, keys, identity, runtime, process))
+        await process.start()
+
+    async def _set_map(self) -> None:
+        nodes = [
+            Node(
+                node.number,
+                node.account,
+                node.config.client_address,
+                node.config.peer_address,
+                f"zone-{node.number % 3}",
+                "",
+                f"host-{node.number}",
+                100,
+                NodeState.UP,
+            )
+            for node in self.nodes
+        ]
+        self.map = first_map(
+            nodes, [("ec-4-2", 4, 2), ("copy-3", 1, 2)], self.runtime.random(32), "ec-4-2"
+        )
+        signers = [(keys.account, 1, keys.signing_key) for keys in self.operator_keys]
+        change = SetClusterMap(0, self.map.encode())
+        await self.operators[0].submit(sign_transaction(change, self.cluster, signers))
+
+    def _follows(self, node: Running) -> bool:
+        return node.process.follower.view.height >= self.operators[0].height and (
+            node is self.stranger or node.process.able()
+        )
+
+    async def _people(self) -> None:
+        self.hospital = self.client(self.account_keys())
+        self.doctor = self.client(self.account_keys())
+        self.outsider = self.client(self.account_keys())
+        self.patient = self.client(self.account_keys())
+        admission = await self.hospital.register(self.hospital_keys, AccountKind.INSTITUTION)
+        await self.operators[0].admit(self.operators[1].cosign(admission))
+        for client, kind in (
+            (self.doctor, AccountKind.PRACTITIONER),
+            (self.outsider, AccountKind.PRACTITIONER),
+            (self.patient, AccountKind.PATIENT),
+        ):
+            await self.hospital.admit(await client.register(self.keys_of(client), kind))
+        self.record = (await self.patient.open_record()).record
+        self.other_record = (await self.patient.open_record()).record
+        give = self._give
+        self.append_grant = await give(self.hospital, Action.APPEND)
+        self.read_grant = await give(self.doctor, Action.READ | Action.SHARE)
+        now = self.runtime.now_ms()
+        self.future_grant = await give(self.doctor, Action.READ, not_before_ms=now + HOUR_MS)
+        self.height = max(client.height for client in self.clients)
+        self.payload = MARK + self.runtime.random(3_000_000)
+        self.receipt = await self.hospital.put(
+            self.record, self.payload, grant=self.append_grant.grant, name="scan"
+        )
+
+    async def _give(
+        self, grantee: Client, actions: Action, *, not_before_ms: int | None = None
+    ) -> Grant:
+        end = self.runtime.now_ms() + 2 * HOUR_MS
+        return await self.patient.give(
+            self.record,
+            grantee.account,
+            actions,
+            ("TREAT",),
+            not_before_ms=not_before_ms,
+            not_after_ms=end,
+        )
+
+    def client(self, keys: AccountKeys) -> Client:
+        """An SDK client for some keys; closed with the rig."""
+        client = Client(self.connection, keys, self.runtime)
+        self.clients.append(client)
+        return client
+
+    @staticmethod
+    def keys_of(client: Client) -> AccountKeys:
+        return client._keys
+
+    @property
+    def hospital_keys(self) -> AccountKeys:
+        return self.keys_of(self.hospital)
+
+    async def stop(self) -> None:
+        for client in self.clients:
+            await client.close()
+        for channel in self._channels.values():
+            await channel.close()
+        for node in [*self.nodes, self.stranger]:
+            await node.process.stop()
+        await self.ledger.stop()
+        self.runtime.close()
+
+    # -- nodes
+
+    @asynccontextmanager
+    async def restarted(
+        self, node: Running, *, reached: bool = True, **changes: Any
+    ) -> AsyncIterator[StorageProcess]:
+        """A node that runs with another configuration for a while; its peers do not.
+
+        ``reached`` is whether the other nodes can connect to it then.
+        """
+        await self._restart(node, dataclasses.replace(node.config, **changes), reached)
+        try:
+            yield node.process
+        finally:
+            await self._restart(node, node.config, True)
+
+    async def _restart(self, node: Running, config: NodeConfig, reached: bool) -> None:
+        await node.process.stop()
+        node.process = StorageProcess(config, node.runtime)
+        await node.process.start()
+        await self.until(node.process.able)
+        if reached:
+            others = [other.process for other in self.nodes if other is not node]
+            await asyncio.gather(*(self.connected(other, node) for other in others))
+
+    async def connected(self, process: StorageProcess, node: Running) -> None:
+        """Wait until a node's channel to another is up."""
+        address = node.config.peer_address
+        async with asyncio.timeout(UNTIL_SECONDS):
+            while True:
+                channel = await process.channels.get(node.account, address)
+                if channel.get_state(True) is grpc.ChannelConnectivity.READY:
+                    return
+                await self.runtime.sleep(0.02)
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until something is so; most of it is so at once."""
+        async with asyncio.timeout(UNTIL_SECONDS):
+            while not holds():
+                await self.runtime.sleep(0.01)
+
+    def seats(self, base: bytes, profile: str = "ec-4-2") -> tuple[Seat, ...]:
+        return seats(self.map, profile, base)
+
+    def node_of_index(self, blob: BlobId, index: int, profile: str = "ec-4-2") -> Running:
+        """The node that holds one index of a blob."""
+        for seat in self.seats(blob.base, profile):
+            if seat.index == index:
+                return self.nodes[seat.node.node_id - 1]
+        raise LookupError(index)
+
+    def index_of(self, blob: BlobId, node: Running) -> int:
+        """The index of a blob that a node holds under the default profile."""
+        for seat in self.seats(blob.base):
+            if seat.node.account == node.account:
+                return seat.index
+        raise LookupError(node.number)
+
+    # -- what is left
+
+    def kept(self, node: Running, blob: BlobId) -> list[str]:
+        """Everything that a node has under a blob's id; empty when nothing."""
+        stores = node.process.stores
+        found = [
+            f"shard {index}" for base, index in stores.shards.inventory() if base == blob.base
+        ]
+        for table in Table:
+            for key, value in stores.rows.scan(table):
+                if bytes(blob.base) in key or bytes(blob.base) in value:
+                    found.append(f"row of {table.name}")
+        for key, _ in stores.keys.scan(KeyTable.KEY_ROWS):
+            if bytes(blob.base) in key:
+                found.append("key row")
+        return found
+
+    def temporaries(self, node: Running) -> list[str]:
+        """Shards in the making on a node."""
+        return [path.name for path in (node.config.data / "shards" / "incoming").iterdir()]
+
+    async def nothing_left(self, blob: BlobId) -> None:
+        """No trace of a blob on any node, no temporary, no stream open."""
+        await self.until(
+            lambda: all(
+                not self.temporaries(node) and not node.process.gate.held for node in self.nodes
+            )
+        )
+        for node in self.nodes:
+            assert self.kept(node, blob) == []
+
+    # -- calls with any bytes
+
+    def channel(self, address: str, identity: Identity | None = None) -> Any:
+        """A channel to a port: with a client certificate, or without."""
+        key = (address, identity)
+        if key not in self._channels:
+            credentials = (
+                client_credentials(identity.authority, identity.certificate, identity.key)
+                if identity
+                else client_credentials(self.authority)
+            )
+            self._channels[key] = grpc.aio.secure_channel(
+                address, credentials, options=CHANNEL_OPTIONS
+            )
+        return self._channels[key]
+
+    async def unary(
+        self, address: str, method: str, request: Any, identity: Identity | None = None
+    ) -> bytes:
+        """One message in, one out; ``request`` is a message, or any bytes."""
+        call = self.channel(address, identity).unary_unary(method)
+        return bytes(await _typed(call(_bytes(request), timeout=CALL_SECONDS)))
+
+    async def upload(
+        self,
+        address: str,
+        method: str,
+        requests: Sequence[Any],
+        identity: Identity | None = None,
+    ) -> bytes:
+        """Many messages in, one out; sends on until the other side has refused."""
+        call = self.channel(address, identity).stream_unary(method)(timeout=CALL_SECONDS)
+        ending = Ending(self.runtime, call)
+        try:
+            for request in requests:
+                await call.write(_bytes(request))
+            await call.done_writing()
+            return bytes(await _typed(call))
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            raise await ending.error() from None
+        finally:
+            call.cancel()
+
+    async def download(
+        self, address: str, method: str, request: Any, identity: Identity | None = None
+    ) -> list[bytes]:
+        """One message in, many out."""
+        call = self.channel(address, identity).unary_stream(method)
+        return await _typed(_all(call(_bytes(request), timeout=CALL_SECONDS)))
+
+    async def converse(
+        self,
+        address: str,
+        method: str,
+        requests: Sequence[Any],
+        identity: Identity | None = None,
+    ) -> list[bytes]:
+        """Many messages in, many out."""
+        call = self.channel(address, identity).stream_stream(method)
+
+        async def messages() -> AsyncIterator[bytes]:
+            for request in requests:
+                yield _bytes(request)
+
+        return await _typed(_all(call(messages(), timeout=CALL_SECONDS)))
+
+    async def refused(self, call: Awaitable[Any], kind: str, reason: str) -> HcefsError:
+        """Await a call that must fail so; the text must say something and show no secret."""
+        with pytest.raises(HcefsError) as caught:
+            await call
+        error = caught.value
+        assert (error.kind, error.reason) == (kind, reason), error.message
+        assert len(error.message.split()) >= 4
+        self.secrets.check(error.message)
+        self.secrets.shown.append(error.message)
+        return error
+
+    # -- authorizations with any field wrong
+
+    def token(self, keys: AccountKeys, grant: GrantId, **narrowing: Any) -> bytes:
+        """A token for a right of an account."""
+        made = mint(
+            keys.token_key, self.cluster, keys.account, grant, Narrowing(**narrowing)
+        )
+        self.secrets.add_token(made)
+        return made
+
+    def proof(
+        self,
+        keys: AccountKeys,
+        named_method: str,
+        token: bytes = b"",
+        **fields: Any,
+    ) -> bytes:
+        """A signed proof; ``fields`` replace what an honest one says."""
+        honest: dict[str, Any] = {
+            "cluster": self.cluster,
+            "token_hash": blake3_digest(token) if token else bytes(32),
+            "method": named_method,
+            "record": RecordId.zero(),
+            "blob": BlobId.zero(),
+            "range_start": 0,
+            "range_length": 0,
+            "purpose": "TREAT",
+            "gateway": AccountId.zero(),
+            "nonce": self.runtime.random(16),
+            "time_ms": self.runtime.now_ms(),
+            "presenter": keys.account,
+            "key_version": keys.key_version,
+        }
+        return RequestProof(**(honest | fields)).signed(keys.token_key).encode()
+
+    def authorization(
+        self,
+        client: Client,
+        method: str,
+        gateway: Running,
+        grant: Grant | None,
+        *,
+        blob: BlobId | None = None,
+        token: bytes = b"",
+        says: Mapping[str, Any] | None = None,
+        **fields: Any,
+    ) -> blob_pb2.Authorization:
+        """An honest authorization for the record, except for ``fields`` of the proof.
+
+        ``says`` is the same, for fields that have the names of parameters.
+        """
+        keys = self.keys_of(client)
+        token = token or self.token(keys, grant.grant if grant else GrantId.zero())
+        honest: dict[str, Any] = {
+            "record": self.record,
+            "blob": blob or BlobId.zero(),
+            "gateway": gateway.account,
+            "purpose": "TREAT" if grant else "PATRQT",
+        }
+        proof = self.proof(keys, method, token, **(honest | fields | dict(says or {})))
+        return blob_pb2.Authorization(token=token, proof=proof)
+
+    def new_blob(self) -> BlobId:
+        return BlobId.of(self.runtime.random(16))
+
+    def new_request(self) -> bytes:
+        return self.runtime.random(16)
+
+
+def reissue(authority: bytes, authority_key: bytes, identity: Identity, name: str) -> bytes:
+    """A certificate for an identity's own key, as an operator's authority would renew it."""
+    issuer = x509.load_pem_x509_certificate(authority)
+    signer = serialization.load_pem_private_key(authority_key, None)
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    old = x509.load_pem_x509_certificate(identity.certificate)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+        .issuer_name(issuer.subject)
+        .public_key(old.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(old.not_valid_before_utc)
+        .not_valid_after(old.not_valid_after_utc)
+    )
+    for extension in old.extensions:
+        builder = builder.add_extension(extension.value, critical=extension.critical)
+    certificate = builder.sign(signer, hashes.SHA256())
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+async def _typed(call: Any) -> Any:
+    """Await a call; its failure is a typed error, as SDK and peers see it."""
+    try:
+        async with asyncio.timeout(HANGS_SECONDS):
+            return await call
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc_error(error) from None
+    except TimeoutError:
+        raise Unavailable("the call hangs, which no call may", reason="hangs") from None
+
+
+async def _all(call: Any) -> list[bytes]:
+    return [bytes(message) async for message in call]
+
+
+def _bytes(request: Any) -> bytes:
+    return request if isinstance(request, bytes) else bytes(request.SerializeToString())

@@ -1,0 +1,170 @@
+"""What the ledger's process tells to whom: queries of strangers, and who may follow."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from hcefs.ids import AccountId, GrantId, RecordId
+from hcefs.wire.v1 import ledger_pb2
+from tests.services.rig import Rig
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("services")]
+
+LEDGER = "/hcefs.v1.Ledger"
+FOLLOW = f"{LEDGER}/Follow"
+
+
+def questions(record: RecordId, grant: GrantId, account: AccountId) -> list[dict[str, Any]]:
+    """Everything that can be asked about somebody else's things."""
+    return [
+        {"record": bytes(record)},
+        {"grant": bytes(grant)},
+        {"grants_on_record": bytes(record)},
+        {"account": bytes(account)},
+        {"generation": {"record_id": bytes(record), "generation": 0}},
+        {"generation": {"record_id": bytes(record), "generation": (1 << 64) - 1}},
+        {"leaves": {"record_id": bytes(record), "first": 0, "count": 10}},
+        {"leaves": {"record_id": bytes(record), "first": (1 << 64) - 1, "count": (1 << 64) - 1}},
+    ]
+
+
+async def query(rig: Rig, client: Any, **question: Any) -> ledger_pb2.QueryResponse:
+    proof = rig.proof(rig.keys_of(client), "query")
+    answer = await rig.unary(
+        rig.ledger_address, f"{LEDGER}/Query", ledger_pb2.QueryRequest(proof=proof, **question)
+    )
+    return ledger_pb2.QueryResponse.FromString(answer)
+
+
+async def prove(rig: Rig, client: Any, record: RecordId, **claim: int) -> bytes:
+    proof = rig.proof(rig.keys_of(client), "query")
+    request = ledger_pb2.ProveRequest(proof=proof, record_id=bytes(record), **claim)
+    return await rig.unary(rig.ledger_address, f"{LEDGER}/Prove", request)
+
+
+@pytest.mark.parametrize("number", range(8))
+async def test_strangers_learn_nothing(rig: Rig, number: int) -> None:
+    """What exists and what does not get one answer, word for word."""
+    nobody = rig.account_keys().account
+    there = questions(rig.record, rig.read_grant.grant, nobody)[number]
+    invented = questions(
+        RecordId(rig.runtime.random(16)), GrantId(rig.runtime.random(16)), nobody
+    )[number]
+    errors = [
+        await rig.refused(query(rig, rig.outsider, **question), "not-found", "not-found")
+        for question in (there, invented)
+    ]
+    assert errors[0].message == errors[1].message
+
+
+async def test_strangers_prove_nothing(rig: Rig) -> None:
+    for record in (rig.record, RecordId(rig.runtime.random(16))):
+        for claim in ({"leaf_index": 0}, {"consistent_with": 0}):
+            call = prove(rig, rig.outsider, record, **claim)
+            await rig.refused(call, "not-found", "not-found")
+
+
+async def test_operators_do_not_see_records(rig: Rig) -> None:
+    for question in questions(rig.record, rig.read_grant.grant, rig.doctor.account)[:3]:
+        call = query(rig, rig.operators[0], **question)
+        await rig.refused(call, "not-found", "not-found")
+
+
+async def test_lists_are_of_the_asker(rig: Rig) -> None:
+    assert len((await query(rig, rig.doctor, my_grants=True)).facts) >= 2
+    assert not (await query(rig, rig.outsider, my_records=True)).facts
+    assert len((await query(rig, rig.patient, my_records=True)).facts) >= 2
+
+
+async def test_numbers_beyond_the_record(rig: Rig) -> None:
+    huge = (1 << 64) - 1
+    for first in (1_000, 1 << 63, huge):
+        span = {"record_id": bytes(rig.record), "first": first, "count": huge}
+        assert not (await query(rig, rig.patient, leaves=span)).facts
+    for number in (7, 1 << 32, huge):
+        asked = {"record_id": bytes(rig.record), "generation": number}
+        call = query(rig, rig.patient, generation=asked)
+        await rig.refused(call, "not-found", "not-found")
+    for claim in ({"leaf_index": huge}, {"consistent_with": huge}, {"size": huge, "leaf_index": 0}):
+        call = prove(rig, rig.patient, rig.record, **claim)
+        await rig.refused(call, "invalid", "bad-range")
+
+
+async def test_questions_of_a_wrong_shape(rig: Rig) -> None:
+    await rig.refused(query(rig, rig.doctor), "invalid", "bad-message")
+    for question in (
+        {"record": b"r"},
+        {"account": b""},
+        {"grant": bytes(17)},
+        {"grants_on_record": b"r"},
+        {"generation": {}},
+        {"leaves": {}},
+    ):
+        await rig.refused(query(rig, rig.doctor, **question), "invalid", "bad-id")
+    proof = rig.proof(rig.keys_of(rig.doctor), "query")
+    request = ledger_pb2.ProveRequest(proof=proof, record_id=bytes(rig.record))
+    call = rig.unary(rig.ledger_address, f"{LEDGER}/Prove", request)
+    await rig.refused(call, "invalid", "bad-message")
+
+
+async def test_clients_do_not_follow(rig: Rig) -> None:
+    call = rig.converse(
+        rig.ledger_address, FOLLOW, [ledger_pb2.FollowRequest(from_height=1)]
+    )
+    await rig.refused(call, "denied", "not-a-node")
+
+
+async def test_unregistered_keys_do_not_follow(rig: Rig) -> None:
+    """A certificate of the authority is not enough."""
+    stray = rig.issue("stray")
+    request = ledger_pb2.FollowRequest(from_height=1)
+    call = rig.converse(rig.ledger_peer_address, FOLLOW, [request], stray)
+    await rig.refused(call, "unauthenticated", "unknown-node")
+    for name, question in (
+        ("Query", ledger_pb2.QueryRequest(head=True)),
+        ("HasLeaf", ledger_pb2.HasLeafRequest(record_id=bytes(rig.record))),
+        ("Prove", ledger_pb2.ProveRequest(record_id=bytes(rig.record), leaf_index=0)),
+    ):
+        call = rig.unary(rig.ledger_peer_address, f"{LEDGER}/{name}", question, stray)
+        await rig.refused(call, "unauthenticated", "unknown-node")
+
+
+@pytest.mark.parametrize(
+    ("height", "kind", "reason"),
+    [
+        (0, "invalid", "bad-height"),
+        (1_000_000, "conflict", "follower-ahead"),
+        ((1 << 64) - 1, "conflict", "follower-ahead"),
+    ],
+)
+async def test_follow_from_an_impossible_height(
+    rig: Rig, height: int, kind: str, reason: str
+) -> None:
+    request = ledger_pb2.FollowRequest(from_height=height)
+    call = rig.converse(rig.ledger_peer_address, FOLLOW, [request], rig.nodes[0].identity)
+    await rig.refused(call, kind, reason)
+
+
+async def test_follow_without_a_word(rig: Rig) -> None:
+    call = rig.converse(rig.ledger_peer_address, FOLLOW, [], rig.nodes[0].identity)
+    await rig.refused(call, "invalid", "bad-message")
+
+
+async def test_acknowledgements_beyond_the_log_do_not_count(rig: Rig) -> None:
+    """A node that claims a height of the future makes nothing durable by it."""
+    node = rig.nodes[0]
+    channel = rig.channel(rig.ledger_peer_address, node.identity)
+    call = channel.stream_stream(FOLLOW)()
+    await call.write(ledger_pb2.FollowRequest(from_height=1).SerializeToString())
+    assert await call.read()
+    claim = ledger_pb2.FollowRequest(persisted_height=1 << 60)
+    await call.write(claim.SerializeToString())
+    await call.write(claim.SerializeToString())
+    assert await call.read()
+    assert rig.ledger.writer.replicated_height <= rig.ledger.log.height
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call.read()
