@@ -1,0 +1,1 @@
+"""The SDK: what applications use to reach a cluster.  Entry points are in :mod:`hcefs`."""

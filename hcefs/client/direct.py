@@ -1,0 +1,195 @@
+"""Direct mode: the SDK runs the data path itself and talks to the shard holders.
+
+The same code as on a gateway (:mod:`hcefs.blobs`, :mod:`hcefs.stripes`) with
+other peers: each call carries a proof of its own that names the holder it is for
+and the method ``direct-put`` or ``direct-get``.  Every holder checks it against
+the ledger, and no node sees plaintext or a key.  It saves the hop through a
+gateway, and costs this process the sealing and the erasure code.
+
+Source: docs/decisions/0009-direct-proofs-name-the-holder.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+from hcefs.blobs.get import BlobReader, GetPlan, Secrets
+from hcefs.blobs.put import NodeIdentity, PutDone, PutPlan, PutSession
+from hcefs.client.authorize import Authorizer, Right, Scope
+from hcefs.client.channels import Channels
+from hcefs.client.connection import Connection
+from hcefs.client.stat import Manifest, StatClient
+from hcefs.client.streams import ReadPlan
+from hcefs.crypto.accounts import AccountKeys
+from hcefs.erasure.scheme import profile_named
+from hcefs.ids import AccountId, BlobId, GrantId, RecordId, RequestId
+from hcefs.metrics import Metrics
+from hcefs.placement.cluster_map import Node
+from hcefs.placement.ring import seats
+from hcefs.runtime import Runtime
+from hcefs.stripes.fanout import Fanout
+from hcefs.stripes.fanout import Manifest as StoredManifest
+from hcefs.stripes.hedge import HedgeTimer
+from hcefs.transport.grpc_peers import GrpcPeer
+from hcefs.transport.peers import Call, ManifestRows, Peer
+
+DEADLINE_SECONDS = 15.0
+_NO_ROWS = ManifestRows(b"", b"", b"", b"")
+
+
+class _NoHeads:
+    """A client does not relay ledger heads."""
+
+    def current(self) -> bytes:
+        return b""
+
+    def observe(self, head: bytes) -> None:
+        return
+
+
+class DirectPeers:
+    """The holders as this client sees them, for one right."""
+
+    def __init__(
+        self, runtime: Runtime, channels: Channels, authorizer: Authorizer, right: Right
+    ) -> None:
+        self._runtime = runtime
+        self._channels = channels
+        self._authorizer = authorizer
+        self._right = right
+
+    def peer(self, node: Node) -> Peer:
+        """The holder at that node's client port."""
+
+        async def connect() -> Any:
+            return self._channels.get(node.address)
+
+        def authorize(call: Call) -> Call:
+            method = f"direct-{call.method}"
+            scope = Scope(call.record, call.blob, call.range_start, call.range_length)
+            signed = self._authorizer.authorize(
+                method, scope, self._right, node.account, stream=True
+            )
+            return replace(call, token=signed.token, proof=signed.proof, method=method)
+
+        return GrpcPeer(self._runtime, connect, _NoHeads(), authorize)
+
+
+class DirectClient(StatClient):
+    """The part of a client that runs the data path itself."""
+
+    def __init__(
+        self, connection: Connection, keys: AccountKeys, runtime: Runtime | None = None
+    ) -> None:
+        super().__init__(connection, keys, runtime)
+        self._direct_metrics = Metrics()
+        self._direct_hedge = HedgeTimer()
+        self._layout_signer = NodeIdentity(keys.account, keys.key_version, keys.signing_key)
+
+    def _direct_call(self, method: str, scope: Scope) -> Call:
+        """What every holder of one request is asked; each gets its own proof."""
+        return Call(
+            b"",
+            b"",
+            method,
+            scope.record,
+            scope.blob,
+            scope.range_start,
+            scope.range_length,
+            self.height,
+            0,
+            RequestId(self._request_id()),
+            AccountId(self.account),
+            GrantId.zero(),
+        )
+
+    async def _direct_session(
+        self,
+        right: Right,
+        blob: BlobId,
+        record: RecordId,
+        generation: int,
+        public_key: bytes,
+        profile: str,
+        commit_by_ms: int,
+        salt: bytes,
+        previous_leaf: bytes,
+        expected_length: int,
+    ) -> PutSession:
+        """A put session whose lanes end at the holders."""
+        cluster_map = await self.cluster_map()
+        chosen = profile_named(profile or cluster_map.default_profile)
+        default = profile_named(cluster_map.default_profile)
+        peers = DirectPeers(self.runtime, self._channels, self._authorizer, right)
+        plan = PutPlan(
+            call=self._direct_call("put", Scope(record, blob)),
+            cluster=self.connection.cluster,
+            blob=blob,
+            record=record,
+            generation=generation,
+            record_public_key=public_key,
+            profile=chosen,
+            seats=seats(cluster_map, chosen.name, blob.base),
+            record_seats=seats(cluster_map, default.name, bytes(record)),
+            record_profile=default,
+            writer=AccountId(self.account),
+            commit_by_ms=commit_by_ms,
+            salt=salt,
+            previous_leaf=previous_leaf,
+            client_seal=None,
+            expected_length=expected_length,
+        )
+        return PutSession(
+            self.runtime,
+            peers,
+            Fanout(self.runtime, peers, None),
+            self._layout_signer,
+            self._direct_metrics,
+            plan,
+            DEADLINE_SECONDS,
+        )
+
+    async def _direct_finish(
+        self, session: PutSession, record: RecordId, blob: BlobId, length: int, metadata: bytes
+    ) -> PutDone:
+        call = self._direct_call("put", Scope(record, blob))
+        return await session.finish(length, metadata, b"", call)
+
+    async def _direct_part(
+        self, plan: ReadPlan, manifest: Manifest, offset: int, stop: int
+    ) -> AsyncGenerator[bytes, None]:
+        """The plaintext from ``offset`` to ``stop``, straight from the holders."""
+        cluster_map = await self.cluster_map()
+        asked = plan.request(offset, stop)
+        secrets = (
+            Secrets(dek=asked.dek)
+            if asked.WhichOneof("opening") == "dek"
+            else Secrets(first=asked.secrets.first, joined=asked.secrets.secrets)
+        )
+        scope = replace(plan.scope, range_start=asked.range_start, range_length=asked.range_length)
+        core, layout = manifest.core, manifest.layout
+        reader = BlobReader(
+            self.runtime,
+            DirectPeers(self.runtime, self._channels, self._authorizer, plan.right),
+            self._direct_metrics,
+            self._direct_hedge,
+            GetPlan(
+                self._direct_call("get", scope),
+                StoredManifest(core, layout, manifest.key_row, manifest.opening, _NO_ROWS),
+                seats(cluster_map, layout.profile, core.blob.base),
+                offset,
+                stop - offset,
+                secrets,
+            ),
+        )
+        messages: AsyncIterator[bytes | memoryview] = reader.messages(_always)
+        async with aclosing(messages) as data:  # type: ignore[type-var]
+            async for message in data:
+                yield bytes(message)
+
+
+def _always() -> None:
+    """The holders decide, at every message."""

@@ -1,0 +1,167 @@
+"""Get: a blob or a range of it as a stream of plaintext, checked while it runs.
+
+The node opens (it is sent the DEK for a whole blob, only the segments' secrets for
+a range), or this client does (the node relays sealed segments and learns no key).
+The manifest is proved against the ledger before the first byte is asked for.
+
+A stream that fails in a way that a retry can mend goes on from the byte reached,
+with a fresh proof, through another node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+
+from hcefs.client.authorize import Right, Scope
+from hcefs.client.direct import DirectClient
+from hcefs.client.keys import BlobKey, client_seals, is_direct
+from hcefs.client.stat import Manifest, metadata_of
+from hcefs.client.streams import (
+    BlobStream,
+    ContentCheck,
+    ReadPlan,
+    check_header,
+    plaintext,
+    read_header,
+    resumed,
+)
+from hcefs.erasure.scheme import Geometry, profile_named, resolve_range
+from hcefs.errors import Corrupt, HcefsError, Invalid
+from hcefs.ids import AccountId, BlobId, GrantId, RecordId
+from hcefs.placement.cluster_map import Node
+
+
+class GetClient(DirectClient):
+    """The part of a client that gets blobs."""
+
+    async def get(
+        self,
+        record: RecordId,
+        blob: BlobId,
+        *,
+        grant: GrantId | None = None,
+        token: bytes | None = None,
+        start: int = 0,
+        length: int = 0,
+        purpose: str = "TREAT",
+        seal: str = "node",
+        mode: str = "gateway",
+        node: str | None = None,
+        allow_unsigned: bool = False,
+    ) -> BlobStream:
+        """Begin to read a blob, or ``length`` bytes of it from ``start`` (0: to the end).
+
+        ``grant`` None means as the owner.  ``token`` presents one that was narrowed
+        before.  ``seal`` says who opens: the ``node`` or this ``client``.  ``mode``
+        ``direct`` loads from the shard holders and opens here.  A whole blob without
+        its writer's signature is refused, because the gateway that sealed it could
+        have put anything there, unless ``allow_unsigned``.  Under a
+        grant on a range, a get without a range reads the granted one.
+
+        Raises:
+            Corrupt: ``unsigned-content``, or a node or a writer lied.
+            NotFound: unknown or not committed; ``shredded``; ``no-key-box``.
+            Denied: not permitted.
+            Invalid: the range is not inside the blob.
+        """
+        opens, straight = client_seals(seal), is_direct(mode)
+        right = self._right(grant, token, purpose)
+        scope = await self._scope(record, blob, right)
+        manifest, _ = await self._manifest(scope, right, node)
+        key = await self._blob_key(manifest, right)
+        if scope.range_length and not (start or length):
+            start = min(scope.range_start, manifest.core.plaintext_length)
+            length = min(scope.range_length, manifest.core.plaintext_length - start)
+        return await self._stream(
+            manifest,
+            key,
+            right,
+            start,
+            length,
+            opens and not straight,
+            node,
+            direct=straight,
+            allow_unsigned=allow_unsigned,
+        )
+
+    async def _stream(
+        self,
+        manifest: Manifest,
+        key: BlobKey,
+        right: Right,
+        start: int,
+        length: int,
+        client_opens: bool,
+        node: str | None,
+        *,
+        direct: bool = False,
+        allow_unsigned: bool = False,
+    ) -> BlobStream:
+        core = manifest.core
+        if start < 0 or length < 0:
+            raise Invalid("a range cannot be negative", reason="bad-range")
+        start, length = resolve_range(core.plaintext_length, start, length)
+        profile = profile_named(manifest.layout.profile)
+        plan = ReadPlan(
+            scope=Scope(core.record, core.blob, start, length),
+            right=right,
+            core=core,
+            geometry=Geometry(core.plaintext_length, profile, core.segment_size),
+            key=key,
+            client_opens=client_opens,
+            node=node,
+        )
+        metadata = metadata_of(core, key)
+        check = None
+        if plan.whole and metadata is not None and metadata.content_digest:
+            check = ContentCheck(core, metadata, await self.fetch_account(core.writer))
+        elif plan.whole and not allow_unsigned:
+            raise Corrupt(
+                "the content is not signed by its writer: read it with allow_unsigned if the node "
+                "that took the put is trusted",
+                reason="unsigned-content",
+            )
+        tried: set[AccountId] = set()
+
+        def open_part(offset: int, stop: int) -> AsyncGenerator[bytes, None]:
+            if direct:
+                return self._direct_part(plan, manifest, offset, stop)
+            return self._part(plan, offset, stop, tried)
+
+        pieces = resumed(self.runtime, plan, open_part)
+        return BlobStream(core, metadata, start, length, pieces, check=check, runtime=self.runtime)
+
+    async def _part(
+        self, plan: ReadPlan, offset: int, stop: int, tried: set[AccountId]
+    ) -> AsyncGenerator[bytes, None]:
+        """The plaintext from ``offset`` to ``stop`` through one node."""
+        target = await self._target(plan.node, plan.scope, tried)
+        try:
+            async with aclosing(self._messages(plan, offset, stop, target)) as messages:
+                header = await read_header(messages)
+                check_header(plan, offset, stop, header)
+                data = plaintext(self.runtime, plan, offset, stop, messages)
+                async with aclosing(data):
+                    async for piece in data:
+                        yield piece
+        except HcefsError as error:
+            tried.add(target.account)
+            raise self._note(target, error) from None
+
+    def _messages(
+        self, plan: ReadPlan, offset: int, stop: int, target: Node
+    ) -> AsyncGenerator[bytes, None]:
+        request = plan.request(offset, stop)
+        scope = replace(
+            plan.scope, range_start=request.range_start, range_length=request.range_length
+        )
+        request.authorization.CopyFrom(
+            self._authorizer.authorize("get", scope, plan.right, target.account, stream=True)
+        )
+        request.min_height = self.height
+        request.request_id = self._request_id()
+        return self._channels.answers(
+            target.address, "/hcefs.v1.Blobs/Get", request.SerializeToString()
+        )

@@ -1,0 +1,400 @@
+"""The ledger as a client sees it: transactions in, facts out.
+
+Invariants: what the ledger answers must name what was asked; each answer's head
+must be signed by the writer that the genesis names, and the genesis must be that
+of the cluster in the connection file.
+
+Not guaranteed: that a fact is in the state that the head's app hash stands for;
+the ledger's process is trusted for that, over TLS.  (Lists of entries are proved
+against the record's peaks, in :mod:`hcefs.client.listing`.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
+from hcefs.access.facts import Account, AccountKind, Generation, Grant, Record
+from hcefs.client.channels import Recent, Session
+from hcefs.client.connection import Connection
+from hcefs.crypto.accounts import AccountKeys
+from hcefs.encoding import Encoded
+from hcefs.errors import Corrupt, Invalid, NotFound
+from hcefs.ids import AccountId, GrantId, RecordId
+from hcefs.ledger.block import SignedHead
+from hcefs.ledger.genesis import Genesis
+from hcefs.ledger.outcome import Leaf, LeafResult
+from hcefs.ledger.transactions import (
+    SignedTransaction,
+    Transaction,
+    add_signature,
+    register_account,
+    sign_transaction,
+)
+from hcefs.placement.cluster_map import ClusterMap
+from hcefs.runtime import Runtime
+from hcefs.transport.retry import retrying
+from hcefs.wire.v1 import admin_pb2, ledger_pb2
+
+CALL_SECONDS = 20.0
+"""Longer than the ledger waits for its followers."""
+
+ATTEMPTS = 5
+LEAVES_PAGE = 4096
+ACCOUNT_SECONDS = 60.0
+GRANT_SECONDS = 30.0
+MAP_SECONDS = 60.0
+FACTS_MAX = 4096
+
+M = TypeVar("M", bound=Message)
+F = TypeVar("F", bound=Encoded)
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A committed transaction: its block's height and time, and the leaves of an append."""
+
+    height: int
+    time_ms: int
+    leaves: tuple[LeafResult, ...] = ()
+
+
+class LedgerClient(Session):
+    """The part of a client that talks to the ledger."""
+
+    def __init__(
+        self, connection: Connection, keys: AccountKeys, runtime: Runtime | None = None
+    ) -> None:
+        super().__init__(connection, keys, runtime)
+        self.ledger_time_ms = 0
+        self._genesis: Genesis | None = None
+        self._accounts: Recent[AccountId, Account] = Recent(
+            self.runtime, FACTS_MAX, ACCOUNT_SECONDS
+        )
+        self._grants: Recent[GrantId, Grant] = Recent(self.runtime, FACTS_MAX, GRANT_SECONDS)
+        self._generations: Recent[tuple[RecordId, int], Generation] = Recent(
+            self.runtime, FACTS_MAX
+        )
+        self._maps: Recent[str, ClusterMap] = Recent(self.runtime, 1, MAP_SECONDS)
+
+    # -- transactions
+
+    async def genesis(self) -> Genesis:
+        """The founding document of the cluster.
+
+        Raises:
+            Corrupt: ``wrong-genesis``: the ledger serves another cluster.
+        """
+        if self._genesis is None:
+            answer = await self._ledger(
+                "GetGenesis", ledger_pb2.GetGenesisRequest, ledger_pb2.GetGenesisResponse
+            )
+            genesis = Genesis.decode(answer.genesis)
+            if genesis.cluster != self.connection.cluster:
+                raise Corrupt(
+                    f"the ledger at {self.connection.ledger} is of {genesis.cluster}, not of "
+                    f"{self.connection.cluster}: check the connection file",
+                    reason="wrong-genesis",
+                )
+            self._genesis = genesis
+        return self._genesis
+
+    async def submit(self, signed: SignedTransaction) -> Submitted:
+        """Commit a signed transaction; a repeat returns the first result.
+
+        Raises:
+            HcefsError: why the ledger refuses it.
+            Unavailable: it may be committed all the same; submit it again.
+        """
+        return await self._submit(signed, ATTEMPTS, None)
+
+    async def _submit(
+        self, signed: SignedTransaction, attempts: int, within_s: float | None
+    ) -> Submitted:
+        request = ledger_pb2.SubmitRequest(transaction=signed.encode())
+        answer = await self._ledger(
+            "Submit",
+            lambda: request,
+            ledger_pb2.SubmitResponse,
+            attempts=attempts,
+            within_s=within_s,
+        )
+        self._saw(answer.height)
+        leaves = tuple(
+            LeafResult(RecordId(leaf.record_id), leaf.index, leaf.leaf) for leaf in answer.leaves
+        )
+        return Submitted(answer.height, answer.time_ms, leaves)
+
+    def _signed(self, transaction: Transaction) -> SignedTransaction:
+        """``transaction``, checked, with this account's signature."""
+        transaction.check()
+        signer = (self.account, self._keys.key_version, self._signing_key)
+        return sign_transaction(transaction, self.connection.cluster, [signer])
+
+    async def register(
+        self, keys: AccountKeys, kind: AccountKind, *, spki: bytes = b""
+    ) -> SignedTransaction:
+        """The registration of a new account, signed by itself; others co-sign and admit it.
+
+        ``spki`` is the SHA-256 of a node's TLS key.
+
+        Raises:
+            Invalid: the keys are of another cluster, or malformed.
+        """
+        cluster = self.connection.cluster
+        if keys.cluster != cluster:
+            raise Invalid(
+                f"these keys were made for {keys.cluster}: make keys for {cluster}",
+                reason="wrong-cluster",
+            )
+        transaction = register_account(
+            cluster, kind, keys.signing_key, keys.token_key, keys.receiving_key.public_key, spki
+        )
+        transaction.check()
+        signer = (keys.account, keys.key_version, keys.signing_key)
+        return sign_transaction(transaction, cluster, [signer])
+
+    def cosign(self, signed: SignedTransaction) -> SignedTransaction:
+        """The same transaction with this account's signature as well.
+
+        Raises:
+            Invalid: ``duplicate-signer``.
+        """
+        return add_signature(
+            signed,
+            self.connection.cluster,
+            self.account,
+            self._keys.key_version,
+            self._signing_key,
+        )
+
+    async def admit(self, signed: SignedTransaction) -> Submitted:
+        """Co-sign a registration and submit it."""
+        return await self.submit(self.cosign(signed))
+
+    # -- facts
+
+    async def fetch_account(self, account: AccountId) -> Account:
+        """One account; an answer of the last minute may be used again.
+
+        Raises:
+            NotFound: the ledger does not know it.
+        """
+        known = self._accounts.get(account)
+        if known is not None:
+            return known
+        found = await self._one(
+            Account, lambda proof: ledger_pb2.QueryRequest(proof=proof, account=bytes(account))
+        )
+        _require_same(found.account, account)
+        return self._accounts.put(account, found)
+
+    async def record(self, record: RecordId) -> Record:
+        """One record as it is now.
+
+        Raises:
+            NotFound, Denied: unknown, or not for this account to know.
+        """
+        found = await self._one(
+            Record,
+            lambda proof: ledger_pb2.QueryRequest(proof=proof, record=bytes(record)),
+            record,
+        )
+        _require_same(found.record, record)
+        return found
+
+    async def records(self) -> list[Record]:
+        """The records that this account owns."""
+        return await self._many(
+            Record, lambda proof: ledger_pb2.QueryRequest(proof=proof, my_records=True)
+        )
+
+    async def grant(self, grant: GrantId) -> Grant:
+        """One grant as it is now.
+
+        Raises:
+            NotFound, Denied: unknown, or not for this account to know.
+        """
+        found = await self._one(
+            Grant, lambda proof: ledger_pb2.QueryRequest(proof=proof, grant=bytes(grant))
+        )
+        _require_same(found.grant, grant)
+        return self._grants.put(grant, found)
+
+    async def _known_grant(self, grant: GrantId) -> Grant:
+        """One grant; what is asked of it here (its scope) never changes."""
+        return self._grants.get(grant) or await self.grant(grant)
+
+    async def grants(self, record: RecordId | None = None) -> list[Grant]:
+        """The grants to this account; or all on a record that it owns."""
+        if record is None:
+            return await self._many(
+                Grant, lambda proof: ledger_pb2.QueryRequest(proof=proof, my_grants=True)
+            )
+        named = bytes(record)
+        return await self._many(
+            Grant,
+            lambda proof: ledger_pb2.QueryRequest(proof=proof, grants_on_record=named),
+            record,
+        )
+
+    async def generation(self, record: RecordId, number: int) -> Generation:
+        """One generation of a record's key pair; it never changes.
+
+        Raises:
+            NotFound, Denied: unknown, or not for this account to know.
+        """
+        known = self._generations.get((record, number))
+        if known is not None:
+            return known
+        question = ledger_pb2.GenerationQuestion(record_id=bytes(record), generation=number)
+        found = await self._one(
+            Generation,
+            lambda proof: ledger_pb2.QueryRequest(proof=proof, generation=question),
+            record,
+        )
+        _require_same((found.record, found.number), (record, number))
+        return self._generations.put((record, number), found)
+
+    async def cluster_map(self) -> ClusterMap:
+        """The cluster map; one of the last minute may be used again.
+
+        Raises:
+            NotFound: the operators have not set one yet.
+        """
+        known = self._maps.get("")
+        if known is not None:
+            return known
+        facts = await self._query(
+            lambda proof: ledger_pb2.QueryRequest(proof=proof, cluster_map=True), None
+        )
+        if len(facts) != 1:
+            raise NotFound("the ledger has no cluster map yet: set one", reason="no-map")
+        return self._maps.put("", await self.runtime.compute(_checked_map, facts[0]))
+
+    async def leaves(self, record: RecordId, first: int, count: int) -> list[Leaf]:
+        """Leaves of a record from ``first`` on; fewer only where the record ends."""
+        found: list[Leaf] = []
+        while len(found) < count:
+            question = ledger_pb2.LeavesQuestion(
+                record_id=bytes(record),
+                first=first + len(found),
+                count=min(count - len(found), LEAVES_PAGE),
+            )
+            page = await self._leaves_page(record, question)
+            if not page:
+                break
+            found += page
+        return found[:count]
+
+    async def _leaves_page(
+        self, record: RecordId, question: ledger_pb2.LeavesQuestion
+    ) -> list[Leaf]:
+        return await self._many(
+            Leaf, lambda proof: ledger_pb2.QueryRequest(proof=proof, leaves=question), record
+        )
+
+    async def has_leaf(
+        self, record: RecordId, commitment: bytes, signer: AccountId | None = None
+    ) -> Leaf | None:
+        """The first leaf of a record with this commitment (by this signer), or None."""
+        answer = await self._ledger(
+            "HasLeaf",
+            lambda: ledger_pb2.HasLeafRequest(
+                proof=self._authorizer.plain("query", record),
+                record_id=bytes(record),
+                commitment=commitment,
+                signer=bytes(signer) if signer is not None else b"",
+            ),
+            ledger_pb2.HasLeafResponse,
+        )
+        if not answer.found:
+            return None
+        leaf = Leaf.decode(answer.leaf)
+        _require_same(leaf.commitment, commitment)
+        return leaf
+
+    async def status(self, address: str) -> admin_pb2.StatusResponse:
+        """The state of the process at an address; for operators and nodes."""
+        return await self._channels.unary(
+            address,
+            "/hcefs.v1.Admin/Status",
+            admin_pb2.StatusRequest(proof=self._authorizer.plain("status")),
+            admin_pb2.StatusResponse,
+            CALL_SECONDS,
+        )
+
+    # -- calls
+
+    async def _ledger(
+        self,
+        name: str,
+        make: Callable[[], Message],
+        answer: type[M],
+        *,
+        attempts: int = ATTEMPTS,
+        within_s: float | None = None,
+    ) -> M:
+        """Call the ledger; ``make`` gives each attempt a request with a fresh proof."""
+
+        async def once() -> M:
+            return await self._channels.unary(
+                self.connection.ledger, f"/hcefs.v1.Ledger/{name}", make(), answer, CALL_SECONDS
+            )
+
+        return await retrying(self.runtime, attempts, once, within_s=within_s)
+
+    async def _query(
+        self, ask: Callable[[bytes], ledger_pb2.QueryRequest], record: RecordId | None
+    ) -> list[bytes]:
+        genesis = await self.genesis()
+        answer = await self._ledger(
+            "Query",
+            lambda: ask(self._authorizer.plain("query", record)),
+            ledger_pb2.QueryResponse,
+        )
+        if answer.head:
+            head = SignedHead.decode(answer.head)
+            _require_same(head.cluster, self.connection.cluster)
+            head.check(genesis.writer_key)
+            self._saw(head.height)
+            self.ledger_time_ms = max(self.ledger_time_ms, head.time_ms)
+        return list(answer.facts)
+
+    async def _many(
+        self,
+        kind: type[F],
+        ask: Callable[[bytes], ledger_pb2.QueryRequest],
+        record: RecordId | None = None,
+    ) -> list[F]:
+        return [kind.decode(fact) for fact in await self._query(ask, record)]
+
+    async def _one(
+        self,
+        kind: type[F],
+        ask: Callable[[bytes], ledger_pb2.QueryRequest],
+        record: RecordId | None = None,
+    ) -> F:
+        facts = await self._many(kind, ask, record)
+        if len(facts) != 1:
+            raise NotFound(
+                f"the ledger knows no such {kind.KIND}: check the id", reason=f"unknown-{kind.KIND}"
+            )
+        return facts[0]
+
+
+def _checked_map(data: bytes) -> ClusterMap:
+    cluster_map = ClusterMap.decode(data)
+    cluster_map.check()
+    return cluster_map
+
+
+def _require_same(found: object, asked: object) -> None:
+    if found != asked:
+        raise Corrupt(
+            "the ledger's answer is about something else than was asked: check its address",
+            reason="wrong-fact",
+        )

@@ -1,0 +1,157 @@
+"""Which node to call, and what to do when one fails.
+
+A call that may be repeated goes to up to ``ATTEMPTS`` nodes, each time with a
+fresh proof that names that node.  Preferred are: nodes that have not just failed;
+nodes that the connection file names; nodes that are up; nodes that hold a seat of
+the blob or record concerned (they answer without a hop); among equals, chance
+decides, so that clients spread over the cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
+from hcefs.client.authorize import Right, Scope
+from hcefs.client.channels import Recent
+from hcefs.client.connection import Connection
+from hcefs.client.ledger import LedgerClient
+from hcefs.crypto.accounts import AccountKeys
+from hcefs.errors import Denied, HcefsError, Invalid, NotFound, Unavailable
+from hcefs.ids import AccountId, RequestId
+from hcefs.placement.cluster_map import Node, NodeState
+from hcefs.placement.ring import seats
+from hcefs.runtime import Runtime
+from hcefs.transport.retry import retrying
+from hcefs.wire.v1 import blob_pb2
+
+ATTEMPTS = 4
+NODE_SECONDS = 15.0
+FAILED_SECONDS = 10.0
+"""How long a node that failed is asked only when no other is left."""
+
+NODES_KNOWN_MAX = 4096
+SERVING = (NodeState.UP, NodeState.DRAINING, NodeState.JOINING, NodeState.DOWN)
+"""States of nodes that answer, the likeliest first."""
+
+T = TypeVar("T")
+M = TypeVar("M", bound=Message)
+
+
+class NodeClient(LedgerClient):
+    """The part of a client that talks to nodes."""
+
+    def __init__(
+        self, connection: Connection, keys: AccountKeys, runtime: Runtime | None = None
+    ) -> None:
+        super().__init__(connection, keys, runtime)
+        self._failed: Recent[AccountId, bool] = Recent(
+            self.runtime, NODES_KNOWN_MAX, FAILED_SECONDS
+        )
+
+    async def _candidates(self, node: str | None, scope: Scope) -> list[Node]:
+        """Nodes to ask, best first; only ``node`` if it is named.
+
+        Raises:
+            Invalid: the map does not have that node.
+            Unavailable: the map has no node that serves.
+        """
+        cluster_map = await self.cluster_map()
+        if node is not None:
+            for known in cluster_map.nodes:
+                names = (known.address, known.account.text, str(known.node_id))
+                if node in names and known.state in SERVING:
+                    return [known]
+            raise Invalid(
+                f"the cluster map has no serving node {node[:80]!r}: name one by its client "
+                "address, account or number",
+                reason="unknown-node",
+            )
+        base = scope.blob.base if scope.blob is not None else scope.record
+        try:
+            row = seats(cluster_map, cluster_map.default_profile, bytes(base))
+        except NotFound:
+            row = ()
+        serving = [known for known in cluster_map.nodes if known.state in SERVING]
+        if not serving:
+            raise Unavailable("no node of the cluster map serves: retry later", reason="no-node")
+        return self._ordered(serving, {seat.node.account for seat in row})
+
+    def _ordered(self, nodes: Collection[Node], seated: Collection[AccountId]) -> list[Node]:
+        named = set(self.connection.nodes)
+
+        def rank(node: Node) -> tuple[bool, bool, int, bool, bytes]:
+            return (
+                self._failed.get(node.account) is not None,
+                bool(named) and node.address not in named,
+                SERVING.index(node.state),
+                node.account not in seated,
+                self.runtime.random(4),
+            )
+
+        return sorted(nodes, key=rank)
+
+    async def _target(self, node: str | None, scope: Scope, tried: Collection[AccountId]) -> Node:
+        """The best node that was not tried in this call; the best of all when all were."""
+        candidates = await self._candidates(node, scope)
+        fresh = [known for known in candidates if known.account not in tried]
+        return (fresh or candidates)[0]
+
+    def _note(self, node: Node, error: HcefsError) -> HcefsError:
+        """Learn from a node's failure; returns the error to raise."""
+        if error.retryable:
+            self._failed.put(node.account, True)
+        if error.reason in ("wrong-gateway", "not-in-map", "unknown-node", "other-epoch"):
+            # The map has changed: another account may serve at that address.
+            self._maps.forget("")
+            if isinstance(error, Denied):
+                return Unavailable(error.message, reason=error.reason)
+        return error
+
+    async def _on_nodes(
+        self,
+        scope: Scope,
+        node: str | None,
+        operation: Callable[[Node], Awaitable[T]],
+        tried: set[AccountId] | None = None,
+    ) -> T:
+        """Run an operation that may be repeated on one node after the other.
+
+        Nodes in ``tried``, to which these are added, come last.
+        """
+        passed = set() if tried is None else tried
+
+        async def once() -> T:
+            target = await self._target(node, scope, passed)
+            passed.add(target.account)
+            try:
+                return await operation(target)
+            except HcefsError as error:
+                raise self._note(target, error) from None
+
+        return await retrying(self.runtime, ATTEMPTS, once)
+
+    async def _ask(
+        self,
+        name: str,
+        method: str,
+        scope: Scope,
+        right: Right,
+        node: str | None,
+        make: Callable[[blob_pb2.Authorization], Message],
+        answer: type[M],
+    ) -> M:
+        """One unary call of the ``Blobs`` service, repeated on other nodes when one fails."""
+
+        async def once(target: Node) -> M:
+            authorization = self._authorizer.authorize(method, scope, right, target.account)
+            return await self._channels.unary(
+                target.address, f"/hcefs.v1.Blobs/{name}", make(authorization), answer, NODE_SECONDS
+            )
+
+        return await self._on_nodes(scope, node, once)
+
+    def _request_id(self) -> bytes:
+        return bytes(RequestId(self.runtime.random(RequestId.SIZE)))

@@ -1,0 +1,247 @@
+"""The client for programs without asyncio: the same methods, blocking.
+
+Owns a thread with an event loop; every call runs there.  Safe to use from several
+threads.  ``put`` takes bytes, paths and binary files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+from hcefs.access.token import Narrowing
+from hcefs.client.bundle import UNNARROWED
+from hcefs.client.client import Client
+from hcefs.client.connection import Connection
+from hcefs.client.streams import BlobStream
+from hcefs.crypto.accounts import AccountKeys
+from hcefs.errors import Invalid
+from hcefs.formats.manifest import Core, Metadata
+from hcefs.ids import AccountId, GrantId
+from hcefs.ledger.transactions import SignedTransaction
+from hcefs.runtime import Runtime
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Loop:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._serve, name="hcefs-client", daemon=True)
+        self._closed = False
+        self._thread.start()
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.close()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine there and wait for it; an interrupt here cancels it there."""
+        if self._closed:
+            work.close()
+            raise Invalid("this client is closed: open another", reason="client-closed")
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        self._closed = True
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+
+def _blocking(
+    method: Callable[Concatenate[Client, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[SyncClient, P], T]:
+    """A method of :class:`Client` as one that waits."""
+
+    @functools.wraps(method)
+    def call(self: SyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._loop.run(method(self._client, *args, **kwargs))
+
+    return call
+
+
+def _streaming(
+    method: Callable[Concatenate[Client, P], Coroutine[Any, Any, BlobStream]],
+) -> Callable[Concatenate[SyncClient, P], SyncBlobStream]:
+    """A method of :class:`Client` that begins a stream, as one that waits."""
+
+    @functools.wraps(method)
+    def call(self: SyncClient, /, *args: P.args, **kwargs: P.kwargs) -> SyncBlobStream:
+        return SyncBlobStream(self._loop, self._loop.run(method(self._client, *args, **kwargs)))
+
+    return call
+
+
+class SyncBlobStream:
+    """A :class:`BlobStream` to iterate over, or to read whole."""
+
+    def __init__(self, loop: _Loop, stream: BlobStream) -> None:
+        self._loop = loop
+        self._stream = stream
+
+    @property
+    def core(self) -> Core:
+        """The blob's core."""
+        return self._stream.core
+
+    @property
+    def metadata(self) -> Metadata | None:
+        """The blob's metadata, where the right opens it."""
+        return self._stream.metadata
+
+    @property
+    def start(self) -> int:
+        """First byte of the blob that this reads."""
+        return self._stream.start
+
+    @property
+    def length(self) -> int:
+        """Number of bytes that this reads."""
+        return self._stream.length
+
+    @property
+    def signed(self) -> bool:
+        """True once the writer's signature over the whole content has been checked."""
+        return self._stream.signed
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        piece = self._loop.run(_next(self._stream))
+        if piece is None:
+            raise StopIteration
+        return piece
+
+    def read(self) -> bytes:
+        """All bytes that are left, in memory.
+
+        Raises:
+            HcefsError: as the iteration.
+        """
+        return self._loop.run(self._stream.read())
+
+    def close(self) -> None:
+        """End the stream now.  Idempotent."""
+        self._loop.run(self._stream.aclose())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+async def _next(stream: AsyncIterator[bytes]) -> bytes | None:
+    # A future cannot carry the exception that ends an iteration.
+    return await anext(stream, None)
+
+
+class SyncClient:
+    """:class:`Client`, blocking::
+
+    with SyncClient(load_connection(path), load_account(file)) as client:
+        client.get(record, blob).read()
+    """
+
+    def __init__(
+        self, connection: Connection, keys: AccountKeys, runtime: Runtime | None = None
+    ) -> None:
+        self._loop = _Loop()
+
+        async def make() -> Client:
+            return Client(connection, keys, runtime)
+
+        try:
+            self._client = self._loop.run(make())
+        except BaseException:
+            self._loop.close()
+            raise
+        self._open = True
+
+    def __repr__(self) -> str:
+        return f"SyncClient({self.account}, {self._client.connection.cluster})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the client and end its thread.  Idempotent."""
+        if self._open:
+            self._open = False
+            try:
+                self._loop.run(self._client.close())
+            finally:
+                self._loop.close()
+
+    @property
+    def account(self) -> AccountId:
+        """The account that this client acts for."""
+        return self._client.account
+
+    @property
+    def height(self) -> int:
+        """The highest ledger height that this client knows of."""
+        return self._client.height
+
+    def cosign(self, signed: SignedTransaction) -> SignedTransaction:
+        """As :meth:`Client.cosign`."""
+        return self._client.cosign(signed)
+
+    def mint(self, grant: GrantId | None = None, narrowing: Narrowing = UNNARROWED) -> bytes:
+        """As :meth:`Client.mint`."""
+        return self._client.mint(grant, narrowing)
+
+    genesis = _blocking(Client.genesis)
+    submit = _blocking(Client.submit)
+    register = _blocking(Client.register)
+    admit = _blocking(Client.admit)
+    fetch_account = _blocking(Client.fetch_account)
+    record = _blocking(Client.record)
+    records = _blocking(Client.records)
+    grant = _blocking(Client.grant)
+    grants = _blocking(Client.grants)
+    generation = _blocking(Client.generation)
+    cluster_map = _blocking(Client.cluster_map)
+    leaves = _blocking(Client.leaves)
+    has_leaf = _blocking(Client.has_leaf)
+    status = _blocking(Client.status)
+    open_record = _blocking(Client.open_record)
+    give = _blocking(Client.give)
+    deliver = _blocking(Client.deliver)
+    revoke = _blocking(Client.revoke)
+    put = _blocking(Client.put)
+    stat = _blocking(Client.stat)
+    list = _blocking(Client.list)
+    bundle = _blocking(Client.bundle)
+    get = _streaming(Client.get)
+    get_bundle = _streaming(Client.get_bundle)
