@@ -1,0 +1,283 @@
+"""``bench``: what the stages cost, what puts and gets cost, and whether the goals hold.
+
+The benchmarks themselves are the package ``benchmarks`` beside this one; it is
+imported only here, when a benchmark is asked for.
+
+Invariants: a benchmark talks to the loopback interface only, works in a temporary
+folder that is removed, and leaves no process behind; the exit code is 1 when a
+goal fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import signal
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from hcefs.cli.options import JsonOption, parse_size
+from hcefs.cli.output import note, print_fields, print_table, show, verb
+from hcefs.errors import Invalid, NotFound
+from hcefs.runtime import SystemRuntime
+
+FAILED = 1
+TERMINATED = 128 + signal.SIGTERM
+DEFAULT_SEED = 1
+
+app = typer.Typer(help="Measure this machine and the data path.", no_args_is_help=True)
+
+QuickOption = Annotated[
+    bool, typer.Option("--quick", help="The whole in under 50 s, with fewer repeats.")
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FOLDER", help="Write JSON, tables and a plot to FOLDER."),
+]
+WorkOption = Annotated[
+    Path | None,
+    typer.Option("--work", metavar="DIR", help="Where the temporary folder is made."),
+]
+SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of random bytes.")]
+DataOption = Annotated[
+    str,
+    typer.Option(
+        "--data", metavar="KIND", help="What is put: random, or ct, ecg, radiograph, cine."
+    ),
+]
+Report = Callable[[str], None]
+Result = dict[str, Any]
+
+
+def _require_benchmarks() -> None:
+    """Check that the package with the benchmarks can be imported.
+
+    Raises:
+        NotFound: it is not installed.
+    """
+    try:
+        import benchmarks  # noqa: F401
+    except ModuleNotFoundError:
+        raise NotFound(
+            "the package benchmarks is not installed: run `hcefs bench` in a checkout of the "
+            "source, installed with `pip install -e .`",
+            reason="no-benchmarks",
+        ) from None
+
+
+@app.command("limits")
+@verb
+def limits(
+    quick: QuickOption = False,
+    as_json: JsonOption = False,
+    out: OutOption = None,
+    data: DataOption = "random",
+    seed: SeedOption = DEFAULT_SEED,
+    work: WorkOption = None,
+) -> None:
+    """What each stage costs by itself: sealing, digests, erasure code, a hop, a file."""
+    _require_benchmarks()
+    from benchmarks import limits as stages
+    from benchmarks import machine
+    from benchmarks.goals import limits_goals
+    from benchmarks.payloads import Payloads
+
+    async def measure(folder: Path, runtime: SystemRuntime, report: Report) -> Result:
+        started = runtime.monotonic()
+        effort = stages.QUICK if quick else stages.FULL
+        pool = Payloads(data, seed, folder / "payloads").part(0, stages.POOL_BYTES)
+        report("measuring each stage in turn")
+        found = await stages.measure(folder / "limits", effort, pool, runtime)
+        return {
+            "benchmark": "limits",
+            "quick": quick,
+            "seconds": runtime.monotonic() - started,
+            "environment": machine.environment(folder),
+            "settings": {
+                "data": data,
+                "seed": seed,
+                "repeats": effort.repeats,
+                "volume_bytes": effort.volume,
+            },
+            "limits": found,
+            "goals": [goal.as_data() for goal in limits_goals(found)],
+        }
+
+    _perform(measure, as_json=as_json, out=out, work=work)
+
+
+@app.command("data")
+@verb
+def data_(
+    size: Annotated[
+        str, typer.Option("--size", metavar="SIZES", help="4KiB,64KiB,1MiB,16MiB,64MiB,1GiB")
+    ] = "",
+    concurrency: Annotated[
+        str, typer.Option("--concurrency", metavar="NUMBERS", help="1,4,16")
+    ] = "",
+    mode: Annotated[str, typer.Option("--mode", metavar="MODES", help="gateway,direct")] = "",
+    seal: Annotated[str, typer.Option("--seal", metavar="SEALS", help="node,client")] = "",
+    rounds: Annotated[
+        int, typer.Option("--rounds", metavar="N", help="Times that everything is measured.")
+    ] = 0,
+    data: DataOption = "random",
+    seed: SeedOption = DEFAULT_SEED,
+    quick: QuickOption = False,
+    as_json: JsonOption = False,
+    out: OutOption = None,
+    work: WorkOption = None,
+) -> None:
+    """Put, get, degraded get and ranged get on a temporary cluster of six nodes.
+
+    Without --quick everything is measured, which takes the better part of an hour.
+    """
+    _require_benchmarks()
+    from benchmarks import cases
+    from benchmarks import data as paths
+
+    chosen = bool(size or concurrency or mode or seal)
+    groups, skipped = cases.choose(
+        [parse_size(text) for text in _words(size)] or cases.SIZES,
+        [_count(text) for text in _words(concurrency)] or cases.CONCURRENCIES,
+        _words(mode) or cases.MODES,
+        _words(seal) or cases.SEALS,
+    )
+    effort = cases.QUICK if quick else cases.FULL
+    if rounds:
+        effort = replace(effort, rounds=_count(str(rounds)))
+
+    async def measure(folder: Path, runtime: SystemRuntime, report: Report) -> Result:
+        options = paths.Options(
+            work=folder,
+            groups=groups if chosen or not quick else cases.QUICK_CASES,
+            skipped=skipped if chosen or not quick else (),
+            effort=effort,
+            data=data,
+            seed=seed,
+            degraded=cases.QUICK_CASES[0] if quick and not chosen else None,
+            one_cluster=quick,
+            quick=quick,
+        )
+        return await paths.run(options, runtime, report)
+
+    _perform(measure, as_json=as_json, out=out, work=work)
+
+
+@app.command("small")
+@verb
+def small(
+    data: DataOption = "random",
+    seed: SeedOption = DEFAULT_SEED,
+    quick: QuickOption = False,
+    as_json: JsonOption = False,
+    out: OutOption = None,
+    work: WorkOption = None,
+) -> None:
+    """Payloads of 1, 4 and 16 KiB: single puts and gets, and many in one call."""
+    _require_benchmarks()
+    from benchmarks import small as payloads
+
+    async def measure(folder: Path, runtime: SystemRuntime, report: Report) -> Result:
+        options = payloads.Options(
+            work=folder,
+            effort=payloads.QUICK if quick else payloads.FULL,
+            data=data,
+            seed=seed,
+            quick=quick,
+        )
+        return await payloads.run(options, runtime, report)
+
+    _perform(measure, as_json=as_json, out=out, work=work)
+
+
+# --- running ----------------------------------------------------------------------------
+
+Measure = Callable[[Path, SystemRuntime, Report], Awaitable[Result]]
+
+
+def _perform(measure: Measure, *, as_json: bool, out: Path | None, work: Path | None) -> None:
+    """Run a benchmark, show and save its result; exit code 1 when a goal fails."""
+    from benchmarks import report
+    from benchmarks.goals import all_pass
+
+    with _folder(work) as folder:
+        result = _run(measure, folder, quiet=as_json)
+    show(result, as_json=as_json, human=lambda console: _print(console, result))
+    if out is not None:
+        for path in report.save(result, out.expanduser()):
+            note(f"wrote {path}", quiet=as_json)
+    if not all_pass(result["goals"]):
+        raise typer.Exit(FAILED)
+
+
+@contextmanager
+def _folder(work: Path | None) -> Iterator[Path]:
+    """A temporary folder, removed at the end."""
+    if work is not None:
+        work = work.expanduser()
+        work.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="hcefs-bench-", dir=work)).resolve()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run(measure: Measure, folder: Path, *, quiet: bool) -> Result:
+    # The client warns of nodes that a benchmark has just killed.
+    logging.getLogger("hcefs").addHandler(logging.NullHandler())
+    runtime = SystemRuntime()
+
+    async def main() -> Result:
+        task = asyncio.current_task()
+        if task is not None:
+            # The processes are in sessions of their own: only an orderly end stops them.
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await measure(folder, runtime, lambda text: note(text, quiet=quiet))
+
+    try:
+        return asyncio.run(main())
+    except asyncio.CancelledError:
+        raise typer.Exit(TERMINATED) from None
+    finally:
+        runtime.close()
+
+
+def _print(console: Console, result: Result) -> None:
+    from benchmarks import report
+
+    console.print(Text(f"hcefs bench {result['benchmark']}", style="bold"))
+    print_fields(console, report.named(result))
+    styles = {"PASS": "green", "FAIL": "red"}
+    for table in report.tables(result):
+        console.print()
+        console.print(Text(table.title, style="bold"))
+        rows = [
+            [Text(row[0], style=styles[row[0]]) if row[0] in styles else row[0], *row[1:]]
+            for row in table.rows
+        ]
+        print_table(console, table.columns, rows, right=table.right)
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _count(text: str) -> int:
+    """A positive number.
+
+    Raises:
+        Invalid: it is none.
+    """
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= 1024:
+        raise Invalid(f"{text[:40]!r} is no number from 1 to 1024", reason="bad-number")
+    return int(text)

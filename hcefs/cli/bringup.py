@@ -1,0 +1,470 @@
+"""From an empty folder to a cluster that serves: keys, genesis, ledger, nodes, map.
+
+Two halves.  :func:`prepare` only writes files and ends with ``cluster.toml``.
+:func:`bring_up` starts what does not run and, on the ledger, does what has not been
+done: registers the nodes and sets the first cluster map.  Everything may be
+repeated: a registration that is sent twice returns the first result, and a cluster
+that has a map gets no other.
+
+The cluster is for one machine: it listens on the loopback interface, each node
+counts as a host of its own (on purpose), and the operators' keys lie next to each
+other: it is for trying, developing and testing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from hcefs.access.facts import AccountKind
+from hcefs.cli.cluster_files import LEDGER, ClusterFolder, node_name, replace_file
+from hcefs.cli.ports import HOST, reserved_ports
+from hcefs.cli.processes import Processes
+from hcefs.client.ledger import LedgerClient
+from hcefs.config import (
+    LedgerConfig,
+    NodeConfig,
+    TlsConfig,
+    load_ledger_config,
+    load_node_config,
+    render_ledger_config,
+    render_node_config,
+)
+from hcefs.crypto.accounts import SEED_SIZE, AccountKeys, load_account
+from hcefs.erasure.scheme import DEFAULT_PROFILE, PROFILES
+from hcefs.errors import Conflict, Invalid, NotFound, Unavailable
+from hcefs.ids import ClusterId
+from hcefs.ledger.genesis import Genesis, OperatorKey
+from hcefs.ledger.transactions import SetClusterMap, SignedTransaction, sign_transaction
+from hcefs.placement.cluster_map import ClusterMap, Node, NodeState
+from hcefs.placement.planner import first_map
+from hcefs.runtime import Runtime
+from hcefs.transport.tls import (
+    client_credentials,
+    issue,
+    new_authority,
+    spki_hash,
+    write_private,
+)
+
+OPERATORS = ("operator-1", "operator-2", "operator-3")
+THRESHOLD = 2
+NODES_MIN = min(profile.n for profile in PROFILES.values())
+NODES_MAX = 64
+LEASE_MS = 10_000
+SKEW_MS = 5_000
+ZONES = ("zone-a", "zone-b", "zone-c")
+WEIGHT = 100
+NONCE_SIZE = 32
+SEED_BYTES = 32
+
+READY_SECONDS = 60.0
+POLL_SECONDS = 0.1
+CHECK_SECONDS = 2.0
+_NAMES = ("127.0.0.1", "localhost")
+_PORTS_PER_PROCESS = 3
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Ports:
+    """The addresses of one process."""
+
+    client: str
+    peer: str
+    metrics: str
+
+
+# --- the whole ------------------------------------------------------------------
+
+
+async def bring_up(
+    layout: ClusterFolder,
+    nodes: int,
+    runtime: Runtime,
+    *,
+    report: Report,
+    lease_ms: int = LEASE_MS,
+) -> None:
+    """Make the cluster of this folder serve; make it first if the folder is empty.
+
+    ``nodes`` is the number of nodes of a new cluster; for an existing one, 0 or the
+    number that it has; ``lease_ms`` too is for a new one.  ``report`` is told of each
+    step.  What was started keeps running when a later step fails; a repeat goes on
+    from there.
+
+    Raises:
+        Invalid: too few nodes, or another number than the cluster has.
+        Conflict: the folder holds something else, or another ``up`` is at work.
+        Unavailable: a process ended, or does not serve in time.
+    """
+    with contextlib.ExitStack() as held:
+        if layout.exists():
+            have = len(layout.node_numbers())
+            if nodes not in (0, have):
+                raise Invalid(
+                    f"the cluster in {layout.root} has {have} nodes, not {nodes}: leave --nodes "
+                    "out, or make another cluster in another folder",
+                    reason="wrong-node-count",
+                )
+            held.enter_context(layout.locked())
+        else:
+            check_node_count(nodes)
+            _check_empty(layout.root)
+            held.enter_context(layout.locked())
+            # The ports are held until the processes have them.
+            ports = held.enter_context(
+                reserved_ports(_PORTS_PER_PROCESS * (nodes + 1), runtime.random)
+            )
+            report(f"making keys and certificates for {nodes} nodes in {layout.root}")
+            with _removed_on_failure(layout.root):
+                prepare(layout, ports, runtime, lease_ms=lease_ms)
+        await _start(layout, runtime, report)
+
+
+def check_node_count(nodes: int) -> None:
+    """Raises Invalid: no profile fits on so many nodes, or they are too many for one machine."""
+    if not NODES_MIN <= nodes <= NODES_MAX:
+        raise Invalid(
+            f"a cluster on one machine has {NODES_MIN} to {NODES_MAX} nodes, not {nodes}; "
+            f"{DEFAULT_PROFILE} needs {PROFILES[DEFAULT_PROFILE].n}",
+            reason="wrong-node-count",
+        )
+
+
+async def _start(layout: ClusterFolder, runtime: Runtime, report: Report) -> None:
+    processes = Processes(layout)
+    if not processes.alive(LEDGER):
+        report("starting the ledger")
+        processes.start_ledger()
+    await wait_serving(layout, LEDGER, runtime)
+    operators = [layout.load_keys(name) for name in OPERATORS[:THRESHOLD]]
+    async with LedgerClient(layout.load_connection(), operators[0], runtime) as client:
+        new_map = await _first_map(layout, client, operators, runtime, report)
+        for number in layout.node_numbers():
+            if not processes.alive(node_name(number)):
+                report(f"starting node {number}")
+                processes.start_node(number)
+        if new_map is not None:
+            report("setting the first cluster map")
+            # Its acknowledgement needs nodes that follow; whether they do is seen below.
+            with _unreplicated_is_fine():
+                await client.submit(new_map)
+
+        async def ready(number: int) -> None:
+            await wait_serving(layout, node_name(number), runtime)
+            report(f"node {number} serves")
+
+        # All of them, so that one which is ill does not hide the others.
+        results = await asyncio.gather(
+            *(ready(number) for number in layout.node_numbers()), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+
+@contextlib.contextmanager
+def _unreplicated_is_fine() -> Iterator[None]:
+    try:
+        yield
+    except Unavailable as error:
+        if error.reason != "not-replicated":
+            raise
+
+
+# --- files ------------------------------------------------------------------------
+
+
+def prepare(
+    layout: ClusterFolder, ports: list[int], runtime: Runtime, *, lease_ms: int = LEASE_MS
+) -> None:
+    """Write every file of a new cluster; three ports for the ledger and for each node.
+
+    Raises:
+        Conflict: a file is there already.
+    """
+    addresses = [f"{HOST}:{port}" for port in ports]
+    parties = [
+        _Ports(*addresses[i : i + _PORTS_PER_PROCESS])
+        for i in range(0, len(addresses), _PORTS_PER_PROCESS)
+    ]
+    layout.root.chmod(0o700)
+    authority, authority_key = new_authority("HCE-FS local cluster", now_ms=runtime.now_ms())
+    layout.authority.parent.mkdir()
+    replace_file(layout.authority, authority)
+    write_private(layout.authority_key, authority_key)
+    cluster = _write_genesis(layout, runtime, lease_ms)
+    layout.ledger.mkdir(mode=0o700, exist_ok=True)  # the writer's key is there already
+    _write_certificate(layout, layout.ledger, LEDGER, runtime)
+    _write_ledger_config(layout, parties[0])
+    for number, node in enumerate(parties[1:], 1):
+        folder = layout.node(number)
+        folder.mkdir(parents=True)
+        _write_certificate(layout, folder, node_name(number), runtime)
+        generate_keys(cluster, runtime).save(folder / "account.keys")
+        _write_node_config(layout, folder, node, parties[0].peer)
+    layout.save_connection(cluster, parties[0].client, [node.client for node in parties[1:]])
+
+
+def generate_keys(cluster: ClusterId, runtime: Runtime) -> AccountKeys:
+    """New secrets of an account."""
+    return AccountKeys.generate(cluster, runtime.random(4 * SEED_SIZE))
+
+
+def _write_genesis(layout: ClusterFolder, runtime: Runtime, lease_ms: int) -> ClusterId:
+    seeds = [runtime.random(4 * SEED_SIZE) for _ in OPERATORS]
+    # The cluster's id follows from the genesis, which names the operators' public keys.
+    founders = [AccountKeys.generate(ClusterId.zero(), seed) for seed in seeds]
+    writer = generate_keys(ClusterId.zero(), runtime)
+    genesis = Genesis(
+        name=layout.root.name[:64].encode("ascii", "replace").decode() or "hcefs",
+        time_ms=runtime.now_ms(),
+        operators=tuple(
+            OperatorKey(
+                keys.signing_key.public_key,
+                keys.token_key.public_key,
+                keys.receiving_key.public_key,
+            )
+            for keys in founders
+        ),
+        threshold=THRESHOLD,
+        writer_key=writer.signing_key.public_key,
+        lease_ms=lease_ms,
+        skew_ms=SKEW_MS,
+        nonce=runtime.random(NONCE_SIZE),
+    )
+    genesis.check()
+    replace_file(layout.genesis_file, genesis.encode())
+    for name, seed in zip(OPERATORS, seeds, strict=True):
+        AccountKeys.generate(genesis.cluster, seed).save(layout.account_file(name))
+    writer.save(layout.ledger / "writer.key")
+    return genesis.cluster
+
+
+def _write_certificate(layout: ClusterFolder, folder: Path, name: str, runtime: Runtime) -> None:
+    certificate, key = issue(
+        layout.authority.read_bytes(),
+        layout.authority_key.read_bytes(),
+        name,
+        _NAMES,
+        now_ms=runtime.now_ms(),
+    )
+    replace_file(folder / "tls.crt", certificate)
+    write_private(folder / "tls.key", key)
+
+
+def _tls(folder: Path, up: str) -> TlsConfig:
+    return TlsConfig(
+        certificate=folder / "tls.crt",
+        key=folder / "tls.key",
+        authority=folder / up / "ca" / "ca.crt",
+    )
+
+
+def _write_ledger_config(layout: ClusterFolder, ports: _Ports) -> None:
+    folder = layout.ledger
+    config = LedgerConfig(
+        data=folder / "data",
+        # Written as "..", not resolved, so that the whole folder can be moved.
+        genesis=folder / ".." / layout.genesis_file.name,
+        writer_key=folder / "writer.key",
+        client_address=ports.client,
+        peer_address=ports.peer,
+        metrics_address=ports.metrics,
+        tls=_tls(folder, ".."),
+    )
+    text = render_ledger_config(config, relative_to=folder)
+    replace_file(folder / "config.toml", text.encode())
+
+
+def _write_node_config(layout: ClusterFolder, folder: Path, ports: _Ports, ledger: str) -> None:
+    config = NodeConfig(
+        data=folder / "data",
+        genesis=folder / ".." / ".." / layout.genesis_file.name,
+        account=folder / "account.keys",
+        client_address=ports.client,
+        peer_address=ports.peer,
+        metrics_address=ports.metrics,
+        ledger_address=ledger,
+        tls=_tls(folder, "../.."),
+    )
+    text = render_node_config(config, relative_to=folder)
+    replace_file(folder / "config.toml", text.encode())
+
+
+def _check_empty(root: Path) -> None:
+    """Make the folder if it is missing.
+
+    Raises:
+        Conflict: something is in it.
+    """
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except FileExistsError:
+        raise Conflict(f"{root} is not a folder: choose another one", reason="not-empty") from None
+    # An earlier attempt that was refused leaves its lock file, and nothing else.
+    if any(path.name != "run" for path in root.iterdir()):
+        raise Conflict(
+            f"{root} is neither empty nor a complete cluster: choose another folder, or remove "
+            "this one if it is left over from an interrupted `hcefs up`",
+            reason="not-empty",
+        )
+
+
+@contextlib.contextmanager
+def _removed_on_failure(root: Path) -> Iterator[None]:
+    """Leave an empty folder behind, not half a cluster."""
+    try:
+        yield
+    except BaseException:
+        for path in root.iterdir():
+            if path.is_dir() and path.name != "run":
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.is_file():
+                path.unlink(missing_ok=True)
+        raise
+
+
+# --- the ledger -------------------------------------------------------------------
+
+
+async def _first_map(
+    layout: ClusterFolder,
+    client: LedgerClient,
+    operators: list[AccountKeys],
+    runtime: Runtime,
+    report: Report,
+) -> SignedTransaction | None:
+    """The transaction that sets the first map, its nodes registered; None if there is a map."""
+    try:
+        await client.cluster_map()
+    except NotFound:
+        pass
+    else:
+        return None
+    report("registering the nodes on the ledger")
+    await asyncio.gather(
+        *(_register_node(layout, number, client, operators[1:]) for number in layout.node_numbers())
+    )
+    current = await runtime.disk(plan_first_map, layout, runtime.random(SEED_BYTES))
+    return sign_transaction(
+        SetClusterMap(0, current.encode()),
+        client.connection.cluster,
+        [(keys.account, keys.key_version, keys.signing_key) for keys in operators],
+    )
+
+
+async def _register_node(
+    layout: ClusterFolder, number: int, client: LedgerClient, others: list[AccountKeys]
+) -> None:
+    folder = layout.node(number)
+    keys = load_account(folder / "account.keys")
+    spki = spki_hash((folder / "tls.crt").read_bytes())
+    signed = await client.register(keys, AccountKind.NODE, spki=spki)
+    signed = client.cosign(signed)
+    for operator in others:
+        async with LedgerClient(client.connection, operator, client.runtime) as cosigner:
+            signed = cosigner.cosign(signed)
+    await client.submit(signed)
+
+
+def plan_first_map(layout: ClusterFolder, seed: bytes) -> ClusterMap:
+    """The first map of the folder's nodes, with a table for each profile that fits.
+
+    Raises:
+        Invalid: none fits.
+    """
+    nodes = [_map_node(layout, number) for number in layout.node_numbers()]
+    fitting = [profile for profile in PROFILES.values() if profile.n <= len(nodes)]
+    check_node_count(len(nodes))
+    names = [profile.name for profile in fitting]
+    default = DEFAULT_PROFILE if DEFAULT_PROFILE in names else names[-1]
+    triples = [(profile.name, profile.k, profile.m) for profile in fitting]
+    return first_map(nodes, triples, seed, default)
+
+
+def _map_node(layout: ClusterFolder, number: int) -> Node:
+    config = load_node_config(layout.config_of(node_name(number)))
+    return Node(
+        node_id=number,
+        account=load_account(config.account).account,
+        address=config.client_address,
+        peer_address=config.peer_address,
+        zone=ZONES[(number - 1) % len(ZONES)],
+        rack="",
+        host=f"host-{number}",
+        weight=WEIGHT,
+        state=NodeState.UP,
+    )
+
+
+# --- readiness ----------------------------------------------------------------------
+
+
+def client_address(layout: ClusterFolder, process: str) -> str:
+    """The client port of a process, from its configuration."""
+    path = layout.config_of(process)
+    if process == LEDGER:
+        return load_ledger_config(path).client_address
+    return load_node_config(path).client_address
+
+
+async def wait_serving(
+    layout: ClusterFolder, process: str, runtime: Runtime, seconds: float = READY_SECONDS
+) -> None:
+    """Wait until the health service of a process says that it serves.
+
+    Raises:
+        Unavailable: the process ended (``process-ended``) or does not serve in time
+            (``not-serving``); the message names its log.
+    """
+    processes = Processes(layout)
+    address = client_address(layout, process)
+    credentials = client_credentials(layout.authority.read_bytes())
+    try:
+        async with (
+            runtime.timeout(seconds),
+            grpc.aio.secure_channel(
+                address, credentials, options=[("grpc.max_reconnect_backoff_ms", 500)]
+            ) as channel,
+        ):
+            health = health_pb2_grpc.HealthStub(channel)
+            while not await _serves(health):
+                if not processes.alive(process):
+                    raise _ended(layout, processes, process)
+                await runtime.sleep(POLL_SECONDS)
+    except TimeoutError:
+        raise Unavailable(
+            f"{process} does not serve after {seconds:.0f} s: its log is "
+            f"{layout.log_of(process)}{_quoted(processes.last_words(process))}",
+            reason="not-serving",
+        ) from None
+
+
+async def _serves(health: health_pb2_grpc.HealthStub) -> bool:
+    try:
+        answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=CHECK_SECONDS)
+    except grpc.aio.AioRpcError:
+        return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def _ended(layout: ClusterFolder, processes: Processes, process: str) -> Unavailable:
+    return Unavailable(
+        f"{process} ended as it started: its log is {layout.log_of(process)}"
+        f"{_quoted(processes.last_words(process))}",
+        reason="process-ended",
+    )
+
+
+def _quoted(line: str) -> str:
+    return f" ({line[:300]})" if line else ""

@@ -1,0 +1,251 @@
+"""``grant``: give, list and revoke rights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from hcefs.access.facts import Action, Grant
+from hcefs.cli.cluster_files import ClusterFolder
+from hcefs.cli.options import (
+    DEFAULT_FOLDER,
+    AsOption,
+    FolderOption,
+    JsonOption,
+    action_names,
+    folder,
+    parse_actions,
+    parse_purposes,
+    parse_size,
+    parse_until,
+)
+from hcefs.cli.output import print_fields, print_table, remaining_text, show, time_text, verb
+from hcefs.cli.record import RecordArgument
+from hcefs.cli.session import Names, choose_grant, client_of, run
+from hcefs.client.ledger import Submitted
+from hcefs.ids import AccountId, BlobId, GrantId, RecordId
+from hcefs.runtime import SystemRuntime
+
+app = typer.Typer(
+    help="Grants: who may do what, for what purpose, until when.", no_args_is_help=True
+)
+
+
+@app.command("give")
+@verb
+def give(
+    record: RecordArgument,
+    account: AsOption,
+    to: Annotated[str, typer.Option("--to", metavar="ACCOUNT", help="Grantee: name or acc-...")],
+    actions: Annotated[
+        str, typer.Option("--actions", help="Of read, append, share; joined by commas.")
+    ] = "read",
+    purpose: Annotated[
+        str, typer.Option("--purpose", help="Purposes of use; joined by commas.")
+    ] = "TREAT",
+    until: Annotated[
+        str, typer.Option("--until", help="End: a duration (2h, 7d) or an ISO time.")
+    ] = "24h",
+    blob: Annotated[
+        str, typer.Option("--blob", metavar="BLOB", help="Only this blob of the record.")
+    ] = "",
+    start: Annotated[
+        str, typer.Option("--start", help="Of a range of the blob: first byte.")
+    ] = "0",
+    length: Annotated[
+        str, typer.Option("--length", help="Of a range of the blob: bytes; 0 is all of it.")
+    ] = "0",
+    parent: Annotated[
+        str,
+        typer.Option(
+            "--parent", metavar="GRANT", help="Grant to share from; by default one that fits."
+        ),
+    ] = "",
+    directory: FolderOption = Path(DEFAULT_FOLDER),
+    as_json: JsonOption = False,
+) -> None:
+    """Give an account a right to a record, as its owner or under a grant to share."""
+    layout = folder(directory)
+    now = SystemRuntime().now_ms()
+    wish = _Wish(
+        RecordId.parse(record),
+        layout.account_id(to),
+        parse_actions(actions),
+        parse_purposes(purpose),
+        parse_until(until, now),
+        BlobId.parse(blob) if blob else None,
+        parse_size(start),
+        parse_size(length),
+    )
+    given = run(_give(layout, account, wish, parent))
+    names = Names(layout)
+
+    def human(console: Console) -> None:
+        console.print(Text(given.grant.text, style="green"))
+        _print_grant(console, given, names, now)
+
+    show(_as_data(given), as_json=as_json, human=human)
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What a grant shall allow, all texts read."""
+
+    record: RecordId
+    to: AccountId
+    actions: Action
+    purposes: tuple[str, ...]
+    not_after_ms: int
+    blob: BlobId | None
+    start: int
+    length: int
+
+
+async def _give(layout: ClusterFolder, account: str, wish: _Wish, parent: str) -> Grant:
+    async with client_of(layout, account) as client:
+        under = await choose_grant(
+            client,
+            parent,
+            wish.record,
+            Action.SHARE,
+            wish.purposes[0],
+            blob=wish.blob,
+            start=wish.start,
+            length=wish.length,
+        )
+        return await client.give(
+            wish.record,
+            wish.to,
+            wish.actions,
+            wish.purposes,
+            not_after_ms=wish.not_after_ms,
+            blob=wish.blob,
+            range_start=wish.start,
+            range_length=wish.length,
+            parent=under,
+        )
+
+
+@app.command("list")
+@verb
+def list_(
+    account: AsOption,
+    record: Annotated[
+        str, typer.Argument(metavar="[RECORD]", help="Only those on this record.")
+    ] = "",
+    directory: FolderOption = Path(DEFAULT_FOLDER),
+    as_json: JsonOption = False,
+) -> None:
+    """List the grants to an account, and those on the records that it owns."""
+    layout = folder(directory)
+    found = run(_list(layout, account, RecordId.parse(record) if record else None))
+    now = SystemRuntime().now_ms()
+    names = Names(layout)
+
+    def human(console: Console) -> None:
+        rows = [
+            [
+                grant.grant,
+                Text(
+                    state_of(grant, now), style="green" if state_of(grant, now) == "live" else "dim"
+                ),
+                names.of(grant.grantee),
+                ",".join(action_names(grant.actions)),
+                ",".join(grant.purposes),
+                remaining_text(grant.not_after_ms, now),
+                grant.blob or grant.record,
+            ]
+            for grant in found
+        ]
+        columns = ("GRANT", "STATE", "GRANTEE", "ACTIONS", "PURPOSES", "ENDS", "ON")
+        print_table(console, columns, rows, empty="no grants")
+
+    show([_as_data(grant) for grant in found], as_json=as_json, human=human)
+
+
+async def _list(layout: ClusterFolder, account: str, record: RecordId | None) -> list[Grant]:
+    async with client_of(layout, account) as client:
+        found = {grant.grant: grant for grant in await client.grants()}
+        for owned in await client.records():
+            if record in (None, owned.record):
+                found |= {grant.grant: grant for grant in await client.grants(owned.record)}
+    wanted = [grant for grant in found.values() if record in (None, grant.record)]
+    return sorted(wanted, key=lambda grant: (grant.height, grant.grant))
+
+
+@app.command("revoke")
+@verb
+def revoke(
+    grant: Annotated[str, typer.Argument(metavar="GRANT", help="Id (grt-...).")],
+    account: AsOption,
+    directory: FolderOption = Path(DEFAULT_FOLDER),
+    as_json: JsonOption = False,
+) -> None:
+    """Revoke a grant and all that were given under it; a read grant's end renews the keys."""
+    layout = folder(directory)
+    named = GrantId.parse(grant)
+    done = run(_revoke(layout, account, named))
+
+    def human(console: Console) -> None:
+        console.print(Text(f"{named} is revoked at height {done.height}"), style="green")
+
+    data = {"grant": named.text, "revoked": True, "height": done.height, "time_ms": done.time_ms}
+    show(data, as_json=as_json, human=human)
+
+
+async def _revoke(layout: ClusterFolder, account: str, grant: GrantId) -> Submitted:
+    async with client_of(layout, account) as client:
+        return await client.revoke(grant)
+
+
+def state_of(grant: Grant, now_ms: int) -> str:
+    """In one word; a grant whose parent has ended may still say live here."""
+    if grant.revoked_height:
+        return "revoked"
+    if now_ms < grant.not_before_ms:
+        return "future"
+    return "live" if now_ms < grant.not_after_ms else "expired"
+
+
+def _print_grant(console: Console, grant: Grant, names: Names, now_ms: int) -> None:
+    scope = f"bytes {grant.range_start} to {grant.range_start + grant.range_length - 1}"
+    print_fields(
+        console,
+        [
+            ("record", grant.record),
+            ("blob", grant.blob),
+            ("range", scope if grant.range_length else ""),
+            ("grantee", names.of(grant.grantee)),
+            ("actions", ", ".join(action_names(grant.actions))),
+            ("purposes", ", ".join(grant.purposes)),
+            (
+                "ends",
+                f"{time_text(grant.not_after_ms)} ({remaining_text(grant.not_after_ms, now_ms)})",
+            ),
+            ("under", grant.parent),
+        ],
+    )
+
+
+def _as_data(grant: Grant) -> dict[str, Any]:
+    return {
+        "grant": grant.grant.text,
+        "record": grant.record.text,
+        "blob": grant.blob.text if grant.blob else None,
+        "range_start": grant.range_start,
+        "range_length": grant.range_length,
+        "granter": grant.granter.text,
+        "grantee": grant.grantee.text,
+        "actions": list(action_names(grant.actions)),
+        "purposes": list(grant.purposes),
+        "not_before_ms": grant.not_before_ms,
+        "not_after_ms": grant.not_after_ms,
+        "parent": grant.parent.text if grant.parent else None,
+        "height": grant.height,
+        "revoked_height": grant.revoked_height or None,
+    }

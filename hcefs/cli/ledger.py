@@ -1,0 +1,113 @@
+"""``ledger``: the embedded ledger's process, and the verification of a log."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from hcefs.cli.cluster_files import LEDGER
+from hcefs.cli.node import ConfigOption
+from hcefs.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption, folder
+from hcefs.cli.output import note, show, verb
+from hcefs.cli.processes import Processes
+from hcefs.config import load_ledger_config, load_node_config
+from hcefs.errors import Conflict, Invalid, NotFound
+from hcefs.ledger.genesis import Genesis
+
+app = typer.Typer(help="The embedded ledger.", no_args_is_help=True)
+
+
+@app.command("start")
+@verb
+def start(config: ConfigOption) -> None:
+    """Run the ledger in the foreground until SIGTERM or SIGINT."""
+    settings = load_ledger_config(config)
+    # The database is loaded by the process that needs it, not by every command.
+    from hcefs.node.ledger_process import run
+
+    asyncio.run(run(settings))
+
+
+@app.command("verify")
+@verb
+def verify(
+    directory: FolderOption = Path(DEFAULT_FOLDER),
+    process: Annotated[
+        str,
+        typer.Option(
+            "--process", metavar="NAME", help="Whose copy of the ledger: ledger, node-1, node-2..."
+        ),
+    ] = LEDGER,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", metavar="FILE", help="Instead: configuration of a ledger or a node."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Replay the ledger from its genesis and compare everything; needs no key.
+
+    The process whose copy it is must be stopped: a database has one reader at a time.
+    """
+    if config is None:
+        layout = folder(directory)
+        config = layout.config_of(process)
+        if Processes(layout).alive(process):
+            raise Conflict(
+                f"{process} runs and holds its log: stop it first (`hcefs down`), or verify the "
+                "copy of a stopped node with --process",
+                reason="log-in-use",
+            )
+    data, genesis_file = _log_of(config)
+    if not data.is_dir():
+        raise NotFound(f"there is no ledger log in {data}", reason="no-log")
+    try:
+        genesis = Genesis.decode(genesis_file.read_bytes())
+    except FileNotFoundError:
+        raise NotFound(f"there is no genesis file {genesis_file}", reason="no-genesis") from None
+    height, state_hash = _replay(data, genesis, quiet=as_json)
+
+    def human(console: Console) -> None:
+        console.print(
+            Text(f"{height} blocks replay from the genesis of {genesis.cluster}: all is as signed"),
+            style="green",
+        )
+        console.print(Text(f"state   {state_hash}"))
+
+    facts = {
+        "verified": True,
+        "cluster": genesis.cluster.text,
+        "height": height,
+        "app_hash": state_hash,
+    }
+    show(facts, as_json=as_json, human=human)
+
+
+def _log_of(config: Path) -> tuple[Path, Path]:
+    """Log folder and genesis of a configuration, a ledger's or a node's."""
+    try:
+        ledger = load_ledger_config(config)
+    except Invalid as error:
+        try:
+            node = load_node_config(config)
+        except Invalid:
+            raise error from None
+        return node.data / "ledger", node.genesis
+    return ledger.data, ledger.genesis
+
+
+def _replay(data: Path, genesis: Genesis, *, quiet: bool) -> tuple[int, str]:
+    from hcefs.ledger.log import LedgerLog  # loads the database; see start()
+
+    log = LedgerLog.open(data, genesis)
+    try:
+        note(f"replaying {log.height} blocks", quiet=quiet)
+        return log.verify_chain(), log.app_hash.hex()
+    finally:
+        log.close()

@@ -1,0 +1,54 @@
+"""The command line ``hcefs``: all verbs, put together."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hcefs import __version__
+from hcefs.cli import account, bench, blob, cap, cluster, demo, grant, ledger, listing, node, record
+
+app = typer.Typer(
+    name="hcefs",
+    help="Distributed encrypted file storage for medical data.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+cluster.add_to(app)
+blob.add_to(app)
+listing.add_to(app)
+demo.add_to(app)
+app.add_typer(account.app, name="account")
+app.add_typer(record.app, name="record")
+app.add_typer(grant.app, name="grant")
+app.add_typer(cap.app, name="cap")
+app.add_typer(node.app, name="node")
+app.add_typer(ledger.app, name="ledger")
+app.add_typer(bench.app, name="bench")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hcefs {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Distributed encrypted file storage for medical data.
+
+    Exit codes: 2 invalid, 3 not found, 4 denied, 5 conflict, 6 unavailable or
+    exhausted, 7 corrupt, 1 anything else.
+    """
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

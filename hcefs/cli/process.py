@@ -1,0 +1,39 @@
+"""What must be set before gRPC is imported in a process of ours.
+
+* No TLS 1.2: gRPC for Python cannot set a minimum version, but without a usable
+  TLS 1.2 cipher suite only 1.3 is negotiated (:data:`TLS13_ENVIRONMENT`).
+* The allocator: large buffers come and go with every segment; glibc's defaults
+  give each one back to the kernel and fetch zeroed pages again.  Measured, this
+  halves the CPU of sealing and of a TLS hop (docs/decisions/0008).
+
+Only for processes that HCE-FS owns: the SDK changes nothing in its host.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+TLS13_ENVIRONMENT = ("GRPC_SSL_CIPHER_SUITES", "ECDHE-PSK-AES128-CBC-SHA")
+"""Equal to ``hcefs.transport.tls``'s, which cannot be imported before gRPC."""
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8
+ALLOCATOR = (
+    (M_ARENA_MAX, 1),
+    (M_MMAP_THRESHOLD, 256 << 20),
+    (M_TRIM_THRESHOLD, 256 << 20),
+    (M_TOP_PAD, 64 << 20),
+)
+
+
+def prepare() -> None:
+    """Set both; harmless where the C library has no ``mallopt``."""
+    os.environ.setdefault(*TLS13_ENVIRONMENT)
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return
+    for parameter, value in ALLOCATOR:
+        mallopt(parameter, value)
