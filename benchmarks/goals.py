@@ -1,0 +1,254 @@
+"""The figures to reach, and whether a run reached them.  Pure.
+
+A goal whose value could not be measured fails: it carries no value, and the
+reason why.  Values are the best of a run's repeats (least CPU, highest rate):
+noise can only make them worse.  The comparisons of two measurements, degraded
+against healthy and four streams against one, are medians of pairs that were
+measured next to each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+NOT_MEASURED: Final = "not measured"
+_DIGITS: Final = 6
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One figure: what is wanted and what was found.
+
+    ``at_least`` says which side of ``bound`` is good; ``value`` None means that
+    nothing was found, for ``reason``.
+    """
+
+    name: str
+    bound: float
+    at_least: bool
+    value: float | None
+    reason: str = ""
+
+    @property
+    def text(self) -> str:
+        """The goal as people read it."""
+        return f"{'>=' if self.at_least else '<='} {self.bound:,g}"
+
+    @property
+    def passed(self) -> bool:
+        """Whether the value reaches the bound."""
+        if self.value is None:
+            return False
+        return self.value >= self.bound if self.at_least else self.value <= self.bound
+
+    def as_data(self) -> dict[str, Any]:
+        """For JSON; ``reason`` only where there is no value."""
+        value = None if self.value is None else round(self.value, _DIGITS)
+        data = {"name": self.name, "goal": self.text, "value": value, "pass": self.passed}
+        return data if self.value is not None else data | {"reason": self.reason or NOT_MEASURED}
+
+
+def all_pass(goals: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether every goal of a result passed; a result without goals did not."""
+    outcomes = [bool(goal["pass"]) for goal in goals]
+    return bool(outcomes) and all(outcomes)
+
+
+def _at_least(name: str, bound: float, found: tuple[float | None, str]) -> Goal:
+    return Goal(name, bound, True, *found)
+
+
+def _at_most(name: str, bound: float, found: tuple[float | None, str]) -> Goal:
+    return Goal(name, bound, False, *found)
+
+
+# --- limits -------------------------------------------------------------------------
+
+ERASURE_GB_S: Final = 8.0
+
+
+def limits_goals(stages: Mapping[str, Mapping[str, Any]]) -> list[Goal]:
+    """The goals of ``hcefs bench limits``; ``stages`` as in its result."""
+    goals = []
+    for profile, stage in (("4+2", "erasure-4-2"), ("10+4", "erasure-10-4")):
+        found = stages.get(stage)
+        speed = (float(found["gb_s"]["best"]), "") if found else (None, NOT_MEASURED)
+        goals.append(_at_least(f"erasure kernel {profile}, 1 MiB: GB/s", ERASURE_GB_S, speed))
+        equal = (float(bool(found["equal_to_zfec"])), "") if found else (None, NOT_MEASURED)
+        goals.append(_at_least(f"erasure kernel {profile}: byte-equal to zfec", 1, equal))
+    return goals
+
+
+# --- data ---------------------------------------------------------------------------
+
+RATIO: Final = 0.80
+FOUR_STREAMS: Final = 1.08
+DEGRADED: Final = 0.85
+MEMORY_MIB: Final = 64
+OVERHEAD: Final = 1.51
+VARIANTS: Final = (("gateway", "node"), ("direct", "client"))
+"""Of the goals: a gateway that seals, and direct mode."""
+
+CPU_PUT: Final = {"gateway": 6.2, "direct": 4.8}
+CPU_GET: Final = {"gateway": 4.0, "direct": 2.5}
+CPU_PUT_MIB: Final = 8.5
+CPU_GET_MIB: Final = 6.0
+
+
+class Cases:
+    """The rows of a data result, looked up by what they measured."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._rows = rows
+
+    def find(
+        self, operation: str, mode: str, seal: str, size: int, concurrency: int
+    ) -> Mapping[str, Any] | None:
+        """The row of one measurement."""
+        wanted = (operation, mode, seal, size, concurrency)
+        names = ("operation", "mode", "seal", "size", "concurrency")
+        for row in self._rows:
+            if tuple(row[name] for name in names) == wanted:
+                return row
+        return None
+
+    def value(
+        self, key: Sequence[Any], pick: Callable[[Mapping[str, Any]], float | None]
+    ) -> tuple[float | None, str]:
+        """A value of one measurement, or why there is none."""
+        row = self.find(*key)
+        if row is None:
+            return None, NOT_MEASURED
+        if not row["available"]:
+            return None, str(row["reason"])
+        value = pick(row)
+        return (None, NOT_MEASURED) if value is None else (float(value), "")
+
+    def largest(
+        self,
+        wanted: Callable[[Mapping[str, Any]], bool],
+        pick: Callable[[Mapping[str, Any]], float | None],
+        *,
+        all_of_them: bool,
+    ) -> tuple[float | None, str]:
+        """The largest value of the measurements that are wanted; perhaps none may be missing."""
+        values = []
+        for row in filter(wanted, self._rows):
+            if not row["available"]:
+                if all_of_them:
+                    return None, str(row["reason"])
+                continue
+            value = pick(row)
+            if value is None:
+                return None, NOT_MEASURED
+            values.append(float(value))
+        return (max(values), "") if values else (None, NOT_MEASURED)
+
+
+def _cpu(row: Mapping[str, Any]) -> float | None:
+    return row["cpu_s_per_gb"]["best"] if row.get("cpu_s_per_gb") else None
+
+
+def data_goals(rows: Sequence[Mapping[str, Any]]) -> list[Goal]:
+    """The goals of ``hcefs bench data``; ``rows`` are the cases of its result."""
+    cases = Cases(rows)
+    goals = []
+    for mode, seal in VARIANTS:
+        for size, size_name in ((64 * MIB, "64 MiB"), (GIB, "1 GiB")):
+            for operation in ("put", "get"):
+                found = cases.value(
+                    (operation, mode, seal, size, 1), lambda row: row["limit"]["ratio"]
+                )
+                name = f"{operation} {size_name}, {mode}: ratio to the limit"
+                goals.append(_at_least(name, RATIO, found))
+    for mode, seal in VARIANTS:
+        one = cases.value(("put", mode, seal, 64 * MIB, 1), _cpu)
+        goals.append(_at_most(f"put 64 MiB, {mode}: CPU-s/GB", CPU_PUT[mode], one))
+        four = cases.value(("put", mode, seal, 64 * MIB, 4), _cpu)
+        goals.append(
+            _at_most(
+                f"put 64 MiB, {mode}: CPU of four streams / one", FOUR_STREAMS, _divided(four, one)
+            )
+        )
+        found = cases.value(("get", mode, seal, 64 * MIB, 1), _cpu)
+        goals.append(_at_most(f"get 64 MiB, {mode}: CPU-s/GB", CPU_GET[mode], found))
+    for operation, bound in (("put", CPU_PUT_MIB), ("get", CPU_GET_MIB)):
+        found = cases.value((operation, "gateway", "node", MIB, 16), _cpu)
+        goals.append(_at_most(f"{operation} 1 MiB, 16 in flight, gateway: CPU-s/GB", bound, found))
+    found = cases.value(
+        ("degraded", "gateway", "node", 64 * MIB, 1), lambda row: row["against_healthy"]
+    )
+    goals.append(_at_least("degraded get 64 MiB / healthy: throughput", DEGRADED, found))
+    for operation in ("put", "get"):
+        found = cases.largest(
+            lambda row, operation=operation: (  # type: ignore[misc]
+                row["operation"] == operation and row["size"] == GIB and row["concurrency"] == 1
+            ),
+            lambda row: row["memory_growth_mib"],
+            all_of_them=True,
+        )
+        name = f"{operation} 1 GiB: memory growth of any process, MiB"
+        goals.append(_at_most(name, MEMORY_MIB, found))
+    found = cases.largest(
+        lambda row: row["operation"] == "put" and row["size"] >= MIB,
+        lambda row: row["disk"]["shards_per_byte"],
+        all_of_them=False,
+    )
+    goals.append(_at_most("blobs >= 1 MiB, 4+2: shard bytes / bytes put", OVERHEAD, found))
+    return goals
+
+
+def _divided(
+    left: tuple[float | None, str], right: tuple[float | None, str]
+) -> tuple[float | None, str]:
+    for value, reason in (left, right):
+        if value is None:
+            return None, reason
+    return (left[0] or 0.0) / (right[0] or 1.0), ""
+
+
+# --- small --------------------------------------------------------------------------
+
+PUT_SINGLE: Final = 1_000
+GET_SINGLE: Final = 1_500
+PUT_MANY_ONE: Final = 10_000
+PUT_MANY_DIFFERENT: Final = 3_000
+GET_MANY: Final = 15_000
+PACK_BYTES: Final = 4.0
+AUTHORITY_MS: Final = 0.3
+
+_SMALL: Final = (
+    ("put-many-one", "PutMany 4 KiB, one record: payloads/s durable", PUT_MANY_ONE),
+    (
+        "put-many-different",
+        "PutMany 4 KiB, all-different records: payloads/s durable",
+        PUT_MANY_DIFFERENT,
+    ),
+    ("put", "single puts 4 KiB, 64 in flight: puts/s durable", PUT_SINGLE),
+    ("get", "single gets 4 KiB, 64 in flight: gets/s", GET_SINGLE),
+    ("get-many", "GetMany 4 KiB: payloads/s", GET_MANY),
+)
+
+
+def small_goals(rows: Sequence[Mapping[str, Any]], authority_ms: float | None) -> list[Goal]:
+    """The goals of ``hcefs bench small``; ``authority_ms`` is CPU of one authorization."""
+
+    def value(operation: str, pick: Callable[[Mapping[str, Any]], Any]) -> tuple[Any, str]:
+        for row in rows:
+            if (row["operation"], row["size"]) == (operation, 4 * KIB):
+                return (pick(row), "") if row["available"] else (None, str(row["reason"]))
+        return None, NOT_MEASURED
+
+    goals = [
+        _at_least(name, bound, value(operation, lambda row: row["ops_s"]["best"]))
+        for operation, name, bound in _SMALL
+    ]
+    packed = value("put-many-one", lambda row: row["disk"]["all_per_byte"])
+    goals.append(_at_most("4 KiB payloads in packs: bytes on disk / bytes put", PACK_BYTES, packed))
+    name = "proof, token and rights of a repeated small get: CPU ms"
+    goals.append(_at_most(name, AUTHORITY_MS, (authority_ms, NOT_MEASURED)))
+    return goals

@@ -1,0 +1,334 @@
+"""What each stage costs on this machine, by itself: the limit of the data path.
+
+Owns the stages and how they are timed.  All stages of one repeat run one after
+the other, and the next repeat begins again with the first, so that a burst of
+noise hits every stage and not one.  CPU time is what the stage's own processes
+used, in the kernel too.
+
+``best`` is the least of the repeats: noise only adds.  Not guaranteed: that the
+sum of stages can be reached; it leaves out every call, copy and wake-up.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+import zfec
+
+from benchmarks.hop import Hop, open_hop
+from hcefs.crypto.stream import SEAL_OVERHEAD, open_segment_into, seal_segment_into, segment_secret
+from hcefs.erasure.codec import Codec
+from hcefs.erasure.scheme import SEGMENT_SIZE, piece_length
+from hcefs.ids import BlobId, RecordId
+from hcefs.integrity import Buffer, blake3_digest
+from hcefs.runtime import SystemRuntime
+
+GIGA: Final = 1_000_000_000
+BLOB: Final = BlobId.of(bytes(16))
+RECORD: Final = RecordId(bytes(16))
+CODES: Final = ((4, 2), (10, 4))
+HOP_SIZES: Final = (("hop-512KiB", 512 << 10), ("hop-1MiB", 1 << 20))
+PIECE_BYTES: Final = SEGMENT_SIZE // 4
+"""A piece of 4+2, but for its padding: what the data path digests at a time."""
+
+POOL_BYTES: Final = 16 * SEGMENT_SIZE
+"""Different bytes that the stages go through, over and over."""
+
+WRITE_BYTES: Final = 512 << 10
+FILE_PARTS: Final = 4
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured: bytes for each stage and repeat, and repeats."""
+
+    volume: int
+    repeats: int
+
+
+FULL: Final = Effort(256 << 20, 7)
+QUICK: Final = Effort(64 << 20, 3)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One repeat of one stage; ``parts`` splits the CPU time where there are two sides."""
+
+    bytes: int
+    seconds: float
+    cpu: float
+    parts: dict[str, float] = field(default_factory=dict)
+
+
+Stage = Callable[[], Awaitable[Timing]]
+
+
+def summary(timings: Sequence[Timing]) -> dict[str, Any]:
+    """Best and median of a stage's repeats."""
+    speeds = [timing.bytes / timing.seconds / GIGA for timing in timings]
+    result: dict[str, Any] = {
+        "gb_s": {"best": max(speeds), "median": median(speeds)},
+        "cpu_s_per_gb": _cost([timing.cpu / timing.bytes for timing in timings]),
+    }
+    for part in timings[0].parts:
+        costs = [timing.parts[part] / timing.bytes for timing in timings]
+        result[f"{part}_cpu_s_per_gb"] = _cost(costs)
+    return result
+
+
+def _cost(seconds_per_byte: Sequence[float]) -> dict[str, float]:
+    return {
+        "best": min(seconds_per_byte) * GIGA,
+        "median": median(seconds_per_byte) * GIGA,
+    }
+
+
+# --- stages ---------------------------------------------------------------------------
+
+
+def _timed(volume: int, unit: int, runs: Sequence[Callable[[], object]]) -> Stage:
+    """Calls of a kernel in this thread that handle ``unit`` bytes each, in turn.
+
+    The calls work on different bytes: a stream's are not in the first caches either.
+    """
+
+    async def stage() -> Timing:
+        count = max(1, volume // unit)
+        started, cpu = time.perf_counter(), time.process_time()
+        for number in range(count):
+            runs[number % len(runs)]()
+        return Timing(count * unit, time.perf_counter() - started, time.process_time() - cpu)
+
+    return stage
+
+
+def _sealing(volume: int, segments: Sequence[memoryview]) -> dict[str, Stage]:
+    secret = segment_secret(bytes(32), 0)
+    seals: list[Callable[[], object]] = []
+    opens: list[Callable[[], object]] = []
+    opened = memoryview(bytearray(SEGMENT_SIZE))
+    for segment in segments:
+        sealed = memoryview(bytearray(SEGMENT_SIZE + SEAL_OVERHEAD))
+        seals.append(partial(seal_segment_into, secret, BLOB, RECORD, False, segment, sealed))
+        opens.append(partial(open_segment_into, secret, BLOB, RECORD, False, sealed, opened))
+        seals[-1]()
+    return {
+        "aes-seal": _timed(volume, SEGMENT_SIZE, seals),
+        "aes-open": _timed(volume, SEGMENT_SIZE, opens),
+    }
+
+
+def _pieces(k: int, m: int, segment: Buffer) -> tuple[list[memoryview], list[memoryview]]:
+    """A stripe of one segment: its data pieces, and room for its parity."""
+    size = piece_length(SEGMENT_SIZE + SEAL_OVERHEAD, k)
+    whole = memoryview(bytearray(segment).ljust(size * k, b"\0") + bytearray(size * m))
+    cut = [whole[i * size : (i + 1) * size] for i in range(k + m)]
+    return cut[:k], cut[k:]
+
+
+def _encoding(volume: int, k: int, m: int, segments: Sequence[memoryview]) -> Stage:
+    codec = Codec(k, m)
+    stripes = [_pieces(k, m, segment) for segment in segments]
+    unit = len(stripes[0][0][0]) * k
+    return _timed(volume, unit, [partial(codec.encode_into, *stripe) for stripe in stripes])
+
+
+def equals_zfec(k: int, m: int, segment: Buffer) -> bool:
+    """Whether the kernel in use makes, of one stripe, the parity that zfec makes."""
+    pieces, parity = _pieces(k, m, segment)
+    Codec(k, m).encode_into(pieces, parity)
+    blocks = [bytes(piece) for piece in pieces]
+    expected = zfec.Encoder(k, k + m).encode(blocks, list(range(k, k + m)))
+    return [bytes(piece) for piece in parity] == [bytes(piece) for piece in expected]
+
+
+def _hopping(volume: int, size: int, hop: Hop) -> Stage:
+    async def stage() -> Timing:
+        cost = await hop.transfer(size, max(1, volume // size))
+        parts = {"send": cost.send, "receive": cost.receive}
+        return Timing(cost.bytes, cost.seconds, cost.send + cost.receive, parts)
+
+    return stage
+
+
+class _Files:
+    """Files of a shard's size, written with fsync, and read back from the cache."""
+
+    def __init__(self, folder: Path, volume: int, data: bytes) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder = folder
+        view = memoryview(data)
+        self._pieces = [view[i : i + WRITE_BYTES] for i in range(0, len(view), WRITE_BYTES)]
+        self._count = max(1, volume // FILE_PARTS // WRITE_BYTES)
+        self._size = self._count * WRITE_BYTES
+
+    async def write(self) -> Timing:
+        return self._write(allocate=False)
+
+    async def write_allocated(self) -> Timing:
+        return self._write(allocate=True)
+
+    def _write(self, *, allocate: bool) -> Timing:
+        for number in range(FILE_PARTS):
+            (self._folder / f"{number}").unlink(missing_ok=True)
+        started, cpu = time.perf_counter(), time.process_time()
+        for number in range(FILE_PARTS):
+            file = os.open(self._folder / f"{number}", os.O_WRONLY | os.O_CREAT, 0o600)
+            try:
+                if allocate:
+                    os.posix_fallocate(file, 0, self._size)
+                for index in range(self._count):
+                    if os.write(file, self._pieces[index % len(self._pieces)]) != WRITE_BYTES:
+                        raise OSError("the disk took only a part of a write")
+                os.fsync(file)
+            finally:
+                os.close(file)
+        return Timing(
+            self._size * FILE_PARTS, time.perf_counter() - started, time.process_time() - cpu
+        )
+
+    async def read(self) -> Timing:
+        room = bytearray(WRITE_BYTES)
+        started, cpu = time.perf_counter(), time.process_time()
+        for number in range(FILE_PARTS):
+            file = os.open(self._folder / f"{number}", os.O_RDONLY)
+            try:
+                for index in range(self._count):
+                    os.preadv(file, [room], index * len(room))
+            finally:
+                os.close(file)
+        return Timing(
+            self._size * FILE_PARTS, time.perf_counter() - started, time.process_time() - cpu
+        )
+
+
+# --- the whole ------------------------------------------------------------------------
+
+
+async def measure(
+    folder: Path, effort: Effort, data: bytes, runtime: SystemRuntime
+) -> dict[str, dict[str, Any]]:
+    """Every stage's cost, by its name; ``folder`` takes files of ``effort.volume`` bytes.
+
+    ``data`` is some of what is to be stored, in whole segments (``POOL_BYTES``).
+
+    Raises:
+        Unavailable: the receiver of the hop does not start.
+        OSError: the disk failed.
+    """
+    volume = effort.volume
+    files = _Files(folder, volume, data)
+    view = memoryview(data)
+    segments = [view[i : i + SEGMENT_SIZE] for i in range(0, len(view), SEGMENT_SIZE)]
+    stages: dict[str, Stage] = _sealing(volume, segments)
+    pieces = [view[i : i + PIECE_BYTES] for i in range(0, len(view), PIECE_BYTES)]
+    stages["blake3"] = _timed(
+        volume, PIECE_BYTES, [partial(blake3_digest, piece) for piece in pieces]
+    )
+    for k, m in CODES:
+        stages[f"erasure-{k}-{m}"] = _encoding(volume, k, m, segments)
+    async with open_hop(folder / "hop", os.getpid(), runtime) as hop:
+        for name, size in HOP_SIZES:
+            stages[name] = _hopping(volume, size, hop)
+        stages["write-fsync"] = files.write
+        stages["write-fsync-allocated"] = files.write_allocated
+        stages["file-read"] = files.read
+        timings: dict[str, list[Timing]] = {name: [] for name in stages}
+        for repeat in range(effort.repeats + 1):
+            for name, stage in stages.items():
+                timing = await stage()
+                if repeat:  # the first one warms caches, buffers and the connection
+                    timings[name].append(timing)
+    result = {name: summary(found) for name, found in timings.items()}
+    for k, m in CODES:
+        result[f"erasure-{k}-{m}"]["equal_to_zfec"] = equals_zfec(k, m, segments[0])
+        result[f"erasure-{k}-{m}"]["kernel"] = Codec(k, m).kernel
+    return result
+
+
+def best_of(
+    first: dict[str, dict[str, Any]], second: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Two measurements of one run as one: the better best, the median of the first."""
+    merged: dict[str, dict[str, Any]] = {}
+    for name, stage in first.items():
+        merged[name] = dict(stage)
+        for key, pick in (("gb_s", max), ("cpu_s_per_gb", min)):
+            best = pick(stage[key]["best"], second[name][key]["best"])
+            merged[name][key] = stage[key] | {"best": best}
+    return merged
+
+
+# --- the limit of a path ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Term:
+    """A stage that a path cannot avoid, and how many bytes of it each byte of payload costs."""
+
+    stage: str
+    factor: float
+    why: str
+
+
+def unavoidable(
+    operation: str, mode: str, seal: str, *, k: int = 4, m: int = 2, from_file: bool = False
+) -> list[Term]:
+    """What a put or a get must at least do, for each byte of payload.
+
+    ``operation`` is ``put``, ``get`` (also ``range``), or ``degraded``: a get with two
+    data shards lost.  The gateway is taken to hold a shard, a data shard in a get.
+    """
+    n = k + m
+    if operation == "put":
+        terms = [Term("file-read", 1.0, "the client reads its file")] if from_file else []
+        if mode == "gateway":
+            terms.append(Term("hop-1MiB", 1.0, "client to gateway"))
+        hops = (n - 1) / k if mode == "gateway" else n / k
+        return [
+            *terms,
+            Term("aes-seal", 1.0, "seal every segment"),
+            Term("erasure-4-2", 1.0, "make the parity"),
+            Term("blake3", n / k, "digest every piece"),
+            Term("hop-512KiB", hops, "shards to the other holders"),
+            Term("write-fsync", n / k, "every holder writes its shard, fsync"),
+        ]
+    terms = [Term("file-read", 1.0, "k holders read their shard, from the cache")]
+    hops = (k - 1) / k if mode == "gateway" else 1.0
+    terms.append(Term("hop-512KiB", hops, "data shards of the other holders"))
+    if operation == "degraded":
+        terms.append(Term("erasure-4-2", 1.0, "rebuild two data pieces of four"))
+    if mode == "gateway":
+        if seal == "client":
+            terms.append(Term("blake3", 1.0, "a gateway that cannot open compares digests"))
+        terms.append(Term("hop-1MiB", 1.0, "gateway to client"))
+    terms.append(Term("aes-open", 1.0, "open every segment"))
+    return terms
+
+
+def content_signature(operation: str) -> list[Term]:
+    """What the writer's signature over the content costs on top: not in the ratio.
+
+    It can be switched off, but by default a put makes it and a whole get checks it.
+    """
+    if operation in ("put", "get", "degraded"):
+        return [Term("blake3", 1.0, "digest of the whole content, which the writer signs")]
+    return []
+
+
+def cost_of(terms: Sequence[Term], stages: dict[str, dict[str, Any]]) -> float:
+    """CPU seconds for each GB of payload: each stage at its best."""
+    return sum(term.factor * stage_cost(term.stage, stages) for term in terms)
+
+
+def stage_cost(stage: str, stages: dict[str, dict[str, Any]]) -> float:
+    """CPU-s/GB of a stage at its best; a write is the cheaper of the two kinds."""
+    names = [stage, "write-fsync-allocated"] if stage == "write-fsync" else [stage]
+    return min(float(stages[name]["cpu_s_per_gb"]["best"]) for name in names)

@@ -1,0 +1,62 @@
+"""Whole benchmarks at toy size, on real clusters that are killed and restarted."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from benchmarks import cases, data, limits, small
+from benchmarks.goals import KIB
+from hcefs.runtime import SystemRuntime
+
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(300)]
+
+
+async def test_data_at_toy_size(tmp_path: Path) -> None:
+    groups, skipped = cases.choose((64 * KIB,), (2,), ("gateway", "direct"), ("node", "client"))
+    effort = cases.Effort(128 * KIB, 6, 1, limits.Effort(1 << 20, 1))
+    said: list[str] = []
+    runtime = SystemRuntime()
+    try:
+        result = await data.run(
+            data.Options(tmp_path, groups, skipped, effort, one_cluster=True), runtime, said.append
+        )
+    finally:
+        runtime.close()
+    rows = {(row["operation"], row["mode"], row["seal"]): row for row in result["cases"]}
+    assert len(rows) == 12
+    for (operation, mode, _), row in rows.items():
+        if operation == "degraded":
+            # With two blobs, it may be that no two nodes hold data shards of one.
+            assert row["available"] or "no blob" in row["reason"]
+        elif mode == "gateway":
+            assert row["available"], row["reason"]
+    put = rows["put", "gateway", "node"]
+    assert put["operations"] == 2
+    assert 1.5 <= put["disk"]["shards_per_byte"] < 2
+    assert put["cpu_s_per_gb"]["best"] > 0
+    assert set(put["peak_memory_mib"]) == {"client", "ledger", *(f"node-{i}" for i in range(1, 7))}
+    assert [skip["reason"] for skip in result["skipped"]] == ["in direct mode the client seals"]
+    assert any("are killed" in text for text in said)
+    assert not [name for name in os.listdir(tmp_path) if name.startswith("cluster")]
+
+
+async def test_small_at_toy_size(tmp_path: Path) -> None:
+    effort = small.Effort(4, 2, 1, 2, 1, 3)
+    runtime = SystemRuntime()
+    try:
+        result = await small.run(
+            small.Options(tmp_path, (4 * KIB,), effort), runtime, lambda text: None
+        )
+    finally:
+        runtime.close()
+    rows = {row["operation"]: row for row in result["cases"]}
+    assert rows["put"]["payloads"] == rows["get"]["payloads"] == 4
+    assert rows["put"]["disk"]["all_per_byte"] > rows["put"]["disk"]["shards_per_byte"] > 1
+    for operation in ("put-many-one", "put-many-different", "get-many"):
+        missing = small.missing(operation)
+        assert rows[operation]["available"] == (not missing), rows[operation]["reason"]
+    assert result["authority_cpu_ms"]["best"] > 0
+    assert len(result["goals"]) == 7
