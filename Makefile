@@ -16,8 +16,10 @@ venv: .venv/.installed
 demo: venv
 	$(BIN)/hcefs demo
 
+# Fast tiers on two workers, then the tests that start real processes, one at a time.
 test: venv
-	$(BIN)/pytest -q -n 2 --dist loadgroup
+	$(BIN)/pytest -q -n 2 -m "not cluster"
+	$(BIN)/pytest -q -m cluster
 
 lint: venv
 	$(BIN)/ruff check .
@@ -34,6 +36,7 @@ proto: venv
 
 proto-check: venv
 	$(BIN)/python proto/generate.py --check
+	$(BIN)/python docs/generate_metrics.py --check
 
 check: lint types contracts proto-check test
 

@@ -19,9 +19,7 @@ DATA = MARK + b"the ground truth of a test"
 def put_header(rig: Rig, node: Running, blob: BlobId, **fields: Any) -> blob_pb2.PutRequest:
     """The first message of a put by the hospital."""
     honest: dict[str, Any] = {
-        "authorization": rig.authorization(
-            rig.hospital, "put", node, rig.append_grant, blob=blob
-        ),
+        "authorization": rig.authorization(rig.hospital, "put", node, rig.append_grant, blob=blob),
         "blob_id": bytes(blob),
         "record_id": bytes(rig.record),
         "generation": 0,
@@ -40,9 +38,7 @@ def put_trailer(
     """The last message of a put by the hospital."""
     honest: dict[str, Any] = {
         "plaintext_length": length,
-        "authorization": rig.authorization(
-            rig.hospital, "put", node, rig.append_grant, blob=blob
-        ),
+        "authorization": rig.authorization(rig.hospital, "put", node, rig.append_grant, blob=blob),
     }
     return blob_pb2.PutRequest(trailer=blob_pb2.PutTrailer(**(honest | fields)))
 
@@ -154,9 +150,7 @@ def call_context(
     client, grant, _ = right_of(rig, method)
     named = record or rig.record
     honest: dict[str, Any] = {
-        "authorization": rig.authorization(
-            client, method, gateway, grant, blob=blob, record=named
-        ),
+        "authorization": rig.authorization(client, method, gateway, grant, blob=blob, record=named),
         "method": method,
         "record_id": bytes(named),
         "blob_id": bytes(blob) if blob is not None else b"",

@@ -223,9 +223,7 @@ class Rig:
         )
         self.genesis.check()
         self.cluster = self.genesis.cluster
-        self.operator_keys = [
-            dataclasses.replace(keys, cluster=self.cluster) for keys in operators
-        ]
+        self.operator_keys = [dataclasses.replace(keys, cluster=self.cluster) for keys in operators]
         (self.folder / "genesis.cbor").write_bytes(self.genesis.encode())
         (self.folder / "ca.crt").write_bytes(self.authority)
 
@@ -437,9 +435,7 @@ class Rig:
     def kept(self, node: Running, blob: BlobId) -> list[str]:
         """Everything that a node has under a blob's id; empty when nothing."""
         stores = node.process.stores
-        found = [
-            f"shard {index}" for base, index in stores.shards.inventory() if base == blob.base
-        ]
+        found = [f"shard {index}" for base, index in stores.shards.inventory() if base == blob.base]
         for table in Table:
             for key, value in stores.rows.scan(table):
                 if bytes(blob.base) in key or bytes(blob.base) in value:
@@ -544,9 +540,7 @@ class Rig:
 
     def token(self, keys: AccountKeys, grant: GrantId, **narrowing: Any) -> bytes:
         """A token for a right of an account."""
-        made = mint(
-            keys.token_key, self.cluster, keys.account, grant, Narrowing(**narrowing)
-        )
+        made = mint(keys.token_key, self.cluster, keys.account, grant, Narrowing(**narrowing))
         self.secrets.add_token(made)
         return made
 

@@ -74,9 +74,7 @@ async def test_tampered_token(rig: Rig, method: str) -> None:
     token = bytearray(rig.token(rig.keys_of(client), grant.grant, not_after_ms=2 * 10**12))
     token[-5] ^= 1
     wrong = rig.authorization(client, method, rig.nodes[0], grant, blob=blob, token=bytes(token))
-    await rig.refused(
-        ask(rig, rig.nodes[0], method, wrong), "unauthenticated", "token-signature"
-    )
+    await rig.refused(ask(rig, rig.nodes[0], method, wrong), "unauthenticated", "token-signature")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -85,14 +83,10 @@ async def test_token_signed_by_an_unregistered_key(rig: Rig, method: str) -> Non
     stranger = rig.account_keys()
     forged = mint(stranger.token_key, rig.cluster, client.account, grant.grant)
     wrong = rig.authorization(client, method, rig.nodes[0], grant, blob=blob, token=forged)
-    await rig.refused(
-        ask(rig, rig.nodes[0], method, wrong), "unauthenticated", "token-signature"
-    )
+    await rig.refused(ask(rig, rig.nodes[0], method, wrong), "unauthenticated", "token-signature")
     own = mint(stranger.token_key, rig.cluster, stranger.account, grant.grant)
     wrong = rig.authorization(client, method, rig.nodes[0], grant, blob=blob, token=own)
-    await rig.refused(
-        ask(rig, rig.nodes[0], method, wrong), "unauthenticated", "unknown-account"
-    )
+    await rig.refused(ask(rig, rig.nodes[0], method, wrong), "unauthenticated", "unknown-account")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -126,9 +120,7 @@ async def test_unregistered_account(rig: Rig, method: str) -> None:
     _, grant, blob = right_of(rig, method)
     nobody = rig.client(rig.account_keys())
     wrong = rig.authorization(nobody, method, rig.nodes[0], grant, blob=blob)
-    await rig.refused(
-        ask(rig, rig.nodes[0], method, wrong), "unauthenticated", "unknown-account"
-    )
+    await rig.refused(ask(rig, rig.nodes[0], method, wrong), "unauthenticated", "unknown-account")
 
 
 @pytest.mark.parametrize("method", READS)
@@ -394,9 +386,7 @@ async def test_status_proof_is_of_one_use_and_one_process(rig: Rig) -> None:
 
 
 async def _status(rig: Rig, address: str, proof: bytes) -> bytes:
-    return await rig.unary(
-        address, "/hcefs.v1.Admin/Status", admin_pb2.StatusRequest(proof=proof)
-    )
+    return await rig.unary(address, "/hcefs.v1.Admin/Status", admin_pb2.StatusRequest(proof=proof))
 
 
 async def test_query_proof_is_of_one_use(rig: Rig) -> None:
@@ -405,9 +395,7 @@ async def test_query_proof_is_of_one_use(rig: Rig) -> None:
     request = ledger_pb2.QueryRequest(proof=proof, head=True)
     method = "/hcefs.v1.Ledger/Query"
     assert await rig.unary(rig.ledger_address, method, request)
-    await rig.refused(
-        rig.unary(rig.ledger_address, method, request), "denied", "replayed-proof"
-    )
+    await rig.refused(rig.unary(rig.ledger_address, method, request), "denied", "replayed-proof")
     for wrong, kind, reason in (
         (rig.proof(rig.account_keys(), "query"), "unauthenticated", "unknown-account"),
         (rig.proof(keys, "status"), "denied", "proof-mismatch"),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from hcefs.config import LimitsConfig
-from hcefs.transport.framing import frame_data
-from hcefs.integrity import crc32c
 from hcefs.erasure.scheme import SEGMENT_SIZE
+from hcefs.integrity import crc32c
+from hcefs.transport.framing import frame_data
 from hcefs.wire.v1 import shard_pb2
 from tests.services.requests import DATA, SHARDS, ask, call_context, get, put, put_messages
 from tests.services.rig import MARK, Rig

@@ -290,9 +290,7 @@ async def test_not_a_seat(rig: Rig) -> None:
     for node in rig.nodes:
         if node.number not in seated and node is not gateway:
             header = store_header(rig, gateway, blob, index=0, profile="copy-3")
-            await rig.refused(
-                store(rig, gateway, node, [header]), "conflict", "not-a-seat"
-            )
+            await rig.refused(store(rig, gateway, node, [header]), "conflict", "not-a-seat")
     await rig.nothing_left(blob)
 
 
@@ -394,12 +392,8 @@ async def test_pieces_outside_the_proven_range(rig: Rig) -> None:
     says = {"range_start": 0, "range_length": 1}
 
     def load(**fields: Any) -> Any:
-        proof = rig.authorization(
-            rig.doctor, "get", gateway, rig.read_grant, blob=blob, says=says
-        )
-        context = call_context(
-            rig, gateway, "get", blob=blob, authorization=proof, range_length=1
-        )
+        proof = rig.authorization(rig.doctor, "get", gateway, rig.read_grant, blob=blob, says=says)
+        context = call_context(rig, gateway, "get", blob=blob, authorization=proof, range_length=1)
         return rig.download(
             holder.config.peer_address,
             f"{SHARDS}/Load",
@@ -447,9 +441,7 @@ async def test_opening_that_does_not_fit(rig: Rig) -> None:
 # -- nodes that may not answer
 
 
-@pytest.mark.parametrize(
-    ("offset_ms", "reason"), [(11_500, "stale-lease"), (-6_500, "clock-skew")]
-)
+@pytest.mark.parametrize(("offset_ms", "reason"), [(11_500, "stale-lease"), (-6_500, "clock-skew")])
 async def test_node_that_does_not_know_what_is_permitted(
     rig: Rig, offset_ms: int, reason: str
 ) -> None:
@@ -478,7 +470,7 @@ async def test_node_that_does_not_know_what_is_permitted(
 async def impatient(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     """Followers wait a tenth of a second for a height, not five."""
     monkeypatch.setattr(follower, "REQUIRE_TIMEOUT_S", 0.1)
-    yield
+    return
 
 
 @pytest.mark.usefixtures("impatient")
@@ -508,9 +500,7 @@ async def test_node_that_the_map_does_not_name_serves_nobody(rig: Rig) -> None:
     blob = rig.new_blob()
     messages = put_messages(rig, stranger, blob)
     await rig.refused(put(rig, stranger, messages), "unavailable", "not-in-map")
-    await rig.refused(
-        manifest_from(rig, rig.nodes[0], stranger), "unavailable", "not-in-map"
-    )
+    await rig.refused(manifest_from(rig, rig.nodes[0], stranger), "unavailable", "not-in-map")
     assert rig.kept(stranger, blob) == []
     assert not stranger.process.able()
 
@@ -533,9 +523,7 @@ async def test_direct_calls_are_of_their_own_methods(rig: Rig) -> None:
     client_port, peer_port = node.config.client_address, node.config.peer_address
     assert await load_manifest(client_port, "direct-get", node)
     await rig.refused(load_manifest(client_port, "get", node), "invalid", "wrong-method")
-    await rig.refused(
-        load_manifest(client_port, "direct-get", other), "denied", "wrong-gateway"
-    )
+    await rig.refused(load_manifest(client_port, "direct-get", other), "denied", "wrong-gateway")
     for method in ("direct-get", "direct-put"):
         call = load_manifest(peer_port, method, other, identity=other.identity)
         await rig.refused(call, "invalid", "wrong-method")

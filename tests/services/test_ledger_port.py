@@ -50,9 +50,9 @@ async def test_strangers_learn_nothing(rig: Rig, number: int) -> None:
     """What exists and what does not get one answer, word for word."""
     nobody = rig.account_keys().account
     there = questions(rig.record, rig.read_grant.grant, nobody)[number]
-    invented = questions(
-        RecordId(rig.runtime.random(16)), GrantId(rig.runtime.random(16)), nobody
-    )[number]
+    invented = questions(RecordId(rig.runtime.random(16)), GrantId(rig.runtime.random(16)), nobody)[
+        number
+    ]
     errors = [
         await rig.refused(query(rig, rig.outsider, **question), "not-found", "not-found")
         for question in (there, invented)
@@ -111,9 +111,7 @@ async def test_questions_of_a_wrong_shape(rig: Rig) -> None:
 
 
 async def test_clients_do_not_follow(rig: Rig) -> None:
-    call = rig.converse(
-        rig.ledger_address, FOLLOW, [ledger_pb2.FollowRequest(from_height=1)]
-    )
+    call = rig.converse(rig.ledger_address, FOLLOW, [ledger_pb2.FollowRequest(from_height=1)])
     await rig.refused(call, "denied", "not-a-node")
 
 

@@ -76,9 +76,7 @@ async def test_no_protobuf_in_bulk_messages(rig: Rig, first: bytes) -> None:
         )
     )
     for messages in ([first], [header, first]):
-        call = rig.upload(
-            holder.config.peer_address, f"{SHARDS}/Store", messages, node.identity
-        )
+        call = rig.upload(holder.config.peer_address, f"{SHARDS}/Store", messages, node.identity)
         await rig.refused(call, "invalid", "malformed-message")
         await rig.nothing_left(blob)
 
@@ -194,9 +192,7 @@ async def test_no_cbor_from_nodes(rig: Rig, bad: bytes) -> None:
         if bad:
             cases.append(("StoreBox", shard_pb2.StoreBoxRequest(context=context, **row)))
     for name, request in cases:
-        call = rig.unary(
-            holder.config.peer_address, f"{SHARDS}/{name}", request, gateway.identity
-        )
+        call = rig.unary(holder.config.peer_address, f"{SHARDS}/{name}", request, gateway.identity)
         await rig.refused(call, "invalid", "malformed-encoding")
     await rig.nothing_left(blob)
 
@@ -293,7 +289,7 @@ async def test_transaction_by_nobody(rig: Rig) -> None:
         [(AccountId.zero(), 1, keys.signing_key)],
     ):
         signed = sign_transaction(opening, rig.cluster, signers)
-        with pytest.raises(Exception) as caught:  # noqa: PT011 - the kinds are compared below
+        with pytest.raises(Exception) as caught:
             await _submit(rig, signed)
         assert caught.value.kind in ("unauthenticated", "denied", "invalid")  # type: ignore[attr-defined]
         rig.secrets.check(str(caught.value))

@@ -174,9 +174,7 @@ class Stuck:
     """A put whose client sends some messages and then nothing."""
 
     def __init__(self, rig: Rig, node: Running, messages: list[Any]) -> None:
-        self._messages = [
-            m if isinstance(m, bytes) else m.SerializeToString() for m in messages
-        ]
+        self._messages = [m if isinstance(m, bytes) else m.SerializeToString() for m in messages]
         self._gone = asyncio.Event()
         channel = rig.channel(node.config.client_address)
         self.call = channel.stream_unary(f"{BLOBS}/Put")(self._send(), timeout=60)

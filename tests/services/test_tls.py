@@ -85,9 +85,7 @@ async def test_key_that_no_node_registered(rig: Rig) -> None:
     stray = rig.issue("node-1")
     holder, gateway = rig.nodes[2], rig.nodes[0]
     posing = dataclasses.replace(gateway, identity=stray)
-    await rig.refused(
-        manifest_from(rig, posing, holder), "unauthenticated", "unknown-node"
-    )
+    await rig.refused(manifest_from(rig, posing, holder), "unauthenticated", "unknown-node")
     blob = rig.new_blob()
     header = shard_pb2.StoreRequest(
         header=shard_pb2.StoreHeader(
