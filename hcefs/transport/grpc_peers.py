@@ -359,7 +359,7 @@ class Ending:
         if code is grpc.StatusCode.OK:
             return None
         trailing = await self._call.trailing_metadata()
-        error = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, details=details)
+        error = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, details, None)
         return None if send_failed(error) else from_rpc_error(error)
 
     async def error(self) -> HcefsError:

@@ -17,6 +17,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -184,8 +185,12 @@ class Rig:
         self.stranger = self.nodes.pop()
         await self._set_map()
         for node in [*self.nodes, self.stranger]:
-            await self.until(lambda node=node: self._follows(node))
+            await self.until(partial(self._follows, node))
         await self._people()
+
+    def tidy(self, node: Running) -> bool:
+        """Whether no unfinished shard lies on a node."""
+        return not self.temporaries(node)
 
     def _keys(self, cluster: ClusterId) -> AccountKeys:
         keys = AccountKeys.generate(cluster, self.runtime.random(128))
@@ -445,15 +450,18 @@ class Rig:
                 found.append("key row")
         return found
 
-    def temporaries(self, node: Running) -> list[str]:
-        """Shards in the making on a node."""
-        return [path.name for path in (node.config.data / "shards" / "incoming").iterdir()]
+    def temporaries(self, node: Running, blob: BlobId | None = None) -> list[str]:
+        """Shards in the making on a node: all, or those of one blob."""
+        incoming = node.config.data / "shards" / "incoming"
+        start = bytes(blob.base).hex() if blob is not None else ""
+        return [path.name for path in incoming.iterdir() if path.name.startswith(start)]
 
     async def nothing_left(self, blob: BlobId) -> None:
         """No trace of a blob on any node, no temporary, no stream open."""
         await self.until(
             lambda: all(
-                not self.temporaries(node) and not node.process.gate.held for node in self.nodes
+                not self.temporaries(node, blob) and not node.process.gate.held
+                for node in self.nodes
             )
         )
         for node in self.nodes:
@@ -507,7 +515,8 @@ class Rig:
     ) -> list[bytes]:
         """One message in, many out."""
         call = self.channel(address, identity).unary_stream(method)
-        return await _typed(_all(call(_bytes(request), timeout=CALL_SECONDS)))
+        answers: list[bytes] = await _typed(_all(call(_bytes(request), timeout=CALL_SECONDS)))
+        return answers
 
     async def converse(
         self,
@@ -523,7 +532,8 @@ class Rig:
             for request in requests:
                 yield _bytes(request)
 
-        return await _typed(_all(call(messages(), timeout=CALL_SECONDS)))
+        answers: list[bytes] = await _typed(_all(call(messages(), timeout=CALL_SECONDS)))
+        return answers
 
     async def refused(self, call: Awaitable[Any], kind: str, reason: str) -> HcefsError:
         """Await a call that must fail so; the text must say something and show no secret."""

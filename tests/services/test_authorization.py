@@ -92,8 +92,9 @@ async def test_token_signed_by_an_unregistered_key(rig: Rig, method: str) -> Non
 @pytest.mark.parametrize("method", METHODS)
 async def test_grant_for_another_record(rig: Rig, method: str) -> None:
     client, grant, blob = right_of(rig, method)
-    named = {"record": rig.other_record}
-    wrong = rig.authorization(client, method, rig.nodes[0], grant, blob=blob, **named)
+    wrong = rig.authorization(
+        client, method, rig.nodes[0], grant, blob=blob, record=rig.other_record
+    )
     call = ask(rig, rig.nodes[0], method, wrong, record_id=bytes(rig.other_record))
     await rig.refused(call, "denied", "wrong-record")
 

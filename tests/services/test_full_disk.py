@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from hcefs.config import LimitsConfig
@@ -77,7 +79,7 @@ async def _two_are_too_many(rig: Rig) -> None:
         stat = ask(rig, gateway, "stat", asked, blob_id=bytes(blob))
         error = await rig.refused(stat, "not-found", error.reason and _hidden(rig, blob))
         for node in rig.nodes:
-            await rig.until(lambda node=node: not rig.temporaries(node))
+            await rig.until(partial(rig.tidy, node))
         await rig.until(lambda: not gateway.process.gate.held)
 
 

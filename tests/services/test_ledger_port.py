@@ -86,23 +86,22 @@ async def test_numbers_beyond_the_record(rig: Rig) -> None:
         assert not (await query(rig, rig.patient, leaves=span)).facts
     for number in (7, 1 << 32, huge):
         asked = {"record_id": bytes(rig.record), "generation": number}
-        call = query(rig, rig.patient, generation=asked)
-        await rig.refused(call, "not-found", "not-found")
+        await rig.refused(query(rig, rig.patient, generation=asked), "not-found", "not-found")
     for claim in ({"leaf_index": huge}, {"consistent_with": huge}, {"size": huge, "leaf_index": 0}):
-        call = prove(rig, rig.patient, rig.record, **claim)
-        await rig.refused(call, "invalid", "bad-range")
+        await rig.refused(prove(rig, rig.patient, rig.record, **claim), "invalid", "bad-range")
 
 
 async def test_questions_of_a_wrong_shape(rig: Rig) -> None:
     await rig.refused(query(rig, rig.doctor), "invalid", "bad-message")
-    for question in (
+    questions: tuple[dict[str, Any], ...] = (
         {"record": b"r"},
         {"account": b""},
         {"grant": bytes(17)},
         {"grants_on_record": b"r"},
         {"generation": {}},
         {"leaves": {}},
-    ):
+    )
+    for question in questions:
         await rig.refused(query(rig, rig.doctor, **question), "invalid", "bad-id")
     proof = rig.proof(rig.keys_of(rig.doctor), "query")
     request = ledger_pb2.ProveRequest(proof=proof, record_id=bytes(rig.record))
@@ -126,8 +125,8 @@ async def test_unregistered_keys_do_not_follow(rig: Rig) -> None:
         ("HasLeaf", ledger_pb2.HasLeafRequest(record_id=bytes(rig.record))),
         ("Prove", ledger_pb2.ProveRequest(record_id=bytes(rig.record), leaf_index=0)),
     ):
-        call = rig.unary(rig.ledger_peer_address, f"{LEDGER}/{name}", question, stray)
-        await rig.refused(call, "unauthenticated", "unknown-node")
+        asked = rig.unary(rig.ledger_peer_address, f"{LEDGER}/{name}", question, stray)
+        await rig.refused(asked, "unauthenticated", "unknown-node")
 
 
 @pytest.mark.parametrize(

@@ -107,21 +107,21 @@ async def test_no_cbor_from_clients(rig: Rig, bad: bytes) -> None:
     address = node.config.client_address
     good = rig.authorization(rig.doctor, "stat", node, rig.read_grant)
     wrong = blob_pb2.Authorization(token=good.token, proof=bad)
-    ids = {"record_id": bytes(rig.record), "request_id": rig.new_request()}
-    blob = {"blob_id": bytes(rig.receipt.ref.blob)}
-    for method, request in (
+    ids: dict[str, Any] = {"record_id": bytes(rig.record), "request_id": rig.new_request()}
+    blob: dict[str, Any] = {"blob_id": bytes(rig.receipt.ref.blob)}
+    requests: tuple[tuple[str, Any], ...] = (
         ("Stat", blob_pb2.StatRequest(authorization=wrong, **ids, **blob)),
         ("List", blob_pb2.ListRequest(authorization=wrong, **ids)),
         ("GetBoxes", blob_pb2.GetBoxesRequest(authorization=wrong, **ids)),
         ("Get", blob_pb2.GetRequest(authorization=wrong, sealed=True, **ids, **blob)),
         ("PutBox", blob_pb2.PutBoxRequest(box=bad)),
         ("PutLink", blob_pb2.PutLinkRequest(link=bad)),
-    ):
+    )
+    for method, request in requests:
         call = rig.download(address, f"{BLOBS}/{method}", request)
         await rig.refused(call, "invalid", "malformed-encoding")
-    for request in (admin_pb2.StatusRequest(proof=bad),):
-        call = rig.unary(address, "/hcefs.v1.Admin/Status", request)
-        await rig.refused(call, "invalid", "malformed-encoding")
+    status = rig.unary(address, "/hcefs.v1.Admin/Status", admin_pb2.StatusRequest(proof=bad))
+    await rig.refused(status, "invalid", "malformed-encoding")
 
 
 @pytest.mark.parametrize("bad", NO_CBOR)

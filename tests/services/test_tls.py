@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from typing import Any
 
 import grpc
 import pytest
@@ -75,8 +76,9 @@ async def test_client_without_a_certificate(rig: Rig) -> None:
 async def test_connection_without_tls(rig: Rig) -> None:
     for address in (rig.nodes[2].config.client_address, rig.nodes[2].config.peer_address):
         async with grpc.aio.insecure_channel(address) as channel:
+            untyped: Any = channel
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await channel.unary_unary(f"{BLOBS}/Stat")(b"", timeout=10)
+                await untyped.unary_unary(f"{BLOBS}/Stat")(b"", timeout=10)
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
@@ -139,8 +141,9 @@ async def test_clients_check_the_server(rig: Rig) -> None:
         await server.start()
         credentials = client_credentials(rig.authority)
         async with grpc.aio.secure_channel(server.address, credentials) as channel:
+            untyped: Any = channel
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await channel.unary_unary(f"{BLOBS}/Stat")(b"", timeout=10)
+                await untyped.unary_unary(f"{BLOBS}/Stat")(b"", timeout=10)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         await server.stop()
 
