@@ -31,11 +31,12 @@ import rocksdict
 from hcefs.encoding import Encoded
 from hcefs.errors import Conflict, Corrupt, HcefsError, Internal, NotFound
 from hcefs.ids import AccountId, RecordId
-from hcefs.integrity import leaf_hash, node_hash
+from hcefs.integrity import leaf_hash
 from hcefs.ledger import machine
 from hcefs.ledger.block import Block, BlockHeader, SignedHead, previous_hash
+from hcefs.ledger.draft import Draft
 from hcefs.ledger.genesis import Genesis
-from hcefs.ledger.outcome import Leaf, LeafAppended, Outcome
+from hcefs.ledger.outcome import Leaf
 from hcefs.ledger.rows import (
     FORK_ROW,
     GENESIS_ROW,
@@ -52,7 +53,6 @@ from hcefs.ledger.rows import (
     decode_row,
     leaf_row,
     leaf_rows,
-    leaf_value,
     result_row,
     seal,
     split_leaf_value,
@@ -60,8 +60,7 @@ from hcefs.ledger.rows import (
     u64,
     unseal,
 )
-from hcefs.ledger.state import MAP_KEY, StateView
-from hcefs.ledger.transactions import SignedTransaction
+from hcefs.ledger.state import StateView
 from hcefs.ledger.verify import verify_rows
 from hcefs.placement.cluster_map import ClusterMap
 
@@ -418,7 +417,7 @@ class LedgerLog(_RowsView):
             return
         with self._writing:
             self._check_writable()
-            draft = _Draft(self)
+            draft = Draft(self._rows.row, self.subtree)
             tip = self._tip
             for each in applied:
                 header = each.block.header
@@ -437,7 +436,7 @@ class LedgerLog(_RowsView):
             newer = head is not None and _is_newer(head, self._head)
             if newer and head is not None:
                 draft.put(HEAD_ROW, head.encode())
-            self._write(draft.batch)
+            self._write(_batch(draft))
             # The height is told last: who has seen it, sees everything at it.
             if newer:
                 self._head = head
@@ -522,70 +521,6 @@ class LedgerLog(_RowsView):
             raise
 
 
-class _Draft:
-    """The rows of one atomic append, which see each other before they are written."""
-
-    def __init__(self, log: LedgerLog) -> None:
-        self._log = log
-        self.batch = rocksdict.WriteBatch(raw_mode=True)
-        self.map_changed = False
-        self._nodes: dict[bytes, bytes] = {}
-        self._commitments: set[bytes] = set()
-        self._results: set[bytes] = set()
-
-    def put(self, key: bytes, value: bytes) -> None:
-        self.batch.put(key, seal(key, value))
-
-    def add(self, applied: AppliedBlock) -> None:
-        block, header = applied.block, applied.block.header
-        self.put(block_row(header.height), block.encode())
-        self.put(block_hash_row(header.height), header.hash())
-        for key, value in applied.writes.items():
-            if value is None:
-                self.batch.delete(STATE_ROWS + key)
-            else:
-                self.put(STATE_ROWS + key, value)
-        self.map_changed |= MAP_KEY in applied.writes
-        for data, outcome in zip(block.transactions, applied.outcomes, strict=True):
-            self._add_result(data, header, outcome)
-            for event in outcome.events:
-                if isinstance(event, LeafAppended):
-                    self._add_leaf(event)
-
-    def _add_result(self, data: bytes, header: BlockHeader, outcome: Outcome) -> None:
-        key = result_row(SignedTransaction.decode(data).hash())
-        # The first result stays: a body that the chain holds twice did nothing the second time.
-        if key not in self._results and self._log._rows.row(key) is None:
-            self._results.add(key)
-            result = SubmitResult(header.height, header.time_ms, outcome.leaves)
-            self.put(key, result.encode())
-
-    def _add_leaf(self, event: LeafAppended) -> None:
-        record, index, encoded = event.record, event.index, event.leaf.encode()
-        self.put(leaf_row(record, index), leaf_value(event.height, event.leaf))
-        key = commitment_row(record, event.leaf.commitment)
-        if key not in self._commitments and self._log._rows.row(key) is None:
-            self._commitments.add(key)
-            self.put(key, u64(index))
-        else:
-            copied = copied_row(record, event.leaf.commitment, event.leaf.signer)
-            if copied not in self._commitments and self._log._rows.row(copied) is None:
-                self._commitments.add(copied)
-                self.put(copied, u64(index))
-        # Each set low bit of the index completes one subtree more.
-        level, node = 0, leaf_hash(encoded)
-        self._nodes[subtree_row(record, 0, index)] = node
-        while index & 1:
-            left = self._nodes.get(subtree_row(record, level, index - 1))
-            if left is None:
-                left = self._log.subtree(record, level, index - 1)
-            node = node_hash(left, node)
-            level, index = level + 1, index >> 1
-            key = subtree_row(record, level, index)
-            self._nodes[key] = node
-            self.put(key, node)
-
-
 def _leaf_row(row: bytes) -> tuple[Leaf, int]:
     data, height = split_leaf_value(row)
     return decode_row(Leaf, data), height
@@ -593,6 +528,16 @@ def _leaf_row(row: bytes) -> tuple[Leaf, int]:
 
 def _is_newer(head: SignedHead, known: SignedHead | None) -> bool:
     return known is None or (head.height, head.time_ms) > (known.height, known.time_ms)
+
+
+def _batch(draft: Draft) -> rocksdict.WriteBatch:
+    batch = rocksdict.WriteBatch(raw_mode=True)
+    for key, value in draft.rows.items():
+        if value is None:
+            batch.delete(key)
+        else:
+            batch.put(key, value)
+    return batch
 
 
 def _options() -> rocksdict.Options:
