@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import rocksdict
 
+from hcefs.access.facts import Action
 from hcefs.errors import Conflict, Corrupt, HcefsError, Internal, Invalid, NotFound
-from hcefs.ids import RecordId
+from hcefs.ids import AccountId, RecordId
 from hcefs.integrity import leaf_hash, merkle_root
 from hcefs.ledger.block import SignedHead, sign_head
 from hcefs.ledger.log import ForkProof, LedgerLog
@@ -67,6 +68,33 @@ def filled(log: LedgerLog, world: Scenario, appends: int = 5) -> LedgerLog:
         world.time_ms += 1_000
         log.append([make_block(world, [an_append(world, f"a{number}")])])
     return log
+
+
+def test_a_copied_commitment_does_not_hide_its_writers_leaf(
+    log: LedgerLog, world: Scenario
+) -> None:
+    filled(log, world, appends=1)
+    may_append = world.sign(world.grant("g", "doc", Action.APPEND), "pat").encode()
+    log.append([make_block(world, [may_append])])
+    doctor, patient = world.account("doc"), world.account("pat")
+    stolen, copied = seed("commitment stolen"), seed("commitment a0")
+    for name, entry, signer in (
+        ("c1", world.entry("stolen", grant="g"), "doc"),  # before its writer
+        ("c2", world.entry("stolen"), "pat"),
+        ("c3", world.entry("a0", grant="g"), "doc"),  # after its writer
+        ("c4", world.entry("a0", grant="g"), "doc"),
+    ):
+        world.time_ms += 1_000
+        log.append([make_block(world, [world.sign(world.append(name, entry), signer).encode()])])
+
+    def index(commitment: bytes, signer: AccountId | None) -> int | None:
+        found = log.leaf_of(RECORD, commitment, signer)
+        return None if found is None else found[0]
+
+    assert [index(stolen, who) for who in (None, doctor, patient)] == [1, 1, 2]
+    assert [index(copied, who) for who in (None, patient, doctor)] == [0, 0, 3]
+    assert index(copied, world.account("o1")) is None
+    assert log.verify_chain() == log.height
 
 
 def head_of(world: Scenario, time_ms: int) -> SignedHead:
