@@ -201,7 +201,7 @@ def all_warnings(found: Sequence[ProcessStatus]) -> list[str]:
     for process in found:
         if process.answer is None:
             why = f" ({process.failure.reason})" if process.failure else ""
-            text = "is stopped" if process.pid is None else f"does not answer{why}"
+            text = "stopped" if process.pid is None else f"no answer{why}"
             by_text.setdefault(text, []).append(process.name)
             continue
         for text in process.answer.warnings:
