@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 
+from hcefs.errors import Unavailable
 from hcefs.ledger.follower import BlockBytes, HeadBytes
 from hcefs.runtime import Runtime
 from hcefs.transport.grpc_peers import CHANNEL_OPTIONS
@@ -64,6 +65,11 @@ class GrpcLedgerLink:
                         yield HeadBytes(message.head)
             except grpc.aio.AioRpcError as error:
                 raise from_rpc_error(error) from None
+            except (grpc.aio.BaseError, asyncio.InvalidStateError):
+                # gRPC's own words for a call that broke before it had begun.
+                raise Unavailable(
+                    "the feed of the ledger broke; it is asked again", reason="stream-reset"
+                ) from None
             finally:
                 if sender is not None:
                     sender.cancel()

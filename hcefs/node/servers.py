@@ -70,35 +70,44 @@ class Port:
         mutual: bool,
         streams: int,
     ) -> None:
-        limit = MESSAGE_BYTES_MAX if mutual else CLIENT_MESSAGE_BYTES_MAX
-        self._server = grpc.aio.server(
-            options=[
-                *OPTIONS,
-                ("grpc.max_receive_message_length", limit),
-                ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-            ],
-            maximum_concurrent_rpcs=streams * CONCURRENT_RPCS_FACTOR,
-        )
-        self._server.add_generic_rpc_handlers(tuple(handlers))
-        self.health = HealthServicer()
+        self._address = address
+        self._handlers = tuple(handlers)
         self._services = ("", *services)
-        health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
-        credentials = server_credentials(
+        self._limit = MESSAGE_BYTES_MAX if mutual else CLIENT_MESSAGE_BYTES_MAX
+        self._calls = streams * CONCURRENT_RPCS_FACTOR
+        self._credentials = server_credentials(
             identity.certificate, identity.key, identity.authority, mutual=mutual
         )
+        self.health = HealthServicer()
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> None:
+        """Listen.  Only now is the port taken: a server that never started keeps it for ever.
+
+        Raises:
+            Unavailable: it cannot be listened on (``address-in-use``).
+        """
+        server = grpc.aio.server(
+            options=[
+                *OPTIONS,
+                ("grpc.max_receive_message_length", self._limit),
+                ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+            ],
+            maximum_concurrent_rpcs=self._calls,
+        )
+        server.add_generic_rpc_handlers(self._handlers)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
         try:
-            bound = self._server.add_secure_port(address, credentials)
+            bound = server.add_secure_port(self._address, self._credentials)
         except RuntimeError:
             bound = 0
         if not bound:
             raise Unavailable(
-                f"{address} cannot be listened on: another process has it, or it is not ours",
+                f"{self._address} cannot be listened on: another process has it, or it is not ours",
                 reason="address-in-use",
             )
-
-    async def start(self) -> None:
-        """Listen."""
-        await self._server.start()
+        self._server = server
+        await server.start()
 
     async def set_serving(self, serving: bool) -> None:
         """What the health service answers for every service of the port."""
@@ -109,7 +118,8 @@ class Port:
     async def stop(self) -> None:
         """Refuse new calls, let the running ones end within the grace period."""
         await self.set_serving(False)
-        await self._server.stop(GRACE_SECONDS)
+        if self._server is not None:
+            await self._server.stop(GRACE_SECONDS)
 
 
 async def until_signal() -> None:

@@ -119,6 +119,7 @@ class ShardService:
                 await upload.send([frame.data])
             if frame.WhichOneof("message") != "finish":
                 raise Invalid("a shard has one header and one finish", reason="bad-message")
+            permit()  # the gateway may have kept the last message back for long
             finish = frame.finish
             await upload.finish(
                 ShardRows(

@@ -427,7 +427,7 @@ class _Upload:
         except TimeoutError:
             self._call.cancel()
             raise stalled() from None
-        except asyncio.InvalidStateError:
+        except (asyncio.InvalidStateError, grpc.aio.BaseError):
             # The holder ended the call before it read everything: its status says why.
             raise between_nodes(await self._ending.error()) from None
         except grpc.aio.AioRpcError as error:
@@ -472,7 +472,7 @@ class _Download:
             raise stalled() from None
         except grpc.aio.AioRpcError as error:
             raise between_nodes(from_rpc_error(error)) from None
-        except asyncio.InvalidStateError:
+        except (asyncio.InvalidStateError, grpc.aio.BaseError):
             raise Unavailable("the call was cancelled", reason="cancelled") from None
         return None if message is END else bytes(message)
 

@@ -329,20 +329,20 @@ class Rig:
             await self.hospital.admit(await client.register(self.keys_of(client), kind))
         self.record = (await self.patient.open_record()).record
         self.other_record = (await self.patient.open_record()).record
-        give = self._give
-        self.append_grant = await give(self.hospital, Action.APPEND)
-        self.read_grant = await give(self.doctor, Action.READ | Action.SHARE)
+        self.append_grant = await self.give(self.hospital, Action.APPEND)
+        self.read_grant = await self.give(self.doctor, Action.READ | Action.SHARE)
         now = self.runtime.now_ms()
-        self.future_grant = await give(self.doctor, Action.READ, not_before_ms=now + HOUR_MS)
+        self.future_grant = await self.give(self.doctor, Action.READ, not_before_ms=now + HOUR_MS)
         self.height = max(client.height for client in self.clients)
         self.payload = MARK + self.runtime.random(3_000_000)
         self.receipt = await self.hospital.put(
             self.record, self.payload, grant=self.append_grant.grant, name="scan"
         )
 
-    async def _give(
+    async def give(
         self, grantee: Client, actions: Action, *, not_before_ms: int | None = None
     ) -> Grant:
+        """A grant on the record, for two hours."""
         end = self.runtime.now_ms() + 2 * HOUR_MS
         return await self.patient.give(
             self.record,
@@ -488,7 +488,7 @@ class Rig:
     ) -> bytes:
         """One message in, one out; ``request`` is a message, or any bytes."""
         call = self.channel(address, identity).unary_unary(method)
-        return bytes(await _typed(call(_bytes(request), timeout=CALL_SECONDS)))
+        return bytes(await typed(call(_bytes(request), timeout=CALL_SECONDS)))
 
     async def upload(
         self,
@@ -504,7 +504,7 @@ class Rig:
             for request in requests:
                 await call.write(_bytes(request))
             await call.done_writing()
-            return bytes(await _typed(call))
+            return bytes(await typed(call))
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             raise await ending.error() from None
         finally:
@@ -515,7 +515,7 @@ class Rig:
     ) -> list[bytes]:
         """One message in, many out."""
         call = self.channel(address, identity).unary_stream(method)
-        answers: list[bytes] = await _typed(_all(call(_bytes(request), timeout=CALL_SECONDS)))
+        answers: list[bytes] = await typed(_all(call(_bytes(request), timeout=CALL_SECONDS)))
         return answers
 
     async def converse(
@@ -532,7 +532,7 @@ class Rig:
             for request in requests:
                 yield _bytes(request)
 
-        answers: list[bytes] = await _typed(_all(call(messages(), timeout=CALL_SECONDS)))
+        answers: list[bytes] = await typed(_all(call(messages(), timeout=CALL_SECONDS)))
         return answers
 
     async def refused(self, call: Awaitable[Any], kind: str, reason: str) -> HcefsError:
@@ -634,7 +634,7 @@ def reissue(authority: bytes, authority_key: bytes, identity: Identity, name: st
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
-async def _typed(call: Any) -> Any:
+async def typed(call: Any) -> Any:
     """Await a call; its failure is a typed error, as SDK and peers see it."""
     try:
         async with asyncio.timeout(HANGS_SECONDS):

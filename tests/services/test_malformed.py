@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 
 from hcefs.encoding import dumps
-from hcefs.ids import AccountId
+from hcefs.errors import HcefsError
+from hcefs.ids import AccountId, RecordId
+from hcefs.integrity import blake3_digest
 from hcefs.ledger.transactions import (
+    OpenRecord,
     SignedTransaction,
     Upgrade,
     add_signature,
@@ -151,8 +154,6 @@ async def test_no_token(rig: Rig, bad: bytes) -> None:
     """With an honest proof of exactly those bytes."""
     node = rig.nodes[0]
     keys = rig.keys_of(rig.doctor)
-    from hcefs.integrity import blake3_digest
-
     proof = rig.proof(
         keys,
         "list",
@@ -273,14 +274,12 @@ async def test_transaction_that_is_too_large(rig: Rig) -> None:
 
 async def test_transaction_by_nobody(rig: Rig) -> None:
     """Unsigned, signed by an account that is not registered, with a wrong key."""
-    from hcefs.ids import RecordId
-    from hcefs.ledger.transactions import OpenRecord
-
     keys = rig.keys_of(rig.patient)
     stranger = rig.account_keys()
     record = RecordId(rig.runtime.random(16))
     opening = OpenRecord(record, keys.account, keys.record_key(record, 0).public_key)
     height = rig.ledger.log.height
+    seen: list[tuple[str, str]] = []
     for signers in (
         [],
         [(stranger.account, 1, stranger.signing_key)],
@@ -289,8 +288,16 @@ async def test_transaction_by_nobody(rig: Rig) -> None:
         [(AccountId.zero(), 1, keys.signing_key)],
     ):
         signed = sign_transaction(opening, rig.cluster, signers)
-        with pytest.raises(Exception) as caught:
+        with pytest.raises(HcefsError) as caught:
             await _submit(rig, signed)
-        assert caught.value.kind in ("unauthenticated", "denied", "invalid")  # type: ignore[attr-defined]
-        rig.secrets.check(str(caught.value))
+        seen.append((caught.value.kind, caught.value.reason))
+        rig.secrets.check(caught.value.message)
+    assert [kind for kind, _ in seen] == ["unauthenticated"] * len(seen)
+    assert [reason for _, reason in seen] == [
+        "not-signed",
+        "unknown-signer",
+        "bad-signature",
+        "wrong-key-version",
+        "unknown-signer",
+    ]
     assert rig.ledger.log.height == height

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
+from hcefs.access.facts import Action
 from hcefs.client.client import Client
 from hcefs.crypto.envelope import SUITE_XWING, EnvelopeContext
 from hcefs.crypto.keys import dek_commitment, seal_envelope
@@ -19,11 +20,13 @@ from hcefs.formats.manifest import Core
 from hcefs.ids import BlobId
 from hcefs.transport.framing import frame_data
 from hcefs.transport.status import from_rpc_error
-from hcefs.wire.v1 import blob_pb2
+from hcefs.wire.v1 import blob_pb2, shard_pb2
 from tests.services.requests import (
     BLOBS,
     DATA,
+    SHARDS,
     ask,
+    call_context,
     get,
     get_request,
     put,
@@ -31,7 +34,7 @@ from tests.services.requests import (
     put_messages,
     put_trailer,
 )
-from tests.services.rig import HOUR_MS, MARK, SMALL_STREAMS, Rig, Running
+from tests.services.rig import HOUR_MS, MARK, SMALL_STREAMS, Rig, Running, typed
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("services")]
 
@@ -157,6 +160,10 @@ async def test_slot_of_a_pack(rig: Rig) -> None:
 async def test_blob_id_that_is_taken(rig: Rig) -> None:
     """The first put stays as it was; the second leaves nothing, under any profile."""
     node, blob = rig.nodes[0], rig.new_blob()
+    while {(seat.node.node_id, seat.index) for seat in rig.seats(blob.base)} & {
+        (seat.node.node_id, seat.index) for seat in rig.seats(blob.base, "copy-3")
+    }:
+        blob = rig.new_blob()  # so that under copy-3 every file name is free
     await put(rig, node, put_messages(rig, node, blob))
     before = {other.number: sorted(rig.kept(other, blob)) for other in rig.nodes}
     again = put_messages(rig, node, blob, [DATA + b"!"])
@@ -222,6 +229,38 @@ async def test_reader_vanishes_in_the_middle(rig: Rig) -> None:
     call.cancel()
     await rig.until(lambda: not any(other.process.gate.held for other in rig.nodes))
     assert len(await get(rig, node)) == 4
+
+
+@pytest.mark.parametrize("at_holder", [False, True])
+async def test_right_that_ends_in_the_middle(rig: Rig, at_holder: bool) -> None:
+    """A revocation ends a running put at its next message, on the gateway and on a holder."""
+    node, holder, blob = rig.nodes[1], rig.nodes[2], rig.new_blob()
+    grant = await rig.give(rig.hospital, Action.APPEND)
+    right = rig.authorization(rig.hospital, "put", node, grant, blob=blob)
+    fields: dict[str, Any] = {"authorization": right, "min_height": rig.patient.height}
+    first: Any = put_header(rig, node, blob, **fields)
+    last = frame_data(DATA)
+    channel, method = rig.channel(node.config.client_address), f"{BLOBS}/Put"
+    if at_holder:
+        start = shard_pb2.StoreHeader(
+            context=call_context(rig, node, "put", blob=blob, **fields),
+            index=rig.index_of(blob, holder),
+            profile="ec-4-2",
+            segment_size=SEGMENT_SIZE,
+        )
+        first = shard_pb2.StoreRequest(header=start)
+        last = shard_pb2.StoreRequest(finish=shard_pb2.StoreFinish()).SerializeToString()
+        channel, method = rig.channel(holder.config.peer_address, node.identity), f"{SHARDS}/Store"
+    call = channel.stream_unary(method)(timeout=60)
+    await call.write(first.SerializeToString())
+    await rig.until(lambda: bool(rig.temporaries(holder, blob)))
+    done = await rig.patient.revoke(grant.grant)
+    reached = (node.process.follower.view, holder.process.follower.view)
+    await rig.until(lambda: all(view.height >= done.height for view in reached))
+    await call.write(last)
+    await call.done_writing()
+    await rig.refused(typed(call), "denied", "revoked")
+    await rig.nothing_left(blob)
 
 
 async def test_too_many_streams(rig: Rig) -> None:
