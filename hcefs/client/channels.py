@@ -21,10 +21,10 @@ from google.protobuf.message import Message
 from hcefs.client.authorize import Authorizer
 from hcefs.client.connection import Connection
 from hcefs.crypto.accounts import AccountKeys
-from hcefs.errors import HcefsError, Invalid, Unavailable
+from hcefs.errors import Invalid, Unavailable
 from hcefs.placement.cluster_map import ClusterMap
 from hcefs.runtime import Runtime, SystemRuntime
-from hcefs.transport.grpc_peers import CHANNEL_OPTIONS, STATUS_SECONDS, send_failed
+from hcefs.transport.grpc_peers import CHANNEL_OPTIONS, Ending, send_failed
 from hcefs.transport.status import from_rpc_error
 from hcefs.transport.tls import client_credentials
 
@@ -129,6 +129,7 @@ class Upload:
     def __init__(self, runtime: Runtime, call: Any) -> None:
         self._runtime = runtime
         self._call = call
+        self._ending = Ending(runtime, call)
 
     async def send(self, message: bytes) -> None:
         """Send one message; waits while the server is slower.
@@ -165,23 +166,11 @@ class Upload:
             raise _stalled() from None
         except asyncio.InvalidStateError:
             # The server ended the call before it read everything: its status says why.
-            raise await self._failure() from None
+            raise await self._ending.error() from None
         except grpc.aio.AioRpcError as error:
             if send_failed(error):
-                raise await self._failure() from None
+                raise await self._ending.error() from None
             raise from_rpc_error(error) from None
-
-    async def _failure(self) -> HcefsError:
-        """Why the call ended: the server's status, which may arrive after a send has failed."""
-        try:
-            async with self._runtime.timeout(STATUS_SECONDS):
-                await self._call
-        except TimeoutError:
-            self._call.cancel()
-        except grpc.aio.AioRpcError as error:
-            if not send_failed(error):
-                return from_rpc_error(error)
-        return Unavailable("the connection broke during the call: retry", reason="stream-reset")
 
 
 def _stalled() -> Unavailable:

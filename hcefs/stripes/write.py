@@ -140,7 +140,7 @@ class StripeWriter:
                 raise lane.error
         raise Unavailable(
             f"only {len(self._lanes) - len(failed)} of {len(self._lanes)} shard holders are "
-            f"reachable and {self.needed} are needed; nothing was stored, put again later "
+            f"reachable and {self.needed} are needed; nothing was acknowledged, put again later "
             f"({first.reason if first else 'unknown'})",
             reason="too-few-holders",
         )

@@ -364,11 +364,14 @@ class Ending:
 
     async def error(self) -> HcefsError:
         """The other side's status, which may come a little later than the failed send."""
+        until = self._runtime.monotonic() + STATUS_SECONDS
         try:
             async with self._runtime.timeout(STATUS_SECONDS):
-                while (error := self._first or await self._status()) is None:
+                while self._runtime.monotonic() < until:
+                    error = self._first or await self._status()
+                    if error is not None:
+                        return error
                     await self._runtime.sleep(STATUS_POLL_SECONDS)
-                return error
         except TimeoutError:
             self._call.cancel()
         return Unavailable("the other side ended the call early: retry", reason="stream-reset")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import socket
+from collections.abc import Callable
 
 import pytest
 
@@ -50,3 +51,12 @@ async def test_restarted_node_has_what_it_had(rig: Rig) -> None:
             rig.record, blob, grant=rig.read_grant.grant, node=node.config.client_address
         )
         assert await stream.read() == rig.payload
+
+
+@pytest.mark.parametrize("shown", [str, bytes.hex, lambda secret: secret.decode("latin-1")])
+async def test_the_watch_itself(rig: Rig, shown: Callable[[bytes], str]) -> None:
+    """What every test here relies on: a part of a secret in a text is noticed."""
+    keys = rig.keys_of(rig.doctor)
+    with pytest.raises(AssertionError, match="a secret is shown"):
+        rig.secrets.check(f"the key is {shown(keys.token_seed[:20])}")
+    rig.secrets.check(f"the account is {keys.account}, of {rig.record}")

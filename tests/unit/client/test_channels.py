@@ -54,6 +54,22 @@ class FakeCall:
     def cancel(self) -> None:
         self.cancelled = True
 
+    def add_done_callback(self, callback: object) -> None:
+        """It is still running when it is made."""
+
+    async def code(self) -> grpc.StatusCode:
+        if isinstance(self.ending, grpc.aio.AioRpcError):
+            return self.ending.code()
+        return grpc.StatusCode.OK
+
+    async def details(self) -> str | None:
+        return self.ending.details() if isinstance(self.ending, grpc.aio.AioRpcError) else ""
+
+    async def trailing_metadata(self) -> grpc.aio.Metadata:
+        if isinstance(self.ending, grpc.aio.AioRpcError):
+            return self.ending.trailing_metadata()
+        return grpc.aio.Metadata()
+
 
 @pytest.mark.parametrize("sending", [asyncio.InvalidStateError(), SEND_FAILED, DENIED])
 async def test_the_servers_status_is_what_is_raised(sending: BaseException) -> None:
