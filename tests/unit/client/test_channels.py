@@ -65,7 +65,7 @@ class FakeCall:
     async def details(self) -> str | None:
         return self.ending.details() if isinstance(self.ending, grpc.aio.AioRpcError) else ""
 
-    async def trailing_metadata(self) -> grpc.aio.Metadata:
+    async def trailing_metadata(self) -> Any:
         if isinstance(self.ending, grpc.aio.AioRpcError):
             return self.ending.trailing_metadata()
         return grpc.aio.Metadata()
