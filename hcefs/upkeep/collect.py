@@ -13,7 +13,7 @@ import logging
 
 from hcefs.errors import Corrupt, Invalid
 from hcefs.formats.keybox import KeyBox
-from hcefs.formats.manifest import Opening
+from hcefs.formats.manifest import Core, Opening
 from hcefs.ids import BlobBase, BlobId
 from hcefs.metrics import Metrics
 from hcefs.runtime import Runtime
@@ -70,6 +70,11 @@ class Collector:
         base = bytes(blob.base)
         opening = self._stores.rows.get(Table.OPENINGS, base)
         if opening is not None and self._committed(opening):
+            return
+        core = self._stores.rows.get(Table.CORES, base)
+        if core is not None and Core.decode(core).commit_by_ms >= self._replica.time_ms:
+            # A pending row that a refused put of the same id left: what is here may still
+            # be committed, and has a pending row of its own.
             return
         # Rows first: without them the shard is invisible, whatever happens next.
         self._stores.rows.delete(

@@ -13,7 +13,7 @@ from hcefs.formats.manifest import Opening
 from hcefs.ids import BlobId, GrantId
 from hcefs.runtime import SystemRuntime
 from hcefs.store.interface import KeyTable, Table
-from hcefs.stripes.holder import box_key
+from hcefs.stripes.holder import PENDING_BLOB, box_key, pending_key
 from hcefs.testing.local_cluster import HOUR_MS, NOW_MS, LocalCluster
 from hcefs.upkeep.collect import Collector
 from hcefs.upkeep.worker import Progress
@@ -85,6 +85,21 @@ async def test_a_committed_blob_is_never_collected(cluster: LocalCluster) -> Non
     cluster.ledger.time_ms = NOW_MS + 1000 * HOUR_MS
     await collect_everywhere(cluster)
     assert everything(cluster) == [6] * 6
+
+
+async def test_a_stale_pending_row_of_the_same_id_deletes_nothing(cluster: LocalCluster) -> None:
+    opening = await pending_blob(cluster)
+    for stores in cluster.stores.values():
+        for index in range(6):
+            name = bytes(opening.blob) + bytes([index])
+            stale = pending_key(NOW_MS + 1, PENDING_BLOB, name)
+            stores.rows.put([(Table.PENDING, stale, b"")])
+    cluster.ledger.time_ms = NOW_MS + 1000  # past the stale row's time, not the blob's
+    await collect_everywhere(cluster)
+    assert everything(cluster) == [6] * 6
+    cluster.ledger.time_ms = NOW_MS + HOUR_MS + 1
+    await collect_everywhere(cluster)
+    assert everything(cluster) == [0] * 6
 
 
 async def test_boxes_of_dead_grants_are_really_deleted(cluster: LocalCluster) -> None:
