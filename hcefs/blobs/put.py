@@ -101,7 +101,7 @@ class Prepared:
 
 
 def _seal_and_encode(
-    clock: Clock, secret: bytes, plan: PutPlan, last: bool, plaintext: bytearray
+    clock: Clock, secret: bytes, plan: PutPlan, last: bool, plaintext: bytearray | memoryview
 ) -> Prepared:
     """One segment in a worker thread: seal into the stripe's buffer, then encode."""
     started = clock()
@@ -139,7 +139,7 @@ class PutSession:
         self._metrics = metrics
         self._plan = plan
         self._dek = runtime.random(32) if plan.client_seal is None else b""
-        self._pending = bytearray()
+        self._pending: bytearray | memoryview = bytearray()
         self._jobs: deque[asyncio.Task[Prepared]] = deque()
         self._segment = 0
         self._length = 0
@@ -171,6 +171,12 @@ class PutSession:
             if len(self._pending) == SEGMENT_SIZE:
                 # More follows, so this full segment is not the last one.
                 await self._seal(last=False)
+            if not self._pending and len(view) >= SEGMENT_SIZE:
+                # A whole segment in one message is sealed from where it lies.
+                self._pending, view = view[:SEGMENT_SIZE], view[SEGMENT_SIZE:]
+                continue
+            if isinstance(self._pending, memoryview):
+                self._pending = bytearray(self._pending)
             room = SEGMENT_SIZE - len(self._pending)
             self._pending += view[:room]
             view = view[room:]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from hcefs.erasure.scheme import Profile
@@ -111,16 +111,19 @@ class StripeWriter:
 
     async def _offer(self, message: Callable[[_Lane], list[Piece] | ShardRows]) -> None:
         self._require()
-        live = [lane for lane in self._lanes if lane.error is None]
-        await asyncio.gather(*(self._put(lane, message(lane)) for lane in live))
+        behind: list[Awaitable[None]] = []
+        for lane in self._lanes:
+            if lane.error is not None:
+                continue
+            try:
+                lane.queue.put_nowait(message(lane))
+            except asyncio.QueueFull:
+                behind.append(self._put(lane, message(lane)))
+        if behind:
+            await asyncio.gather(*behind)
         self._require()
 
     async def _put(self, lane: _Lane, message: list[Piece] | ShardRows) -> None:
-        try:
-            lane.queue.put_nowait(message)
-            return
-        except asyncio.QueueFull:
-            pass
         try:
             async with self._runtime.timeout(self._deadline):
                 await lane.queue.put(message)
