@@ -35,7 +35,7 @@ HEADER_SECONDS = 5.0
 ARRIVING_MAX = 256
 LAYOUTS_MAX = 3
 PUT_BYTES = 16 << 20
-GET_BYTES = 8 << 20
+GET_BYTES = 12 << 20
 """What one put or get holds at most: segments in work, and two messages a lane."""
 
 LIST_PAGE = 500

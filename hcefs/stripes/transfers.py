@@ -156,9 +156,7 @@ class LocalDownload:
             while segment < end:
                 offset = self._geometry.offset_of(segment)
                 length, upto = 0, segment
-                while upto < end and (
-                    length == 0 or length + self._geometry.piece_of(upto) <= LOAD_MESSAGE_BYTES
-                ):
+                while upto < end and length < LOAD_MESSAGE_BYTES:
                     length += self._geometry.piece_of(upto)
                     upto += 1
                 started = self._runtime.monotonic()

@@ -21,8 +21,8 @@ from hcefs.placement.cluster_map import Node
 Piece = bytes | memoryview
 """One piece, or a view of one in a buffer that stays unchanged while it is sent."""
 
-LOAD_MESSAGE_BYTES = 512 << 10
-"""Pieces are joined up to this size in one message; larger measured slower at several streams."""
+LOAD_MESSAGE_BYTES = 1 << 20
+"""Pieces are joined until a message has this size (docs/decisions/0011)."""
 
 
 @dataclass(frozen=True)
