@@ -297,12 +297,12 @@ def unavoidable(
             Term("aes-seal", 1.0, "seal every segment"),
             Term("erasure-4-2", 1.0, "make the parity"),
             Term("blake3", n / k, "digest every piece"),
-            Term("hop-512KiB", hops, "shards to the other holders"),
+            Term("hop-1MiB", hops, "shards to the other holders"),
             Term("write-fsync", n / k, "every holder writes its shard, fsync"),
         ]
     terms = [Term("file-read", 1.0, "k holders read their shard, from the cache")]
     hops = (k - 1) / k if mode == "gateway" else 1.0
-    terms.append(Term("hop-512KiB", hops, "data shards of the other holders"))
+    terms.append(Term("hop-1MiB", hops, "data shards of the other holders"))
     if operation == "degraded":
         terms.append(Term("erasure-4-2", 1.0, "rebuild two data pieces of four"))
     if mode == "gateway":

@@ -37,7 +37,7 @@ def test_tables_hold_every_case_and_every_goal() -> None:
     rows = [row(CASE, "put", 5.0), row(CASE, "degraded", 5.0), row(CASE, "get", 5.0, "no time")]
     made = result(rows)
     text = report.text_of(made)
-    for wanted in ("byte-equal to zfec", "no time", "0.9 of healthy", "1.25 hop-512KiB", "FAIL"):
+    for wanted in ("byte-equal to zfec", "no time", "0.9 of healthy", "1.25 hop-1MiB", "FAIL"):
         assert wanted in text
     assert len(report.goals_table(made["goals"]).rows) == len(made["goals"])
     for table in report.tables(made):
