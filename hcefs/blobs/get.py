@@ -7,7 +7,7 @@ computed only after a failure, to find and drop the damaged shard.  Without keys
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 from hcefs.crypto.keys import dek_commitment
@@ -106,7 +106,9 @@ class BlobReader:
         """True once a shard was missing or damaged."""
         return self._reader.degraded
 
-    async def messages(self, permitted: Callable[[], None]) -> AsyncIterator[bytes | memoryview]:
+    async def messages(
+        self, permitted: Callable[[], None]
+    ) -> AsyncGenerator[bytes | memoryview, None]:
         """The plaintext of the range, or its sealed segments, in order.
 
         A message is a view that is valid until the next one is asked for.

@@ -11,7 +11,7 @@ Source: docs/decisions/0009-direct-proofs-name-the-holder.md.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -185,8 +185,7 @@ class DirectClient(StatClient):
                 secrets,
             ),
         )
-        messages: AsyncIterator[bytes | memoryview] = reader.messages(_always)
-        async with aclosing(messages) as data:  # type: ignore[type-var]
+        async with aclosing(reader.messages(_always)) as data:
             async for message in data:
                 yield bytes(message)
 

@@ -110,7 +110,7 @@ class StorageProcess:
             metrics,
             Gate("admin-calls", streams, runtime),
         )
-        self._collector = Collector(runtime, self.stores, self._log, metrics)
+        self._collector = Collector(runtime, self.stores, self._log, metrics, holder.pending)
         self._upkeep = Runner(runtime, [self._collector])
         self._clients = Port(
             config.client_address,

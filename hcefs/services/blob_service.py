@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -260,8 +261,9 @@ class BlobService:
         try:
             message = decoded(blob_pb2.GetRequest, request)
             with self._memory.hold(GET_BYTES):
-                async for data in self._get(message, ended):
-                    yield data
+                async with aclosing(self._get(message, ended)) as stream:
+                    async for data in stream:
+                        yield data
             outcome = "degraded" if ended and ended[0].degraded else "ok"
         except HcefsError as error:
             outcome = error.kind
@@ -271,7 +273,7 @@ class BlobService:
 
     async def _get(
         self, message: blob_pb2.GetRequest, ended: list[BlobReader]
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """Header and data; the reader that served them is left in ``ended``.
 
         Any node may sign a layout, so a lying holder may have given one of its own
@@ -301,11 +303,12 @@ class BlobService:
                 raise
             begun = False
             try:
-                async for data in reader.messages(permit):
-                    if not begun:
-                        yield blob_pb2.GetResponse(header=header).SerializeToString()
-                        begun = True
-                    yield frame_data(data)
+                async with aclosing(reader.messages(permit)) as messages:
+                    async for data in messages:
+                        if not begun:
+                            yield blob_pb2.GetResponse(header=header).SerializeToString()
+                            begun = True
+                        yield frame_data(data)
             except (Corrupt, Unavailable) as error:
                 if begun or len(refused) >= LAYOUTS_MAX:
                     raise

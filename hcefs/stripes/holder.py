@@ -34,6 +34,7 @@ from hcefs.stripes.checks import (
     check_link,
     check_rows,
 )
+from hcefs.stripes.pending import PENDING_BLOB, PENDING_OPENING, PendingNames
 from hcefs.stripes.shard_index import ShardIndex
 from hcefs.stripes.transfers import LocalDownload, LocalUpload, opened
 from hcefs.transport.peers import (
@@ -47,17 +48,10 @@ from hcefs.transport.peers import (
     ShardUpload,
 )
 
-PENDING_BLOB = b"b"
-PENDING_OPENING = b"o"
 LISTING_PAGE = 1000
 PREALLOCATED_BYTES_MAX = 256 << 20
 KEY_ROWS_MAX = 1200
 """Of 1.3 KB at most each: together they stay below the message limit."""
-
-
-def pending_key(commit_by_ms: int, kind: bytes, name: bytes) -> bytes:
-    """Row key that sorts by ``commit_by``, so that collection reads only what is due."""
-    return commit_by_ms.to_bytes(8, "big") + kind + name
 
 
 def box_key(box: KeyBox) -> bytes:
@@ -104,6 +98,7 @@ class Holder:
         self._replica = replica
         self._metrics = metrics
         self._index = ShardIndex(stores.shards)
+        self.pending = PendingNames(stores.rows)
 
     async def store(self, start: ShardStart) -> ShardUpload:
         call = start.call
@@ -136,29 +131,22 @@ class Holder:
     ) -> None:
         """Check everything that can be checked without a key, then make it durable."""
         checked = check_rows(self._replica, start, received, rows)
-        blob = checked.core.blob
-        self._require_new(blob, rows)
-        # First what leads the collector here: whatever fails later is found again.
-        name = bytes(blob) + bytes([start.index])
-        pending = pending_key(checked.core.commit_by_ms, PENDING_BLOB, name)
-        self._stores.rows.put([(Table.PENDING, pending, b"")])
-        writer.finish(checked.footer.encode())
-        try:
-            self._stores.keys.put_new(KeyTable.KEY_ROWS, bytes(blob), rows.key_row)
-            self._require_new(blob, rows)
-        except Conflict:
-            # Another put of this id came between; the file is ours and nothing names it.
-            self._stores.shards.remove(blob.base, start.index)
-            self._stores.rows.delete([(Table.PENDING, pending)])
-            raise
+        blob, commit_by_ms = checked.core.blob, checked.core.commit_by_ms
         base = bytes(blob.base)
-        self._stores.rows.put(
-            [
-                (Table.CORES, base, rows.core),
-                (Table.LAYOUTS, base, rows.layout),
-                (Table.OPENINGS, base, rows.opening),
-            ]
-        )
+        with self.pending.locked([base]):
+            self._require_new(blob, rows)
+            # First what leads the collector here: whatever fails later is found again.
+            name = bytes(blob) + bytes([start.index])
+            self.pending.add(PENDING_BLOB, base, name, commit_by_ms)
+            writer.finish(checked.footer.encode())
+            self._stores.keys.put_new(KeyTable.KEY_ROWS, bytes(blob), rows.key_row)
+            self._stores.rows.put(
+                [
+                    (Table.CORES, base, rows.core),
+                    (Table.LAYOUTS, base, rows.layout),
+                    (Table.OPENINGS, base, rows.opening),
+                ]
+            )
 
     def _require_new(self, blob: BlobId, rows: ShardRows) -> None:
         """Check that no other rows are known under this blob id.
@@ -168,6 +156,7 @@ class Holder:
         """
         for known, mine in (
             (self._stores.rows.get(Table.CORES, bytes(blob.base)), rows.core),
+            (self._stores.rows.get(Table.LAYOUTS, bytes(blob.base)), rows.layout),
             (self._stores.rows.get(Table.OPENINGS, bytes(blob.base)), rows.opening),
             (self._stores.keys.get(KeyTable.KEY_ROWS, bytes(blob)), rows.key_row),
         ):
@@ -242,16 +231,15 @@ class Holder:
         name = bytes(value.record) + bytes(value.blob)
 
         def keep() -> None:
-            known = self._stores.rows.get(Table.INDEX, name)
-            if known is not None and known != opening:
-                # Before the pending row, which would have the other one collected early.
-                raise Conflict(
-                    "another opening is stored under this blob id: draw a new one for each put",
-                    reason="row-exists",
-                )
-            pending = pending_key(commit_by_ms, PENDING_OPENING, name)
-            self._stores.rows.put([(Table.PENDING, pending, b"")])
-            self._stores.rows.put_new(Table.INDEX, name, opening)
+            with self.pending.locked([name]):
+                known = self._stores.rows.get(Table.INDEX, name)
+                if known is not None and known != opening:
+                    raise Conflict(
+                        "another opening is stored under this blob id: draw a new one for each put",
+                        reason="row-exists",
+                    )
+                self.pending.add(PENDING_OPENING, name, name, commit_by_ms)
+                self._stores.rows.put_new(Table.INDEX, name, opening)
 
         await self._runtime.disk(keep)
 

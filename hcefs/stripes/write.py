@@ -30,6 +30,9 @@ from hcefs.transport.peers import (
 )
 
 QUEUE_MESSAGES = 2
+WRITE_BACK_BYTES_PER_SECOND = 32 << 20
+"""What the slowest disk that is waited for writes in a second."""
+
 log = logging.getLogger(__name__)
 
 
@@ -82,6 +85,7 @@ class StripeWriter:
         self._lanes = [_Lane(seat) for seat in sorted(seats, key=lambda seat: seat.index)]
         self._batch: list[EncodedStripe] = []
         self._batch_bytes = 0
+        self._sent_bytes = 0
         for lane in self._lanes:
             lane.task = runtime.spawn(self._run(lane), name=f"store-{lane.seat.index}")
 
@@ -99,6 +103,7 @@ class StripeWriter:
         for lane in self._lanes:
             lane.digests.append(stripe.digests[lane.seat.index])
         self._batch.append(stripe)
+        self._sent_bytes += len(stripe.pieces[0])
         self._batch_bytes += len(stripe.pieces[0])
         if self._batch_bytes >= LOAD_MESSAGE_BYTES:
             await self.flush()
@@ -173,7 +178,9 @@ class StripeWriter:
         await self._offer(lambda lane: rows(b"".join(lane.digests)))
         tasks = [lane.task for lane in self._lanes if lane.task is not None]
         if tasks:
-            _, late = await asyncio.wait(tasks, timeout=self._deadline)
+            # The holders now write back and fsync whatever they have not yet.
+            patience = self._deadline + self._sent_bytes / WRITE_BACK_BYTES_PER_SECOND
+            _, late = await asyncio.wait(tasks, timeout=patience)
             for task in late:
                 task.cancel()
         durable = tuple(lane.seat.index for lane in self._lanes if lane.durable)

@@ -420,12 +420,13 @@ class _Upload:
             await self._call.done_writing()
             await self._call
 
-        await self._guarded(answer())
+        # No limit here: the fsync of a long shard takes long, and the writer has a deadline.
+        await self._guarded(answer(), None)
 
-    async def _guarded(self, step: Awaitable[None]) -> None:
+    async def _guarded(self, step: Awaitable[None], seconds: float | None = STALL_SECONDS) -> None:
         """Await one step of the stream; its failure is the call's typed error."""
         try:
-            async with self._runtime.timeout(STALL_SECONDS):
+            async with self._runtime.timeout(seconds):
                 await step
         except TimeoutError:
             self._call.cancel()

@@ -10,20 +10,45 @@ ledger is the tombstone, so they cannot come back.
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass, field
 
 from hcefs.errors import Corrupt, Invalid
 from hcefs.formats.keybox import KeyBox
-from hcefs.formats.manifest import Core, Opening
-from hcefs.ids import BlobBase, BlobId
+from hcefs.formats.manifest import Opening
+from hcefs.ids import BlobBase
 from hcefs.metrics import Metrics
 from hcefs.runtime import Runtime
 from hcefs.store.interface import KeyTable, Stores, Table
 from hcefs.stripes.checks import Replica
-from hcefs.stripes.holder import PENDING_BLOB
+from hcefs.stripes.pending import PENDING_BLOB, PendingNames, latest_key
 from hcefs.upkeep.worker import Progress
 
 UNIT_ROWS = 256
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """One pending row: a blob id and an index, or a record and a blob id."""
+
+    key: bytes
+    kind: bytes
+    name: bytes
+
+    @property
+    def subject(self) -> bytes:
+        """What is locked and settled together: a blob's base, or the opening's name."""
+        return self.name[: BlobBase.SIZE] if self.kind == PENDING_BLOB else self.name
+
+
+@dataclass
+class _Unit:
+    """What one unit of work deletes."""
+
+    rows: list[tuple[Table, bytes]] = field(default_factory=list)
+    keys: list[tuple[KeyTable, bytes]] = field(default_factory=list)
+    shards: list[tuple[BlobBase, int]] = field(default_factory=list)
+    settled: list[tuple[Table, bytes]] = field(default_factory=list)
 
 
 class Collector:
@@ -32,12 +57,18 @@ class Collector:
     name = "collect"
 
     def __init__(
-        self, runtime: Runtime, stores: Stores, replica: Replica, metrics: Metrics
+        self,
+        runtime: Runtime,
+        stores: Stores,
+        replica: Replica,
+        metrics: Metrics,
+        pending: PendingNames,
     ) -> None:
         self._runtime = runtime
         self._stores = stores
         self._replica = replica
         self._metrics = metrics
+        self._names = pending
 
     async def work(self) -> Progress:
         """One unit: at most ``UNIT_ROWS`` pending rows that are due, then dead boxes."""
@@ -46,49 +77,56 @@ class Collector:
         return Progress.BUSY if done >= UNIT_ROWS else Progress.IDLE
 
     def _pending(self) -> int:
-        rows = self._stores.rows
+        """Settle one unit; the number of rows that were."""
+        # The time is read once, before anything is asked of the replica: what is not
+        # committed at a later moment can then no longer be.
         due = self._replica.time_ms
-        done = 0
-        for key, _ in rows.scan(Table.PENDING, limit=UNIT_ROWS):
-            if int.from_bytes(key[:8], "big") >= due:
-                break
-            kind, name = key[8:9], key[9:]
-            done += 1
-            try:
-                if kind == PENDING_BLOB:
-                    self._settle_blob(BlobId(name[:-1]), name[-1])
-                else:
-                    self._settle_opening(name)
-            except (Corrupt, Invalid) as error:
-                # Its row is kept for repair and must not block those behind it.
-                log.error("cannot settle a pending row: %s (%s)", error.kind, error.reason)
-                continue
-            rows.delete([(Table.PENDING, key)])
-        return done
+        waiting = [
+            Waiting(key, key[8:9], key[9:])
+            for key, _ in self._stores.rows.scan(Table.PENDING, limit=UNIT_ROWS)
+            if int.from_bytes(key[:8], "big") < due
+        ]
+        unit = _Unit()
+        with self._names.locked(each.subject for each in waiting):
+            for each in waiting:
+                try:
+                    self._settle(each, due, unit)
+                except (Corrupt, Invalid) as error:
+                    # Its row is kept for repair and must not block those behind it.
+                    log.error("cannot settle a pending row: %s (%s)", error.kind, error.reason)
+            self._carry_out(unit)
+        return len(unit.settled)
 
-    def _settle_blob(self, blob: BlobId, index: int) -> None:
-        base = bytes(blob.base)
-        opening = self._stores.rows.get(Table.OPENINGS, base)
-        if opening is not None and self._committed(opening):
-            return
-        core = self._stores.rows.get(Table.CORES, base)
-        if core is not None and Core.decode(core).commit_by_ms >= self._replica.time_ms:
-            # A pending row that a refused put of the same id left: what is here may still
-            # be committed, and has a pending row of its own.
-            return
-        # Rows first: without them the shard is invisible, whatever happens next.
-        self._stores.rows.delete(
-            [(Table.CORES, base), (Table.LAYOUTS, base), (Table.OPENINGS, base)]
+    def _settle(self, each: Waiting, due: int, unit: _Unit) -> None:
+        """Enter what is to be deleted for one due row."""
+        rows, blob = self._stores.rows, each.kind == PENDING_BLOB
+        opening = (
+            rows.get(Table.OPENINGS, each.subject) if blob else rows.get(Table.INDEX, each.name)
         )
-        self._stores.keys.delete([(KeyTable.KEY_ROWS, bytes(blob))])
-        if self._stores.shards.remove(BlobBase(base), index):
-            self._metrics.count("collected_blobs_total")
-            log.info("collected %s index %d: never committed", blob, index)
+        committed = opening is not None and self._committed(opening)
+        if self._names.latest(each.kind, each.subject) < due:
+            unit.settled.append((Table.META, latest_key(each.kind, each.subject)))
+            if not committed and blob:
+                tables = (Table.CORES, Table.LAYOUTS, Table.OPENINGS)
+                unit.rows += [(table, each.subject) for table in tables]
+                unit.keys.append((KeyTable.KEY_ROWS, each.name[:-1]))
+                unit.shards.append((BlobBase(each.subject), each.name[-1]))
+            elif not committed:
+                unit.rows.append((Table.INDEX, each.name))
+        unit.settled.append((Table.PENDING, each.key))
 
-    def _settle_opening(self, name: bytes) -> None:
-        opening = self._stores.rows.get(Table.INDEX, name)
-        if opening is not None and not self._committed(opening):
-            self._stores.rows.delete([(Table.INDEX, name)])
+    def _carry_out(self, unit: _Unit) -> None:
+        """Rows first: without them a shard is invisible, whatever happens next."""
+        if unit.rows:
+            self._stores.rows.delete(unit.rows)
+        if unit.keys:
+            self._stores.keys.delete(unit.keys)
+        for base, index in unit.shards:
+            if self._stores.shards.remove(base, index):
+                self._metrics.count("collected_blobs_total")
+                log.info("collected %s index %d: never committed", base, index)
+        if unit.settled:
+            self._stores.rows.delete(unit.settled)
 
     def _committed(self, opening: bytes) -> bool:
         value = Opening.decode(opening)

@@ -10,10 +10,11 @@ from hcefs.access.facts import Action, Grant
 from hcefs.crypto.envelope import SUITE_XWING, Envelope
 from hcefs.formats.keybox import KeyBox
 from hcefs.formats.manifest import Opening
-from hcefs.ids import BlobId, GrantId
+from hcefs.ids import AccountId, BlobId, GrantId
 from hcefs.runtime import SystemRuntime
 from hcefs.store.interface import KeyTable, Table
-from hcefs.stripes.holder import PENDING_BLOB, box_key, pending_key
+from hcefs.stripes.holder import box_key
+from hcefs.stripes.pending import PENDING_BLOB, PENDING_OPENING, pending_key
 from hcefs.testing.local_cluster import HOUR_MS, NOW_MS, LocalCluster
 from hcefs.upkeep.collect import Collector
 from hcefs.upkeep.worker import Progress
@@ -34,10 +35,19 @@ async def pending_blob(cluster: LocalCluster) -> Opening:
     return Opening(plan.salt, plan.record, plan.blob, done.core.digest(), b"")
 
 
+def collector_of(cluster: LocalCluster, account: AccountId) -> Collector:
+    return Collector(
+        cluster.runtime,
+        cluster.stores[account],
+        cluster.ledger,
+        cluster.metrics,
+        cluster.holders[account].pending,
+    )
+
+
 async def collect_everywhere(cluster: LocalCluster) -> None:
-    for stores in cluster.stores.values():
-        collector = Collector(cluster.runtime, stores, cluster.ledger, cluster.metrics)
-        assert await collector.work() is Progress.IDLE
+    for account in cluster.stores:
+        assert await collector_of(cluster, account).work() is Progress.IDLE
 
 
 def everything(cluster: LocalCluster) -> list[int]:
@@ -59,15 +69,7 @@ async def test_a_pending_blob_is_kept_until_block_time_is_past_commit_by(
     cluster.ledger.time_ms = NOW_MS + HOUR_MS  # equal: an append would still be accepted
     await collect_everywhere(cluster)
     assert everything(cluster) == [6] * 6
-    assert (
-        Collector(
-            cluster.runtime,
-            cluster.stores[cluster.keys[0].account],
-            cluster.ledger,
-            cluster.metrics,
-        ).pending()
-        == 1
-    )
+    assert collector_of(cluster, cluster.keys[0].account).pending() == 1
 
 
 async def test_a_blob_that_was_never_committed_is_collected_whole(cluster: LocalCluster) -> None:
@@ -94,6 +96,8 @@ async def test_a_stale_pending_row_of_the_same_id_deletes_nothing(cluster: Local
             name = bytes(opening.blob) + bytes([index])
             stale = pending_key(NOW_MS + 1, PENDING_BLOB, name)
             stores.rows.put([(Table.PENDING, stale, b"")])
+        listed = pending_key(NOW_MS + 1, PENDING_OPENING, bytes(opening.record) + opening.blob)
+        stores.rows.put([(Table.PENDING, listed, b"")])
     cluster.ledger.time_ms = NOW_MS + 1000  # past the stale row's time, not the blob's
     await collect_everywhere(cluster)
     assert everything(cluster) == [6] * 6
@@ -117,7 +121,7 @@ async def test_boxes_of_dead_grants_are_really_deleted(cluster: LocalCluster) ->
             Envelope(SUITE_XWING, b"sealed"), b"",
         )  # fmt: skip
         stores.keys.put_new(KeyTable.BOXES, box_key(box), box.encode())
-    await Collector(cluster.runtime, stores, cluster.ledger, cluster.metrics).work()
+    await collector_of(cluster, cluster.keys[0].account).work()
     left = stores.keys.scan(KeyTable.BOXES)
     # The last one is unknown: this replica may only be behind, so its box is kept.
     assert [KeyBox.decode(value).grant for _, value in left] == [grants[0], grants[3]]
