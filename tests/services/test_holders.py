@@ -194,7 +194,7 @@ async def _only_that_one_refused(
     left = rig.kept(holder, blob)
     assert f"shard {index}" not in left
     # The record's listing is kept apart and honest; nothing else names the blob.
-    assert set(left) <= {"row of INDEX", "row of PENDING"}
+    assert set(left) <= {"row of INDEX", "row of META", "row of PENDING"}
 
 
 async def test_layout_signed_by_somebody_else(rig: Rig) -> None:
@@ -235,7 +235,7 @@ async def test_every_holder_refuses(rig: Rig) -> None:
     assert len(errors) == 6
     for node in rig.nodes:
         await rig.until(partial(rig.tidy, node))
-        assert set(rig.kept(node, blob)) <= {"row of INDEX", "row of PENDING"}
+        assert set(rig.kept(node, blob)) <= {"row of INDEX", "row of META", "row of PENDING"}
 
 
 # -- raw calls by a node's identity
