@@ -325,6 +325,11 @@ def root_of_peaks(peaks: tuple[bytes, ...]) -> bytes:
     return root
 
 
+def split_digests(joined: bytes) -> list[bytes]:
+    """The digests that were joined; whoever calls has checked the length."""
+    return [joined[i : i + DIGEST_SIZE] for i in range(0, len(joined), DIGEST_SIZE)]
+
+
 def shard_digest(piece_digests: Sequence[bytes]) -> bytes:
     """The digest of a shard: the root over the BLAKE3 digests of its pieces."""
     return merkle_root([leaf_hash(digest) for digest in piece_digests])

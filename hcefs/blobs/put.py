@@ -244,8 +244,9 @@ class PutSession:
         while self._jobs:
             await self._send_one()
         await self._writer.flush()
-        core, key_row = self._rows(metadata, sealed_metadata)
-        layout = self._layout()
+        shard_digests = self._writer.shard_digests()
+        core, key_row = self._rows(metadata, sealed_metadata, shard_digests)
+        layout = self._layout(shard_digests)
         opening = Opening(
             self._plan.salt,
             self._plan.record,
@@ -266,7 +267,9 @@ class PutSession:
             self._metrics.count("degraded_puts_total")
         return PutDone(core, layout, stored)
 
-    def _rows(self, metadata: bytes, sealed_metadata: bytes) -> tuple[Core, KeyRow]:
+    def _rows(
+        self, metadata: bytes, sealed_metadata: bytes, shard_digests: tuple[bytes, ...]
+    ) -> tuple[Core, KeyRow]:
         plan = self._plan
         seal = plan.client_seal
         if seal is None:
@@ -296,18 +299,18 @@ class PutSession:
             plan.writer,
             plan.commit_by_ms,
             plan.profile.k,
-            self._writer.shard_digests()[: plan.profile.k],
+            shard_digests[: plan.profile.k],
             sealed_metadata,
         )
         core.check()
         return core, KeyRow(plan.blob, plan.record, plan.generation, envelope)
 
-    def _layout(self) -> Layout:
+    def _layout(self, shard_digests: tuple[bytes, ...]) -> Layout:
         return Layout(
             self._plan.blob.base,
             self._plan.record,
             self._plan.profile.name,
-            self._writer.shard_digests(),
+            shard_digests,
             0,
             0,
             1,

@@ -142,8 +142,12 @@ class NodeClient(LedgerClient):
         node: str | None,
         make: Callable[[blob_pb2.Authorization], Message],
         answer: type[M],
+        tried: set[AccountId] | None = None,
     ) -> M:
-        """One unary call of the ``Blobs`` service, repeated on other nodes when one fails."""
+        """One unary call of the ``Blobs`` service, repeated on other nodes when one fails.
+
+        ``tried`` is as for :meth:`_on_nodes`.
+        """
 
         async def once(target: Node) -> M:
             authorization = self._authorizer.authorize(method, scope, right, target.account)
@@ -151,7 +155,7 @@ class NodeClient(LedgerClient):
                 target.address, f"/hcefs.v1.Blobs/{name}", make(authorization), answer, NODE_SECONDS
             )
 
-        return await self._on_nodes(scope, node, once)
+        return await self._on_nodes(scope, node, once, tried)
 
     def _request_id(self) -> bytes:
         return bytes(RequestId(self.runtime.random(RequestId.SIZE)))

@@ -18,7 +18,7 @@ from hcefs.client.authorize import Right, Scope
 from hcefs.client.channels import Recent
 from hcefs.client.connection import Connection
 from hcefs.client.ledger import LEAVES_PAGE
-from hcefs.client.nodes import NODE_SECONDS, NodeClient
+from hcefs.client.nodes import NodeClient
 from hcefs.crypto.accounts import AccountKeys
 from hcefs.crypto.keys import HybridKey, open_metadata
 from hcefs.erasure.scheme import profile_named
@@ -27,7 +27,6 @@ from hcefs.formats.keybox import KeyBox, KeyLink
 from hcefs.formats.manifest import Core, KeyRow, Layout, Metadata, Opening
 from hcefs.ids import AccountId, BlobId, GrantId, RecordId
 from hcefs.ledger.outcome import Leaf
-from hcefs.placement.cluster_map import Node
 from hcefs.runtime import Runtime
 from hcefs.wire.v1 import blob_pb2
 
@@ -215,8 +214,21 @@ class StatClient(NodeClient):
             if target.account in tried:
                 break
             try:
-                answer = await self._on_nodes(
-                    scope, node, lambda asked: self._stat_at(scope, blob, right, asked), tried
+                answer = await self._ask(
+                    "Stat",
+                    "stat",
+                    scope,
+                    right,
+                    node,
+                    lambda authorization: blob_pb2.StatRequest(
+                        authorization=authorization,
+                        blob_id=bytes(blob),
+                        record_id=bytes(scope.record),
+                        min_height=self.height,
+                        request_id=self._request_id(),
+                    ),
+                    blob_pb2.StatResponse,
+                    tried,
                 )
                 manifest = check_manifest(scope.record, blob, answer)
                 leaf = await self.has_leaf(
@@ -227,24 +239,6 @@ class StatClient(NodeClient):
                 # What a node or a holder made up proves nothing; another one may be honest.
                 refused = refused or error
         raise refused or Unavailable("no node answers: retry later", reason="no-node")
-
-    async def _stat_at(
-        self, scope: Scope, blob: BlobId, right: Right, target: Node
-    ) -> blob_pb2.StatResponse:
-        request = blob_pb2.StatRequest(
-            authorization=self._authorizer.authorize("stat", scope, right, target.account),
-            blob_id=bytes(blob),
-            record_id=bytes(scope.record),
-            min_height=self.height,
-            request_id=self._request_id(),
-        )
-        return await self._channels.unary(
-            target.address,
-            "/hcefs.v1.Blobs/Stat",
-            request,
-            blob_pb2.StatResponse,
-            NODE_SECONDS,
-        )
 
     async def _leaf_index(self, record: RecordId, leaf: Leaf) -> int | None:
         """Where a leaf is in its record; block times only grow, so it can be searched for."""

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from hcefs.erasure.scheme import SEGMENTS_MAX, Geometry, Profile
 from hcefs.errors import Corrupt, Invalid
 from hcefs.ids import BlobBase
-from hcefs.integrity import DIGEST_SIZE, crc32c, shard_digest
+from hcefs.integrity import DIGEST_SIZE, crc32c, shard_digest, split_digests
 
 HEADER_MAGIC = b"HCEFSHRD"
 TRAILER_MAGIC = b"HCEFSEND"
@@ -147,7 +147,7 @@ class ShardFooter:
             Invalid: they are not one to ``SEGMENTS_MAX`` whole digests.
         """
         _check_counts(plaintext_length, piece_digests)
-        return cls(plaintext_length, piece_digests, shard_digest(_split(piece_digests)))
+        return cls(plaintext_length, piece_digests, shard_digest(split_digests(piece_digests)))
 
     @property
     def pieces(self) -> int:
@@ -171,7 +171,7 @@ class ShardFooter:
             Invalid: a field does not fit, or the shard digest is another's.
         """
         _check_counts(self.plaintext_length, self.piece_digests)
-        if self.shard_digest != shard_digest(_split(self.piece_digests)):
+        if self.shard_digest != shard_digest(split_digests(self.piece_digests)):
             raise Invalid("shard footer: the shard digest is another's", reason="bad-footer")
         body = self.piece_digests + _TRAILER.pack(
             self.plaintext_length, self.pieces, self.shard_digest, VERSION, _TRAILER_ZEROS
@@ -223,7 +223,7 @@ def decode_footer(data: bytes) -> ShardFooter:
     if trailer.footer_crc != crc32c(data[: -_TRAILER_END.size]):
         raise _bad_footer("it fails its CRC32C")
     piece_digests = bytes(data[:-TRAILER_SIZE])
-    if trailer.shard_digest != shard_digest(_split(piece_digests)):
+    if trailer.shard_digest != shard_digest(split_digests(piece_digests)):
         raise _bad_footer("the shard digest is not that of the piece digests")
     return ShardFooter(trailer.plaintext_length, piece_digests, trailer.shard_digest)
 
@@ -244,13 +244,6 @@ def check_lengths(header: ShardHeader, trailer: Trailer, size: int) -> Geometry:
             f"its geometry {file_length(geometry)} and {geometry.segments}"
         )
     return geometry
-
-
-def _split(piece_digests: bytes) -> list[bytes]:
-    return [
-        piece_digests[start : start + DIGEST_SIZE]
-        for start in range(0, len(piece_digests), DIGEST_SIZE)
-    ]
 
 
 def _check_counts(plaintext_length: int, piece_digests: bytes) -> None:

@@ -18,6 +18,7 @@ from hcefs.errors import Conflict, Corrupt, Denied, HcefsError, Invalid, NotFoun
 from hcefs.formats.keybox import KeyBox, KeyLink
 from hcefs.formats.manifest import DIGEST_SIZE, SALT_SIZE, Opening
 from hcefs.ids import AccountId, BlobId, ClusterId, RecordId, RequestId
+from hcefs.ledger.rules_records import OLD_GENERATION_MS
 from hcefs.metrics import Metrics
 from hcefs.runtime import Runtime
 from hcefs.services.desk import Asked, Desk, Permit, blob_id
@@ -40,7 +41,6 @@ GET_BYTES = 12 << 20
 """What one put or get holds at most: segments in work, and two messages a lane."""
 
 LIST_PAGE = 500
-OLD_GENERATION_MS = 60_000
 
 M = TypeVar("M", bound=Message)
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class BlobService:
             if isinstance(first, DataFrame) or first.WhichOneof("message") != "header":
                 raise Invalid("a put begins with its header", reason="bad-message")
             asked = self._asked_put(first.header.authorization, first.header)
-            call, permit, _ = await self._desk.admit(asked, gateway=self._desk.me, entry=True)
+            call, permit = await self._desk.admit(asked, gateway=self._desk.me, entry=True)
         async with self.gate:
             with self._memory.hold(PUT_BYTES):
                 return await self._stream_put(messages, first, call, permit)
@@ -135,7 +135,7 @@ class BlobService:
                 raise Invalid("a put has one header and one trailer", reason="bad-message")
             trailer = frame.trailer
             await self._end(messages)
-            fresh, _, _ = await self._desk.admit(
+            fresh, _ = await self._desk.admit(
                 self._asked_put(trailer.authorization, first.header),
                 gateway=self._desk.me,
                 entry=True,
@@ -291,7 +291,7 @@ class BlobService:
             message.epoch,
             RequestId(message.request_id),
         )
-        call, permit, _ = await self._desk.admit(asked, gateway=self._desk.me, entry=True)
+        call, permit = await self._desk.admit(asked, gateway=self._desk.me, entry=True)
         failure: HcefsError | None = None
         refused: list[bytes] = []
         while True:
@@ -360,7 +360,7 @@ class BlobService:
     @served("stat")
     async def Stat(self, request: blob_pb2.StatRequest, context: Any) -> blob_pb2.StatResponse:
         """The manifest of a committed blob."""
-        call, _, _ = await self._desk.admit(
+        call, _ = await self._desk.admit(
             self._asked(request, "stat", request.record_id, request.blob_id),
             gateway=self._desk.me,
             entry=True,
@@ -376,7 +376,7 @@ class BlobService:
         self, request: blob_pb2.ListRequest, context: Any
     ) -> AsyncIterator[blob_pb2.ListResponse]:
         """The union of the record's openings over its seats."""
-        call, permit, _ = await self._desk.admit(
+        call, permit = await self._desk.admit(
             self._asked(request, "list", request.record_id, b""),
             gateway=self._desk.me,
             entry=True,
@@ -416,7 +416,7 @@ class BlobService:
     ) -> blob_pb2.PutBoxResponse:
         """Keep a key box on all seats of the record."""
         box = KeyBox.decode(request.box)
-        call, _, _ = await self._desk.admit(
+        call, _ = await self._desk.admit(
             self._asked(request, "put-box", bytes(box.record), b""),
             gateway=self._desk.me,
             entry=True,
@@ -432,7 +432,7 @@ class BlobService:
     ) -> blob_pb2.PutLinkResponse:
         """Keep a key link on all seats of the record; for its owner."""
         link = KeyLink.decode(request.link)
-        call, _, _ = await self._desk.admit(
+        call, _ = await self._desk.admit(
             self._asked(request, "put-box", bytes(link.record), b""),
             gateway=self._desk.me,
             entry=True,
@@ -452,7 +452,7 @@ class BlobService:
         self, request: blob_pb2.GetBoxesRequest, context: Any
     ) -> blob_pb2.GetBoxesResponse:
         """The boxes of the token's grant and the links of the record."""
-        call, _, _ = await self._desk.admit(
+        call, _ = await self._desk.admit(
             self._asked(request, "boxes", request.record_id, request.blob_id),
             gateway=self._desk.me,
             entry=True,

@@ -17,7 +17,6 @@ from hcefs.crypto.signing import SignedProof
 from hcefs.erasure.scheme import Profile, profile_named
 from hcefs.errors import (
     Conflict,
-    Denied,
     HcefsError,
     Invalid,
     NotFound,
@@ -26,7 +25,7 @@ from hcefs.errors import (
 )
 from hcefs.ids import AccountId, BlobId, RecordId, RequestId
 from hcefs.ledger.follower import Follower
-from hcefs.placement.cluster_map import ClusterMap, Node, NodeState
+from hcefs.placement.cluster_map import ClusterMap, NodeState
 from hcefs.placement.ring import Seat, seats
 from hcefs.runtime import Runtime
 from hcefs.services.serving import CURRENT
@@ -144,7 +143,7 @@ class Desk:
 
     async def admit(
         self, asked: Asked, *, gateway: AccountId, entry: bool, owner: bool = False
-    ) -> tuple[Call, Permit, Presented]:
+    ) -> tuple[Call, Permit]:
         """Take a request through the whole path.
 
         ``entry`` is true at the node that the client called: it remembers nonces.
@@ -191,13 +190,13 @@ class Desk:
             asked.blob,
             asked.range_start,
             asked.range_length,
-            max(asked.min_height, 0),
+            asked.min_height,
             current.epoch,
             asked.request,
             presented.proof.presenter,
             presented.use.grant,
         )
-        return call, Permit(self, presented, action), presented
+        return call, Permit(self, presented, action)
 
     async def _reach(self, asked: Asked) -> None:
         """Wait for the height that a request asks for, but not for everybody.
@@ -301,14 +300,3 @@ class Desk:
                 continue
             return manifest, self.blob_seats(manifest.layout.profile, call.blob)
         raise worst or NotFound("this blob is unknown", reason="unknown-blob")
-
-    def node_of(self, account: AccountId) -> Node:
-        """The map's node of that account.
-
-        Raises:
-            Denied: the map does not name it.
-        """
-        node = self.cluster_map().node_of_account(account)
-        if node is None:
-            raise Denied("the map does not name this node", reason="unknown-node")
-        return node

@@ -82,10 +82,10 @@ class ShardService:
             sent.epoch,
             RequestId(sent.request_id),
         )
-        call, permit, _ = await self._desk.admit(asked, gateway=gateway, entry=self._direct)
+        admitted = await self._desk.admit(asked, gateway=gateway, entry=self._direct)
         if not begins:
             await self._begun(context)
-        return call, permit
+        return admitted
 
     async def _begun(self, context: Any) -> None:
         """Tell the caller that the call was taken: the initial metadata, with this node's head."""

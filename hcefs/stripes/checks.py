@@ -15,11 +15,12 @@ from hcefs.formats.keybox import KeyBox, KeyLink
 from hcefs.formats.manifest import Core, KeyRow, Layout, Opening
 from hcefs.formats.shard import ShardFooter
 from hcefs.ids import AccountId, RecordId
-from hcefs.integrity import DIGEST_SIZE, shard_digest
+from hcefs.integrity import DIGEST_SIZE, shard_digest, split_digests
+from hcefs.ledger.rules_records import COMMIT_BY_AHEAD_MS
 from hcefs.transport.peers import Call, ShardRows, ShardStart
 
-COMMIT_BY_MS_MAX = 7 * 24 * 3600 * 1000
-"""The furthest ``commit_by`` accepted, after the block time applied."""
+BEHIND_MS = 60_000
+"""How far this node's block time may lag behind the one a client took its time from."""
 
 
 class Replica(LedgerView, Protocol):
@@ -69,10 +70,6 @@ def check_rows(view: LedgerView, start: ShardStart, received: int, rows: ShardRo
     ):
         raise Invalid("core, layout and key row do not fit together", reason="rows-disagree")
     geometry = Geometry(core.plaintext_length, profile, core.segment_size)
-    digests = [
-        rows.piece_digests[i : i + DIGEST_SIZE]
-        for i in range(0, len(rows.piece_digests), DIGEST_SIZE)
-    ]
     if received != geometry.pieces_length or len(rows.piece_digests) != (
         geometry.segments * DIGEST_SIZE
     ):
@@ -80,7 +77,7 @@ def check_rows(view: LedgerView, start: ShardStart, received: int, rows: ShardRo
             f"the shard has {received} bytes, its core asks for {geometry.pieces_length}",
             reason="wrong-length",
         )
-    digest = shard_digest(digests)
+    digest = shard_digest(split_digests(rows.piece_digests))
     if digest != layout.shard_digests[start.index]:
         raise Corrupt("the piece digests do not lead to the layout's digest", reason="wrong-digest")
     return CheckedShard(core, ShardFooter(core.plaintext_length, rows.piece_digests, digest))
@@ -109,7 +106,7 @@ def check_commit_by(view: LedgerView, commit_by_ms: int) -> None:
     Raises:
         Invalid: it is not.
     """
-    if not view.time_ms < commit_by_ms <= view.time_ms + COMMIT_BY_MS_MAX + 60_000:
+    if not view.time_ms < commit_by_ms <= view.time_ms + COMMIT_BY_AHEAD_MS + BEHIND_MS:
         raise Invalid(
             "commit_by must be later than the ledger's time, by at most 7 days",
             reason="bad-commit-by",

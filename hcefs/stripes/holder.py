@@ -23,7 +23,7 @@ from hcefs.formats.keybox import KeyBox, KeyLink
 from hcefs.formats.manifest import Core, Layout, Opening
 from hcefs.formats.shard import ShardHeader, file_length
 from hcefs.ids import BlobBase, BlobId, RecordId
-from hcefs.integrity import DIGEST_SIZE, leaf_hash, range_proof
+from hcefs.integrity import DIGEST_SIZE, leaf_hash, range_proof, split_digests
 from hcefs.metrics import Metrics
 from hcefs.runtime import Runtime
 from hcefs.store.interface import KeyTable, ShardReader, ShardWriter, Stores, Table
@@ -212,9 +212,7 @@ class Holder:
         if not (count >= 1 and covering.start <= first and first + count <= covering.stop):
             raise Denied("these pieces are outside the proven range", reason="wrong-range")
         digests = footer.piece_digests
-        leaves = [
-            leaf_hash(digests[i : i + DIGEST_SIZE]) for i in range(0, len(digests), DIGEST_SIZE)
-        ]
+        leaves = [leaf_hash(digest) for digest in split_digests(digests)]
         header = LoadHeader(
             geometry.segments,
             digests[first * DIGEST_SIZE : (first + count) * DIGEST_SIZE],

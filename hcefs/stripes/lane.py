@@ -11,7 +11,7 @@ import asyncio
 
 from hcefs.erasure.scheme import Geometry
 from hcefs.errors import Corrupt, HcefsError, Internal, Unavailable
-from hcefs.integrity import DIGEST_SIZE, leaf_hash, root_from_range
+from hcefs.integrity import DIGEST_SIZE, leaf_hash, root_from_range, split_digests
 from hcefs.placement.ring import Seat
 from hcefs.runtime import Runtime
 from hcefs.transport.peers import Call, LoadHeader, Peers, Piece, ShardDownload
@@ -130,9 +130,7 @@ class Lane:
         digests, count = header.piece_digests, self._end - self._first
         if header.pieces != geometry.segments or len(digests) != count * DIGEST_SIZE:
             raise Corrupt("the holder's shard has another length", reason="wrong-length")
-        leaves = [
-            leaf_hash(digests[i : i + DIGEST_SIZE]) for i in range(0, len(digests), DIGEST_SIZE)
-        ]
+        leaves = [leaf_hash(digest) for digest in split_digests(digests)]
         root = root_from_range(header.pieces, self._first, leaves, header.audit_path)
         if root != shard_digest:
             raise Corrupt(

@@ -242,7 +242,8 @@ class StripeReader:
 
     def _drop(self, index: int, error: HcefsError) -> None:
         """Give up an index for the rest of this read, and say why."""
-        node = next((lane.seat.node.node_id for i, lane in self._lanes.items() if i == index), 0)
+        lane = self._lanes.get(index)
+        node = lane.seat.node.node_id if lane is not None else 0
         self._leave(index)
         self._errors.append(error)
         self._degrade()
