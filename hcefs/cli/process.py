@@ -16,7 +16,8 @@ import os
 import sys
 
 TLS13_ENVIRONMENT = ("GRPC_SSL_CIPHER_SUITES", "ECDHE-PSK-AES128-CBC-SHA")
-"""Equal to ``hcefs.transport.tls``'s, which cannot be imported before gRPC."""
+"""Leaves gRPC no TLS 1.2 cipher suite that a handshake could use (there are no
+pre-shared keys); the suites of TLS 1.3 are not affected."""
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8
 ALLOCATOR = (

@@ -20,8 +20,8 @@ Not guaranteed: key pairs and serial numbers are drawn by OpenSSL, and validity
 is judged by the TLS libraries with the machine's clock; neither comes from the
 Runtime.  gRPC has no setting for the lowest TLS version: channels between
 HCE-FS processes always negotiate 1.3 (both ends offer it, and 1.3 detects
-downgrades), but a server accepts 1.2 from others unless ``TLS13_ENVIRONMENT`` is
-in the environment before ``grpc`` is imported for the first time.
+downgrades), but a server accepts 1.2 from others unless the environment of
+``hcefs.cli.process`` is set before ``grpc`` is imported for the first time.
 
 Source: RFC 5280, RFC 7469 section 2.4 (SPKI hash), grpc/grpc issue 37305.
 """
@@ -41,7 +41,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import grpc
 from cryptography import x509
@@ -59,10 +59,6 @@ BACKDATE_MS = 3_600_000
 """A new certificate is valid at once on machines whose clocks are behind."""
 
 HANDSHAKE_SECONDS = 5.0
-
-TLS13_ENVIRONMENT: Final = ("GRPC_SSL_CIPHER_SUITES", "ECDHE-PSK-AES128-CBC-SHA")
-"""Variable and value that leave gRPC no TLS 1.2 cipher suite that a handshake could use (there
-are no pre-shared keys); the suites of TLS 1.3 are not affected.  gRPC reads it at its import."""
 
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _HOST_LABELS = re.compile(rf"{_LABEL}(\.{_LABEL})*")

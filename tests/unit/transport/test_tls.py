@@ -19,6 +19,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from hcefs.cli.process import TLS13_ENVIRONMENT
 from hcefs.errors import Conflict, Denied, HcefsError, Invalid, Unavailable
 from hcefs.runtime import SystemRuntime
 from hcefs.transport import tls
@@ -378,7 +379,7 @@ asyncio.run(main())
 
 def test_the_environment_leaves_only_tls_1_3() -> None:
     """In a process of its own: gRPC reads the variable at its first import."""
-    name, value = tls.TLS13_ENVIRONMENT
+    name, value = TLS13_ENVIRONMENT
     result = subprocess.run(
         [sys.executable, "-c", LOWER_VERSION_PROBE],
         env={**os.environ, name: value},
