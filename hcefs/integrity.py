@@ -185,6 +185,47 @@ def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
     return path
 
 
+class MerkleTree:
+    """The tree over some leaves with all its levels, for many proofs.
+
+    The same tree as that of :func:`merkle_root`: a node without a sibling moves up
+    unchanged.
+    """
+
+    def __init__(self, leaves: Sequence[bytes]) -> None:
+        if not leaves:
+            raise Invalid("a tree of proofs has at least one leaf", reason="bad-proof")
+        _check_hashes(leaves)
+        levels = [list(leaves)]
+        while len(levels[-1]) > 1:
+            below = levels[-1]
+            level = [node_hash(below[i], below[i + 1]) for i in range(0, len(below) - 1, 2)]
+            if len(below) % 2:
+                level.append(below[-1])
+            levels.append(level)
+        self._levels = levels
+
+    @property
+    def root(self) -> bytes:
+        """As :func:`merkle_root`."""
+        return self._levels[-1][0]
+
+    def proof(self, index: int) -> tuple[bytes, ...]:
+        """As :func:`inclusion_proof`.
+
+        Raises:
+            Invalid: there is no such leaf.
+        """
+        if not 0 <= index < len(self._levels[0]):
+            raise Invalid(f"the tree has no leaf {index}", reason="bad-range")
+        path = []
+        for level in self._levels[:-1]:
+            if index ^ 1 < len(level):
+                path.append(level[index ^ 1])
+            index >>= 1
+        return tuple(path)
+
+
 def root_from_inclusion(size: int, index: int, leaf: bytes, proof: Sequence[bytes]) -> bytes:
     """The root of a tree of ``size`` leaves that a leaf and its audit path imply.
 

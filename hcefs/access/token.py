@@ -83,6 +83,9 @@ _CHECKS: Final = re.compile(
 )
 
 
+_SCOPED: Final = re.compile(r"check if (?:record|blob|range)\(")
+
+
 @dataclass(frozen=True)
 class Narrowing:
     """What a block of checks leaves open; a field at its default adds no check.
@@ -130,10 +133,15 @@ class TokenFacts:
 
 @dataclass(frozen=True)
 class VerifiedToken:
-    """A token of the right shape whose signatures were checked."""
+    """A token of the right shape whose signatures were checked.
+
+    ``scoped`` is false when no check of it reads record, blob or range: then its
+    answer is the same for all of them.
+    """
 
     use: Use
     _token: Any = field(repr=False, compare=False)
+    scoped: bool = True
 
     def authorize(self, facts: TokenFacts) -> None:
         """Run every check of the token against the request.
@@ -281,7 +289,8 @@ def verify_token(token: bytes, root_key: bytes) -> VerifiedToken:
         raise _malformed("it is not encoded as the library encodes it")
     if any(verified.block_external_key(index) for index in range(verified.block_count())):
         raise _bad_shape("a third party signed a block of it")
-    return VerifiedToken(use, verified)
+    scoped = any(_SCOPED.match(line) for source in _sources(token) for line in source.split("\n"))
+    return VerifiedToken(use, verified, scoped)
 
 
 class TokenCache:

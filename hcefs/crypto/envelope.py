@@ -38,6 +38,7 @@ class EnvelopeContext(Encoded):
     tag       subject           recipient
     ========  ================  =====================
     dek       blob id           record id
+    pack      base of the pack  record id
     box       grant id          grantee's account id
     link      empty             record id
     bundle    blob id           account id

@@ -12,7 +12,7 @@ Not guaranteed: sender authentication.  HPKE's base mode says nothing about who
 sealed: boxes and links are signed in :mod:`hcefs.formats.keybox`.  Python does
 not erase secrets from memory.
 
-Source: RFC 5869 (HKDF-Expand), RFC 9180 (HPKE),
+Source: RFC 5869 (HKDF-Expand), RFC 9180 (HPKE), RFC 3394 (AES key wrap),
 draft-connolly-cfrg-xwing-kem; docs/ARCHITECTURE.md, "Keys: who can read".
 """
 
@@ -34,6 +34,11 @@ from cryptography.hazmat.primitives.hpke import (
     MLKEM768X25519PublicKey,
     Suite,
 )
+from cryptography.hazmat.primitives.keywrap import (
+    InvalidUnwrap,
+    aes_key_unwrap,
+    aes_key_wrap,
+)
 
 from hcefs.crypto.envelope import SUITE_XWING, Envelope, EnvelopeContext
 from hcefs.errors import Corrupt, Invalid
@@ -45,6 +50,9 @@ SECRET_SIZE = 32
 MLKEM_PUBLIC_SIZE = 1184
 X25519_PUBLIC_SIZE = 32
 PUBLIC_KEY_SIZE = MLKEM_PUBLIC_SIZE + X25519_PUBLIC_SIZE
+
+WRAPPED_SIZE = SECRET_SIZE + 8
+"""Bytes of a DEK under AES key wrap."""
 
 METADATA_OVERHEAD = 32 + 12 + 16
 """Bytes that sealing adds to metadata: commitment, nonce, tag."""
@@ -218,6 +226,45 @@ def record_seed(master: bytes, record: RecordId, generation: int) -> bytes:
 def dek_commitment(dek: bytes) -> bytes:
     """What the core publishes of its DEK: binds it, and tells nothing about it."""
     return hkdf_expand(dek, _DEK_COMMITMENT_INFO)
+
+
+def wrap_key(secret: bytes, key: bytes) -> bytes:
+    """A DEK under AES key wrap (RFC 3394): 40 bytes, deterministic.
+
+    Of packed payloads: ``secret`` wraps the DEKs of one record in one pack and
+    nothing else.  The integrity value has 64 bits only; the core commits to the DEK.
+
+    Raises:
+        Invalid: ``bad-key``: a wrong length.
+    """
+    _check_wrapping(secret)
+    if len(key) != SECRET_SIZE:
+        raise Invalid(f"a key to wrap has {SECRET_SIZE} bytes", reason="bad-key")
+    return aes_key_wrap(secret, key)
+
+
+def unwrap_key(secret: bytes, wrapped: bytes) -> bytes:
+    """The DEK that :func:`wrap_key` wrapped.
+
+    Raises:
+        Corrupt: ``wrong-key``: wrapped under another secret, or damaged.
+        Invalid: ``bad-key``: a wrong length.
+    """
+    _check_wrapping(secret)
+    if len(wrapped) != WRAPPED_SIZE:
+        raise Invalid(f"a wrapped key has {WRAPPED_SIZE} bytes", reason="bad-key")
+    try:
+        return aes_key_unwrap(secret, wrapped)
+    except InvalidUnwrap:
+        raise Corrupt(
+            "a packed payload's key does not unwrap: it is damaged, or of another record or pack",
+            reason="wrong-key",
+        ) from None
+
+
+def _check_wrapping(secret: bytes) -> None:
+    if len(secret) != SECRET_SIZE:
+        raise Invalid(f"a wrapping secret has {SECRET_SIZE} bytes", reason="bad-key")
 
 
 def _metadata_context(

@@ -63,7 +63,8 @@ class Core(Encoded):
     """The immutable part of a manifest.
 
     ``data_digests`` are the digests of the ``k`` data shards as first written,
-    so that any later layout can be verified without a key.
+    so that any later layout can be verified without a key.  Of a packed payload
+    (slot not 0) ``k`` is 1 and the digest is BLAKE3 of its own sealed segment.
     """
 
     KIND = "core"
@@ -100,8 +101,10 @@ class Core(Encoded):
             raise Invalid("core: commitment or metadata of a wrong size", reason="bad-core")
         if self.plaintext_length < 0 or self.segment_size != 1 << 20 or self.generation < 0:
             raise Invalid("core: length, segment size or generation", reason="bad-core")
-        if self.blob.slot != 0:
-            raise Invalid("packed blobs need a newer version of HCE-FS", reason="unsupported")
+        if self.blob.slot and (self.k != 1 or self.plaintext_length > self.segment_size):
+            raise Invalid(
+                "core: a packed payload has one digest and one segment", reason="bad-core"
+            )
 
 
 @dataclass(frozen=True)

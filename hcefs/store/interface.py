@@ -61,6 +61,7 @@ class KeyTable(enum.IntEnum):
     KEY_ROWS = 1
     BOXES = 2
     LINKS = 3
+    PACK_ENVELOPES = 4
 
 
 @dataclass(frozen=True)

@@ -22,57 +22,58 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from hcefs.wire.v1 import pack_pb2 as hcefs_dot_v1_dot_pack__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13hcefs/v1/blob.proto\x12\x08hcefs.v1\"-\n\rAuthorization\x12\r\n\x05token\x18\x01 \x01(\x0c\x12\r\n\x05proof\x18\x02 \x01(\x0c\"w\n\nPutRequest\x12%\n\x06header\x18\x01 \x01(\x0b\x32\x13.hcefs.v1.PutHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\'\n\x07trailer\x18\x03 \x01(\x0b\x32\x14.hcefs.v1.PutTrailerH\x00\x42\t\n\x07message\"\xca\x02\n\tPutHeader\x12.\n\rauthorization\x18\x01 \x01(\x0b\x32\x17.hcefs.v1.Authorization\x12\x0f\n\x07\x62lob_id\x18\x02 \x01(\x0c\x12\x11\n\trecord_id\x18\x03 \x01(\x0c\x12\x12\n\ngeneration\x18\x04 \x01(\x04\x12\x0f\n\x07profile\x18\x05 \x01(\t\x12\x14\n\x0c\x63ommit_by_ms\x18\x06 \x01(\x04\x12\x0c\n\x04salt\x18\x07 \x01(\x0c\x12\x15\n\rprevious_leaf\x18\x08 \x01(\x0c\x12\x12\n\nmin_height\x18\t \x01(\x04\x12\r\n\x05\x65poch\x18\n \x01(\x04\x12\x12\n\nrequest_id\x18\x0b \x01(\x0c\x12)\n\x0b\x63lient_seal\x18\x0c \x01(\x0b\x32\x14.hcefs.v1.ClientSeal\x12\x0e\n\x06writer\x18\r \x01(\x0c\x12\x17\n\x0f\x65xpected_length\x18\x0e \x01(\x04\"8\n\nClientSeal\x12\x16\n\x0e\x64\x65k_commitment\x18\x01 \x01(\x0c\x12\x12\n\nsealed_dek\x18\x02 \x01(\x0c\"\x81\x01\n\nPutTrailer\x12\x18\n\x10plaintext_length\x18\x01 \x01(\x04\x12\x10\n\x08metadata\x18\x02 \x01(\x0c\x12\x17\n\x0fsealed_metadata\x18\x03 \x01(\x0c\x12.\n\rauthorization\x18\x04 \x01(\x0b\x32\x17.hcefs.v1.Authorization\"k\n\x0bPutResponse\x12\x0c\n\x04\x63ore\x18\x01 \x01(\x0c\x12\x0e\n\x06layout\x18\x02 \x01(\x0c\x12\x16\n\x0e\x64urable_shards\x18\x03 \x01(\r\x12\x14\n\x0ctotal_shards\x18\x04 \x01(\r\x12\x10\n\x08\x64\x65graded\x18\x05 \x01(\x08\"\x9b\x02\n\nGetRequest\x12.\n\rauthorization\x18\x01 \x01(\x0b\x32\x17.hcefs.v1.Authorization\x12\x0f\n\x07\x62lob_id\x18\x02 \x01(\x0c\x12\x11\n\trecord_id\x18\x03 \x01(\x0c\x12\x13\n\x0brange_start\x18\x04 \x01(\x04\x12\x14\n\x0crange_length\x18\x05 \x01(\x04\x12\x12\n\nmin_height\x18\x06 \x01(\x04\x12\r\n\x05\x65poch\x18\x07 \x01(\x04\x12\x12\n\nrequest_id\x18\x08 \x01(\x0c\x12\r\n\x03\x64\x65k\x18\t \x01(\x0cH\x00\x12+\n\x07secrets\x18\n \x01(\x0b\x32\x18.hcefs.v1.SegmentSecretsH\x00\x12\x10\n\x06sealed\x18\x0b \x01(\x08H\x00\x42\t\n\x07opening\"0\n\x0eSegmentSecrets\x12\r\n\x05\x66irst\x18\x01 \x01(\x04\x12\x0f\n\x07secrets\x18\x02 \x01(\x0c\"O\n\x0bGetResponse\x12%\n\x06header\x18\x01 \x01(\x0b\x32\x13.hcefs.v1.GetHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"}\n\tGetHeader\x12\x18\n\x10plaintext_length\x18\x01 \x01(\x04\x12\x13\n\x0brange_start\x18\x02 \x01(\x04\x12\x14\n\x0crange_length\x18\x03 \x01(\x04\x12\x15\n\rfirst_segment\x18\x04 \x01(\x04\x12\x14\n\x0csegment_size\x18\x05 \x01(\x04\"\x89\x01\n\x0bStatRequest\x12.\n\rauthorization\x18\x01 \x01(\x0b\x32\x17.hcefs.v1.Authorization\x12\x0f\n\x07\x62lob_id\x18\x02 \x01(\x0c\x12\x11\n\trecord_id\x18\x03 \x01(\x0c\x12\x12\n\nmin_height\x18\x04 \x01(\x04\x12\x12\n\nrequest_id\x18\x05 \x01(\x0c\"N\n\x0cStatResponse\x12\x0c\n\x04\x63ore\x18\x01 \x01(\x0c\x12\x0e\n\x06layout\x18\x02 \x01(\x0c\x12\x0f\n\x07key_row\x18\x03 \x01(\x0c\x12\x0f\n\x07opening\x18\x04 \x01(\x0c\"x\n\x0bListRequest\x12.\n\rauthorization\x18\x01 \x01(\x0b\x32\x17.hcefs.v1.Authorization\x12\x11\n\trecord_id\x18\x02 \x01(\x0c\x12\x12\n\nmin_height\x18\x03 \x01(\x04\x12\x12\n\nrequest_id\x18\x04 \x01(\x0c\"4\n\x0cListResponse\x12$\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x13.hcefs.v1.ListEntry\"0\n\tListEntry\x12\x0f\n\x07opening\x18\x01 \x01(\x0c\x12\x12\n\nleaf_index\x18\x02 \x01(\x04\"t\n\rPutBoxRequest\x12.\n\rauthorization\x18\x01 \x01(\x0b\x32\x17.hcefs.v1.Authorization\x12\x0b\n\x03\x62ox\x18\x02 \x01(\x0c\x12\x12\n\nmin_height\x18\x03 \x01(\x04\x12\x12\n\nrequest_id\x18\x04 \x01(\x0c\"!\n\x0ePutBoxResponse\x12\x0f\n\x07\x64urable\x18\x01 \x01(\r\"v\n\x0ePutLinkRequest\x12.\n\rauthorization\x18\x01 \x01(\x0b\x32\x17.hcefs.v1.Authorization\x12\x0c\n\x04link\x18\x02 \x01(\x0c\x12\x12\n\nmin_height\x18\x03 \x01(\x04\x12\x12\n\nrequest_id\x18\x04 \x01(\x0c\"\"\n\x0fPutLinkResponse\x12\x0f\n\x07\x64urable\x18\x01 \x01(\r\"\x8d\x01\n\x0fGetBoxesRequest\x12.\n\rauthorization\x18\x01 \x01(\x0b\x32\x17.hcefs.v1.Authorization\x12\x11\n\trecord_id\x18\x02 \x01(\x0c\x12\x12\n\nmin_height\x18\x03 \x01(\x04\x12\x12\n\nrequest_id\x18\x04 \x01(\x0c\x12\x0f\n\x07\x62lob_id\x18\x05 \x01(\x0c\"0\n\x10GetBoxesResponse\x12\r\n\x05\x62oxes\x18\x01 \x03(\x0c\x12\r\n\x05links\x18\x02 \x03(\x0c\x32\xa3\x03\n\x05\x42lobs\x12\x34\n\x03Put\x12\x14.hcefs.v1.PutRequest\x1a\x15.hcefs.v1.PutResponse(\x01\x12\x34\n\x03Get\x12\x14.hcefs.v1.GetRequest\x1a\x15.hcefs.v1.GetResponse0\x01\x12\x35\n\x04Stat\x12\x15.hcefs.v1.StatRequest\x1a\x16.hcefs.v1.StatResponse\x12\x37\n\x04List\x12\x15.hcefs.v1.ListRequest\x1a\x16.hcefs.v1.ListResponse0\x01\x12;\n\x06PutBox\x12\x17.hcefs.v1.PutBoxRequest\x1a\x18.hcefs.v1.PutBoxResponse\x12>\n\x07PutLink\x12\x18.hcefs.v1.PutLinkRequest\x1a\x19.hcefs.v1.PutLinkResponse\x12\x41\n\x08GetBoxes\x12\x19.hcefs.v1.GetBoxesRequest\x1a\x1a.hcefs.v1.GetBoxesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13hcefs/v1/blob.proto\x12\x08hcefs.v1\x1a\x13hcefs/v1/pack.proto\"-\n\rAuthorization\x12\r\n\x05token\x18\x01 \x01(\x0c\x12\r\n\x05proof\x18\x02 \x01(\x0c\"w\n\nPutRequest\x12%\n\x06header\x18\x01 \x01(\x0b\x32\x13.hcefs.v1.PutHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\'\n\x07trailer\x18\x03 \x01(\x0b\x32\x14.hcefs.v1.PutTrailerH\x00\x42\t\n\x07message\"\xca\x02\n\tPutHeader\x12.\n\rauthorization\x18\x01 \x01(\x0b\x32\x17.hcefs.v1.Authorization\x12\x0f\n\x07\x62lob_id\x18\x02 \x01(\x0c\x12\x11\n\trecord_id\x18\x03 \x01(\x0c\x12\x12\n\ngeneration\x18\x04 \x01(\x04\x12\x0f\n\x07profile\x18\x05 \x01(\t\x12\x14\n\x0c\x63ommit_by_ms\x18\x06 \x01(\x04\x12\x0c\n\x04salt\x18\x07 \x01(\x0c\x12\x15\n\rprevious_leaf\x18\x08 \x01(\x0c\x12\x12\n\nmin_height\x18\t \x01(\x04\x12\r\n\x05\x65poch\x18\n \x01(\x04\x12\x12\n\nrequest_id\x18\x0b \x01(\x0c\x12)\n\x0b\x63lient_seal\x18\x0c \x01(\x0b\x32\x14.hcefs.v1.ClientSeal\x12\x0e\n\x06writer\x18\r \x01(\x0c\x12\x17\n\x0f\x65xpected_length\x18\x0e \x01(\x04\"8\n\nClientSeal\x12\x16\n\x0e\x64\x65k_commitment\x18\x01 \x01(\x0c\x12\x12\n\nsealed_dek\x18\x02 \x01(\x0c\"\x81\x01\n\nPutTrailer\x12\x18\n\x10plaintext_length\x18\x01 \x01(\x04\x12\x10\n\x08metadata\x18\x02 \x01(\x0c\x12\x17\n\x0fsealed_metadata\x18\x03 \x01(\x0c\x12.\n\rauthorization\x18\x04 \x01(\x0b\x32\x17.hcefs.v1.Authorization\"k\n\x0bPutResponse\x12\x0c\n\x04\x63ore\x18\x01 \x01(\x0c\x12\x0e\n\x06layout\x18\x02 \x01(\x0c\x12\x16\n\x0e\x64urable_shards\x18\x03 \x01(\r\x12\x14\n\x0ctotal_shards\x18\x04 \x01(\r\x12\x10\n\x08\x64\x65graded\x18\x05 \x01(\x08\"\x9b\x02\n\nGetRequest\x12.\n\rauthorization\x18\x01 \x01(\x0b\x32\x17.hcefs.v1.Authorization\x12\x0f\n\x07\x62lob_id\x18\x02 \x01(\x0c\x12\x11\n\trecord_id\x18\x03 \x01(\x0c\x12\x13\n\x0brange_start\x18\x04 \x01(\x04\x12\x14\n\x0crange_length\x18\x05 \x01(\x04\x12\x12\n\nmin_height\x18\x06 \x01(\x04\x12\r\n\x05\x65poch\x18\x07 \x01(\x04\x12\x12\n\nrequest_id\x18\x08 \x01(\x0c\x12\r\n\x03\x64\x65k\x18\t \x01(\x0cH\x00\x12+\n\x07secrets\x18\n \x01(\x0b\x32\x18.hcefs.v1.SegmentSecretsH\x00\x12\x10\n\x06sealed\x18\x0b \x01(\x08H\x00\x42\t\n\x07opening\"0\n\x0eSegmentSecrets\x12\r\n\x05\x66irst\x18\x01 \x01(\x04\x12\x0f\n\x07secrets\x18\x02 \x01(\x0c\"O\n\x0bGetResponse\x12%\n\x06header\x18\x01 \x01(\x0b\x32\x13.hcefs.v1.GetHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"}\n\tGetHeader\x12\x18\n\x10plaintext_length\x18\x01 \x01(\x04\x12\x13\n\x0brange_start\x18\x02 \x01(\x04\x12\x14\n\x0crange_length\x18\x03 \x01(\x04\x12\x15\n\rfirst_segment\x18\x04 \x01(\x04\x12\x14\n\x0csegment_size\x18\x05 \x01(\x04\"\x89\x01\n\x0bStatRequest\x12.\n\rauthorization\x18\x01 \x01(\x0b\x32\x17.hcefs.v1.Authorization\x12\x0f\n\x07\x62lob_id\x18\x02 \x01(\x0c\x12\x11\n\trecord_id\x18\x03 \x01(\x0c\x12\x12\n\nmin_height\x18\x04 \x01(\x04\x12\x12\n\nrequest_id\x18\x05 \x01(\x0c\"N\n\x0cStatResponse\x12\x0c\n\x04\x63ore\x18\x01 \x01(\x0c\x12\x0e\n\x06layout\x18\x02 \x01(\x0c\x12\x0f\n\x07key_row\x18\x03 \x01(\x0c\x12\x0f\n\x07opening\x18\x04 \x01(\x0c\"x\n\x0bListRequest\x12.\n\rauthorization\x18\x01 \x01(\x0b\x32\x17.hcefs.v1.Authorization\x12\x11\n\trecord_id\x18\x02 \x01(\x0c\x12\x12\n\nmin_height\x18\x03 \x01(\x04\x12\x12\n\nrequest_id\x18\x04 \x01(\x0c\"4\n\x0cListResponse\x12$\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x13.hcefs.v1.ListEntry\"0\n\tListEntry\x12\x0f\n\x07opening\x18\x01 \x01(\x0c\x12\x12\n\nleaf_index\x18\x02 \x01(\x04\"t\n\rPutBoxRequest\x12.\n\rauthorization\x18\x01 \x01(\x0b\x32\x17.hcefs.v1.Authorization\x12\x0b\n\x03\x62ox\x18\x02 \x01(\x0c\x12\x12\n\nmin_height\x18\x03 \x01(\x04\x12\x12\n\nrequest_id\x18\x04 \x01(\x0c\"!\n\x0ePutBoxResponse\x12\x0f\n\x07\x64urable\x18\x01 \x01(\r\"v\n\x0ePutLinkRequest\x12.\n\rauthorization\x18\x01 \x01(\x0b\x32\x17.hcefs.v1.Authorization\x12\x0c\n\x04link\x18\x02 \x01(\x0c\x12\x12\n\nmin_height\x18\x03 \x01(\x04\x12\x12\n\nrequest_id\x18\x04 \x01(\x0c\"\"\n\x0fPutLinkResponse\x12\x0f\n\x07\x64urable\x18\x01 \x01(\r\"\x8d\x01\n\x0fGetBoxesRequest\x12.\n\rauthorization\x18\x01 \x01(\x0b\x32\x17.hcefs.v1.Authorization\x12\x11\n\trecord_id\x18\x02 \x01(\x0c\x12\x12\n\nmin_height\x18\x03 \x01(\x04\x12\x12\n\nrequest_id\x18\x04 \x01(\x0c\x12\x0f\n\x07\x62lob_id\x18\x05 \x01(\x0c\"0\n\x10GetBoxesResponse\x12\r\n\x05\x62oxes\x18\x01 \x03(\x0c\x12\r\n\x05links\x18\x02 \x03(\x0c\x32\xa7\x04\n\x05\x42lobs\x12\x34\n\x03Put\x12\x14.hcefs.v1.PutRequest\x1a\x15.hcefs.v1.PutResponse(\x01\x12\x34\n\x03Get\x12\x14.hcefs.v1.GetRequest\x1a\x15.hcefs.v1.GetResponse0\x01\x12\x35\n\x04Stat\x12\x15.hcefs.v1.StatRequest\x1a\x16.hcefs.v1.StatResponse\x12\x37\n\x04List\x12\x15.hcefs.v1.ListRequest\x1a\x16.hcefs.v1.ListResponse0\x01\x12;\n\x06PutBox\x12\x17.hcefs.v1.PutBoxRequest\x1a\x18.hcefs.v1.PutBoxResponse\x12>\n\x07PutLink\x12\x18.hcefs.v1.PutLinkRequest\x1a\x19.hcefs.v1.PutLinkResponse\x12\x41\n\x08GetBoxes\x12\x19.hcefs.v1.GetBoxesRequest\x1a\x1a.hcefs.v1.GetBoxesResponse\x12@\n\x07PutMany\x12\x18.hcefs.v1.PutManyRequest\x1a\x19.hcefs.v1.PutManyResponse(\x01\x12@\n\x07GetMany\x12\x18.hcefs.v1.GetManyRequest\x1a\x19.hcefs.v1.GetManyResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hcefs.v1.blob_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_AUTHORIZATION']._serialized_start=33
-  _globals['_AUTHORIZATION']._serialized_end=78
-  _globals['_PUTREQUEST']._serialized_start=80
-  _globals['_PUTREQUEST']._serialized_end=199
-  _globals['_PUTHEADER']._serialized_start=202
-  _globals['_PUTHEADER']._serialized_end=532
-  _globals['_CLIENTSEAL']._serialized_start=534
-  _globals['_CLIENTSEAL']._serialized_end=590
-  _globals['_PUTTRAILER']._serialized_start=593
-  _globals['_PUTTRAILER']._serialized_end=722
-  _globals['_PUTRESPONSE']._serialized_start=724
-  _globals['_PUTRESPONSE']._serialized_end=831
-  _globals['_GETREQUEST']._serialized_start=834
-  _globals['_GETREQUEST']._serialized_end=1117
-  _globals['_SEGMENTSECRETS']._serialized_start=1119
-  _globals['_SEGMENTSECRETS']._serialized_end=1167
-  _globals['_GETRESPONSE']._serialized_start=1169
-  _globals['_GETRESPONSE']._serialized_end=1248
-  _globals['_GETHEADER']._serialized_start=1250
-  _globals['_GETHEADER']._serialized_end=1375
-  _globals['_STATREQUEST']._serialized_start=1378
-  _globals['_STATREQUEST']._serialized_end=1515
-  _globals['_STATRESPONSE']._serialized_start=1517
-  _globals['_STATRESPONSE']._serialized_end=1595
-  _globals['_LISTREQUEST']._serialized_start=1597
-  _globals['_LISTREQUEST']._serialized_end=1717
-  _globals['_LISTRESPONSE']._serialized_start=1719
-  _globals['_LISTRESPONSE']._serialized_end=1771
-  _globals['_LISTENTRY']._serialized_start=1773
-  _globals['_LISTENTRY']._serialized_end=1821
-  _globals['_PUTBOXREQUEST']._serialized_start=1823
-  _globals['_PUTBOXREQUEST']._serialized_end=1939
-  _globals['_PUTBOXRESPONSE']._serialized_start=1941
-  _globals['_PUTBOXRESPONSE']._serialized_end=1974
-  _globals['_PUTLINKREQUEST']._serialized_start=1976
-  _globals['_PUTLINKREQUEST']._serialized_end=2094
-  _globals['_PUTLINKRESPONSE']._serialized_start=2096
-  _globals['_PUTLINKRESPONSE']._serialized_end=2130
-  _globals['_GETBOXESREQUEST']._serialized_start=2133
-  _globals['_GETBOXESREQUEST']._serialized_end=2274
-  _globals['_GETBOXESRESPONSE']._serialized_start=2276
-  _globals['_GETBOXESRESPONSE']._serialized_end=2324
-  _globals['_BLOBS']._serialized_start=2327
-  _globals['_BLOBS']._serialized_end=2746
+  _globals['_AUTHORIZATION']._serialized_start=54
+  _globals['_AUTHORIZATION']._serialized_end=99
+  _globals['_PUTREQUEST']._serialized_start=101
+  _globals['_PUTREQUEST']._serialized_end=220
+  _globals['_PUTHEADER']._serialized_start=223
+  _globals['_PUTHEADER']._serialized_end=553
+  _globals['_CLIENTSEAL']._serialized_start=555
+  _globals['_CLIENTSEAL']._serialized_end=611
+  _globals['_PUTTRAILER']._serialized_start=614
+  _globals['_PUTTRAILER']._serialized_end=743
+  _globals['_PUTRESPONSE']._serialized_start=745
+  _globals['_PUTRESPONSE']._serialized_end=852
+  _globals['_GETREQUEST']._serialized_start=855
+  _globals['_GETREQUEST']._serialized_end=1138
+  _globals['_SEGMENTSECRETS']._serialized_start=1140
+  _globals['_SEGMENTSECRETS']._serialized_end=1188
+  _globals['_GETRESPONSE']._serialized_start=1190
+  _globals['_GETRESPONSE']._serialized_end=1269
+  _globals['_GETHEADER']._serialized_start=1271
+  _globals['_GETHEADER']._serialized_end=1396
+  _globals['_STATREQUEST']._serialized_start=1399
+  _globals['_STATREQUEST']._serialized_end=1536
+  _globals['_STATRESPONSE']._serialized_start=1538
+  _globals['_STATRESPONSE']._serialized_end=1616
+  _globals['_LISTREQUEST']._serialized_start=1618
+  _globals['_LISTREQUEST']._serialized_end=1738
+  _globals['_LISTRESPONSE']._serialized_start=1740
+  _globals['_LISTRESPONSE']._serialized_end=1792
+  _globals['_LISTENTRY']._serialized_start=1794
+  _globals['_LISTENTRY']._serialized_end=1842
+  _globals['_PUTBOXREQUEST']._serialized_start=1844
+  _globals['_PUTBOXREQUEST']._serialized_end=1960
+  _globals['_PUTBOXRESPONSE']._serialized_start=1962
+  _globals['_PUTBOXRESPONSE']._serialized_end=1995
+  _globals['_PUTLINKREQUEST']._serialized_start=1997
+  _globals['_PUTLINKREQUEST']._serialized_end=2115
+  _globals['_PUTLINKRESPONSE']._serialized_start=2117
+  _globals['_PUTLINKRESPONSE']._serialized_end=2151
+  _globals['_GETBOXESREQUEST']._serialized_start=2154
+  _globals['_GETBOXESREQUEST']._serialized_end=2295
+  _globals['_GETBOXESRESPONSE']._serialized_start=2297
+  _globals['_GETBOXESRESPONSE']._serialized_end=2345
+  _globals['_BLOBS']._serialized_start=2348
+  _globals['_BLOBS']._serialized_end=2899
 # @@protoc_insertion_point(module_scope)

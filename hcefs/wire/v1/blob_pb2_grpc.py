@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from hcefs.wire.v1 import blob_pb2 as hcefs_dot_v1_dot_blob__pb2
+from hcefs.wire.v1 import pack_pb2 as hcefs_dot_v1_dot_pack__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -69,6 +70,16 @@ class BlobsStub:
                 request_serializer=hcefs_dot_v1_dot_blob__pb2.GetBoxesRequest.SerializeToString,
                 response_deserializer=hcefs_dot_v1_dot_blob__pb2.GetBoxesResponse.FromString,
                 _registered_method=True)
+        self.PutMany = channel.stream_unary(
+                '/hcefs.v1.Blobs/PutMany',
+                request_serializer=hcefs_dot_v1_dot_pack__pb2.PutManyRequest.SerializeToString,
+                response_deserializer=hcefs_dot_v1_dot_pack__pb2.PutManyResponse.FromString,
+                _registered_method=True)
+        self.GetMany = channel.unary_stream(
+                '/hcefs.v1.Blobs/GetMany',
+                request_serializer=hcefs_dot_v1_dot_pack__pb2.GetManyRequest.SerializeToString,
+                response_deserializer=hcefs_dot_v1_dot_pack__pb2.GetManyResponse.FromString,
+                _registered_method=True)
 
 
 class BlobsServicer:
@@ -125,6 +136,22 @@ class BlobsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutMany(self, request_iterator, context):
+        """Stores one pack, sealed by the client.  Messages: one header, the groups,
+        the data.  The answer is as that of Put; one append on the ledger, with one
+        entry for each record, commits all payloads.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetMany(self, request, context):
+        """Reads packed payloads as they were sealed; the client opens them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BlobsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -162,6 +189,16 @@ def add_BlobsServicer_to_server(servicer, server):
                     servicer.GetBoxes,
                     request_deserializer=hcefs_dot_v1_dot_blob__pb2.GetBoxesRequest.FromString,
                     response_serializer=hcefs_dot_v1_dot_blob__pb2.GetBoxesResponse.SerializeToString,
+            ),
+            'PutMany': grpc.stream_unary_rpc_method_handler(
+                    servicer.PutMany,
+                    request_deserializer=hcefs_dot_v1_dot_pack__pb2.PutManyRequest.FromString,
+                    response_serializer=hcefs_dot_v1_dot_pack__pb2.PutManyResponse.SerializeToString,
+            ),
+            'GetMany': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetMany,
+                    request_deserializer=hcefs_dot_v1_dot_pack__pb2.GetManyRequest.FromString,
+                    response_serializer=hcefs_dot_v1_dot_pack__pb2.GetManyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -353,6 +390,60 @@ class Blobs:
             '/hcefs.v1.Blobs/GetBoxes',
             hcefs_dot_v1_dot_blob__pb2.GetBoxesRequest.SerializeToString,
             hcefs_dot_v1_dot_blob__pb2.GetBoxesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutMany(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/hcefs.v1.Blobs/PutMany',
+            hcefs_dot_v1_dot_pack__pb2.PutManyRequest.SerializeToString,
+            hcefs_dot_v1_dot_pack__pb2.PutManyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMany(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/hcefs.v1.Blobs/GetMany',
+            hcefs_dot_v1_dot_pack__pb2.GetManyRequest.SerializeToString,
+            hcefs_dot_v1_dot_pack__pb2.GetManyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -23,51 +23,68 @@ _sym_db = _symbol_database.Default()
 
 
 from hcefs.wire.v1 import blob_pb2 as hcefs_dot_v1_dot_blob__pb2
+from hcefs.wire.v1 import pack_pb2 as hcefs_dot_v1_dot_pack__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14hcefs/v1/shard.proto\x12\x08hcefs.v1\x1a\x13hcefs/v1/blob.proto\"\xd3\x01\n\x0b\x43\x61llContext\x12.\n\rauthorization\x18\x01 \x01(\x0b\x32\x17.hcefs.v1.Authorization\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x11\n\trecord_id\x18\x03 \x01(\x0c\x12\x0f\n\x07\x62lob_id\x18\x04 \x01(\x0c\x12\x13\n\x0brange_start\x18\x05 \x01(\x04\x12\x14\n\x0crange_length\x18\x06 \x01(\x04\x12\x12\n\nmin_height\x18\x07 \x01(\x04\x12\r\n\x05\x65poch\x18\x08 \x01(\x04\x12\x12\n\nrequest_id\x18\t \x01(\x0c\"\x8b\x01\n\x0cStoreRequest\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.StoreHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\'\n\x06\x66inish\x18\x03 \x01(\x0b\x32\x15.hcefs.v1.StoreFinishH\x00\x12\x0e\n\x06\x63rc32c\x18\x04 \x01(\x07\x42\t\n\x07message\"\x84\x01\n\x0bStoreHeader\x12&\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.CallContext\x12\r\n\x05index\x18\x02 \x01(\r\x12\x0f\n\x07profile\x18\x03 \x01(\t\x12\x14\n\x0csegment_size\x18\x04 \x01(\x04\x12\x17\n\x0f\x65xpected_length\x18\x05 \x01(\x04\"d\n\x0bStoreFinish\x12\x0c\n\x04\x63ore\x18\x01 \x01(\x0c\x12\x0e\n\x06layout\x18\x02 \x01(\x0c\x12\x0f\n\x07key_row\x18\x03 \x01(\x0c\x12\x0f\n\x07opening\x18\x04 \x01(\x0c\x12\x15\n\rpiece_digests\x18\x05 \x01(\x0c\"%\n\rStoreResponse\x12\x14\n\x0cstored_bytes\x18\x01 \x01(\x04\"b\n\x0bLoadRequest\x12&\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.CallContext\x12\r\n\x05index\x18\x02 \x01(\r\x12\r\n\x05\x66irst\x18\x03 \x01(\x04\x12\r\n\x05\x63ount\x18\x04 \x01(\x04\"Q\n\x0cLoadResponse\x12&\n\x06header\x18\x01 \x01(\x0b\x32\x14.hcefs.v1.LoadHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"G\n\nLoadHeader\x12\x0e\n\x06pieces\x18\x01 \x01(\x04\x12\x15\n\rpiece_digests\x18\x02 \x01(\x0c\x12\x12\n\naudit_path\x18\x03 \x03(\x0c\"d\n\x13StoreOpeningRequest\x12&\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.CallContext\x12\x0f\n\x07opening\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63ommit_by_ms\x18\x03 \x01(\x04\"\x16\n\x14StoreOpeningResponse\"_\n\x0fStoreBoxRequest\x12&\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.CallContext\x12\r\n\x03\x62ox\x18\x02 \x01(\x0cH\x00\x12\x0e\n\x04link\x18\x03 \x01(\x0cH\x00\x42\x05\n\x03row\"\x12\n\x10StoreBoxResponse\"=\n\x13LoadManifestRequest\x12&\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.CallContext\"V\n\x14LoadManifestResponse\x12\x0c\n\x04\x63ore\x18\x01 \x01(\x0c\x12\x0e\n\x06layout\x18\x02 \x01(\x0c\x12\x0f\n\x07key_row\x18\x03 \x01(\x0c\x12\x0f\n\x07opening\x18\x04 \x01(\x0c\"<\n\x12LoadListingRequest\x12&\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.CallContext\";\n\x13LoadListingResponse\x12$\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x13.hcefs.v1.ListEntry\":\n\x10LoadBoxesRequest\x12&\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.CallContext\"1\n\x11LoadBoxesResponse\x12\r\n\x05\x62oxes\x18\x01 \x03(\x0c\x12\r\n\x05links\x18\x02 \x03(\x0c\x32\xf2\x03\n\x06Shards\x12:\n\x05Store\x12\x16.hcefs.v1.StoreRequest\x1a\x17.hcefs.v1.StoreResponse(\x01\x12\x37\n\x04Load\x12\x15.hcefs.v1.LoadRequest\x1a\x16.hcefs.v1.LoadResponse0\x01\x12M\n\x0cStoreOpening\x12\x1d.hcefs.v1.StoreOpeningRequest\x1a\x1e.hcefs.v1.StoreOpeningResponse\x12\x41\n\x08StoreBox\x12\x19.hcefs.v1.StoreBoxRequest\x1a\x1a.hcefs.v1.StoreBoxResponse\x12M\n\x0cLoadManifest\x12\x1d.hcefs.v1.LoadManifestRequest\x1a\x1e.hcefs.v1.LoadManifestResponse\x12L\n\x0bLoadListing\x12\x1c.hcefs.v1.LoadListingRequest\x1a\x1d.hcefs.v1.LoadListingResponse0\x01\x12\x44\n\tLoadBoxes\x12\x1a.hcefs.v1.LoadBoxesRequest\x1a\x1b.hcefs.v1.LoadBoxesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14hcefs/v1/shard.proto\x12\x08hcefs.v1\x1a\x13hcefs/v1/blob.proto\x1a\x13hcefs/v1/pack.proto\"\xd3\x01\n\x0b\x43\x61llContext\x12.\n\rauthorization\x18\x01 \x01(\x0b\x32\x17.hcefs.v1.Authorization\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x11\n\trecord_id\x18\x03 \x01(\x0c\x12\x0f\n\x07\x62lob_id\x18\x04 \x01(\x0c\x12\x13\n\x0brange_start\x18\x05 \x01(\x04\x12\x14\n\x0crange_length\x18\x06 \x01(\x04\x12\x12\n\nmin_height\x18\x07 \x01(\x04\x12\r\n\x05\x65poch\x18\x08 \x01(\x04\x12\x12\n\nrequest_id\x18\t \x01(\x0c\"\x8b\x01\n\x0cStoreRequest\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.StoreHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\'\n\x06\x66inish\x18\x03 \x01(\x0b\x32\x15.hcefs.v1.StoreFinishH\x00\x12\x0e\n\x06\x63rc32c\x18\x04 \x01(\x07\x42\t\n\x07message\"\x84\x01\n\x0bStoreHeader\x12&\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.CallContext\x12\r\n\x05index\x18\x02 \x01(\r\x12\x0f\n\x07profile\x18\x03 \x01(\t\x12\x14\n\x0csegment_size\x18\x04 \x01(\x04\x12\x17\n\x0f\x65xpected_length\x18\x05 \x01(\x04\"d\n\x0bStoreFinish\x12\x0c\n\x04\x63ore\x18\x01 \x01(\x0c\x12\x0e\n\x06layout\x18\x02 \x01(\x0c\x12\x0f\n\x07key_row\x18\x03 \x01(\x0c\x12\x0f\n\x07opening\x18\x04 \x01(\x0c\x12\x15\n\rpiece_digests\x18\x05 \x01(\x0c\"%\n\rStoreResponse\x12\x14\n\x0cstored_bytes\x18\x01 \x01(\x04\"b\n\x0bLoadRequest\x12&\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.CallContext\x12\r\n\x05index\x18\x02 \x01(\r\x12\r\n\x05\x66irst\x18\x03 \x01(\x04\x12\r\n\x05\x63ount\x18\x04 \x01(\x04\"Q\n\x0cLoadResponse\x12&\n\x06header\x18\x01 \x01(\x0b\x32\x14.hcefs.v1.LoadHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"G\n\nLoadHeader\x12\x0e\n\x06pieces\x18\x01 \x01(\x04\x12\x15\n\rpiece_digests\x18\x02 \x01(\x0c\x12\x12\n\naudit_path\x18\x03 \x03(\x0c\"d\n\x13StoreOpeningRequest\x12&\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.CallContext\x12\x0f\n\x07opening\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63ommit_by_ms\x18\x03 \x01(\x04\"\x16\n\x14StoreOpeningResponse\"_\n\x0fStoreBoxRequest\x12&\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.CallContext\x12\r\n\x03\x62ox\x18\x02 \x01(\x0cH\x00\x12\x0e\n\x04link\x18\x03 \x01(\x0cH\x00\x42\x05\n\x03row\"\x12\n\x10StoreBoxResponse\"=\n\x13LoadManifestRequest\x12&\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.CallContext\"V\n\x14LoadManifestResponse\x12\x0c\n\x04\x63ore\x18\x01 \x01(\x0c\x12\x0e\n\x06layout\x18\x02 \x01(\x0c\x12\x0f\n\x07key_row\x18\x03 \x01(\x0c\x12\x0f\n\x07opening\x18\x04 \x01(\x0c\"<\n\x12LoadListingRequest\x12&\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.CallContext\";\n\x13LoadListingResponse\x12$\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x13.hcefs.v1.ListEntry\":\n\x10LoadBoxesRequest\x12&\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.CallContext\"1\n\x11LoadBoxesResponse\x12\r\n\x05\x62oxes\x18\x01 \x03(\x0c\x12\r\n\x05links\x18\x02 \x03(\x0c\"\xd8\x01\n\x10StorePackRequest\x12\'\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x16.hcefs.v1.BatchContext\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\x0c\x12\r\n\x05index\x18\x03 \x01(\r\x12\x0e\n\x06layout\x18\x04 \x01(\x0c\x12\r\n\x05piece\x18\x05 \x01(\x0c\x12\x0e\n\x06\x63rc32c\x18\x06 \x01(\x07\x12\x14\n\x0cpiece_digest\x18\x07 \x01(\x0c\x12#\n\x06groups\x18\x08 \x03(\x0b\x32\x13.hcefs.v1.PackGroup\x12\x14\n\x0c\x63ommit_by_ms\x18\t \x01(\x04\"\x13\n\x11StorePackResponse\"g\n\x14StoreOpeningsRequest\x12\'\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x16.hcefs.v1.BatchContext\x12\x10\n\x08openings\x18\x02 \x03(\x0c\x12\x14\n\x0c\x63ommit_by_ms\x18\x03 \x01(\x04\"\x17\n\x15StoreOpeningsResponse\"\x94\x01\n\x11LoadPackedRequest\x12%\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.CallContextH\x00\x12\'\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x16.hcefs.v1.BatchContextH\x00\x12$\n\x06wanted\x18\x03 \x03(\x0b\x32\x14.hcefs.v1.PackWantedB\t\n\x07\x63ontext\"9\n\x12LoadPackedResponse\x12#\n\x05parts\x18\x01 \x03(\x0b\x32\x14.hcefs.v1.PackedPart\"\x98\x01\n\x12LoadColumnsRequest\x12%\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.CallContextH\x00\x12\'\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x16.hcefs.v1.BatchContextH\x00\x12\'\n\x06wanted\x18\x03 \x03(\x0b\x32\x17.hcefs.v1.ColumnsWantedB\t\n\x07\x63ontext\"9\n\x13LoadColumnsResponse\x12\"\n\x07\x63olumns\x18\x01 \x03(\x0b\x32\x11.hcefs.v1.Columns2\x9f\x06\n\x06Shards\x12:\n\x05Store\x12\x16.hcefs.v1.StoreRequest\x1a\x17.hcefs.v1.StoreResponse(\x01\x12\x37\n\x04Load\x12\x15.hcefs.v1.LoadRequest\x1a\x16.hcefs.v1.LoadResponse0\x01\x12M\n\x0cStoreOpening\x12\x1d.hcefs.v1.StoreOpeningRequest\x1a\x1e.hcefs.v1.StoreOpeningResponse\x12\x41\n\x08StoreBox\x12\x19.hcefs.v1.StoreBoxRequest\x1a\x1a.hcefs.v1.StoreBoxResponse\x12M\n\x0cLoadManifest\x12\x1d.hcefs.v1.LoadManifestRequest\x1a\x1e.hcefs.v1.LoadManifestResponse\x12L\n\x0bLoadListing\x12\x1c.hcefs.v1.LoadListingRequest\x1a\x1d.hcefs.v1.LoadListingResponse0\x01\x12\x44\n\tLoadBoxes\x12\x1a.hcefs.v1.LoadBoxesRequest\x1a\x1b.hcefs.v1.LoadBoxesResponse\x12\x44\n\tStorePack\x12\x1a.hcefs.v1.StorePackRequest\x1a\x1b.hcefs.v1.StorePackResponse\x12P\n\rStoreOpenings\x12\x1e.hcefs.v1.StoreOpeningsRequest\x1a\x1f.hcefs.v1.StoreOpeningsResponse\x12G\n\nLoadPacked\x12\x1b.hcefs.v1.LoadPackedRequest\x1a\x1c.hcefs.v1.LoadPackedResponse\x12J\n\x0bLoadColumns\x12\x1c.hcefs.v1.LoadColumnsRequest\x1a\x1d.hcefs.v1.LoadColumnsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hcefs.v1.shard_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CALLCONTEXT']._serialized_start=56
-  _globals['_CALLCONTEXT']._serialized_end=267
-  _globals['_STOREREQUEST']._serialized_start=270
-  _globals['_STOREREQUEST']._serialized_end=409
-  _globals['_STOREHEADER']._serialized_start=412
-  _globals['_STOREHEADER']._serialized_end=544
-  _globals['_STOREFINISH']._serialized_start=546
-  _globals['_STOREFINISH']._serialized_end=646
-  _globals['_STORERESPONSE']._serialized_start=648
-  _globals['_STORERESPONSE']._serialized_end=685
-  _globals['_LOADREQUEST']._serialized_start=687
-  _globals['_LOADREQUEST']._serialized_end=785
-  _globals['_LOADRESPONSE']._serialized_start=787
-  _globals['_LOADRESPONSE']._serialized_end=868
-  _globals['_LOADHEADER']._serialized_start=870
-  _globals['_LOADHEADER']._serialized_end=941
-  _globals['_STOREOPENINGREQUEST']._serialized_start=943
-  _globals['_STOREOPENINGREQUEST']._serialized_end=1043
-  _globals['_STOREOPENINGRESPONSE']._serialized_start=1045
-  _globals['_STOREOPENINGRESPONSE']._serialized_end=1067
-  _globals['_STOREBOXREQUEST']._serialized_start=1069
-  _globals['_STOREBOXREQUEST']._serialized_end=1164
-  _globals['_STOREBOXRESPONSE']._serialized_start=1166
-  _globals['_STOREBOXRESPONSE']._serialized_end=1184
-  _globals['_LOADMANIFESTREQUEST']._serialized_start=1186
-  _globals['_LOADMANIFESTREQUEST']._serialized_end=1247
-  _globals['_LOADMANIFESTRESPONSE']._serialized_start=1249
-  _globals['_LOADMANIFESTRESPONSE']._serialized_end=1335
-  _globals['_LOADLISTINGREQUEST']._serialized_start=1337
-  _globals['_LOADLISTINGREQUEST']._serialized_end=1397
-  _globals['_LOADLISTINGRESPONSE']._serialized_start=1399
-  _globals['_LOADLISTINGRESPONSE']._serialized_end=1458
-  _globals['_LOADBOXESREQUEST']._serialized_start=1460
-  _globals['_LOADBOXESREQUEST']._serialized_end=1518
-  _globals['_LOADBOXESRESPONSE']._serialized_start=1520
-  _globals['_LOADBOXESRESPONSE']._serialized_end=1569
-  _globals['_SHARDS']._serialized_start=1572
-  _globals['_SHARDS']._serialized_end=2070
+  _globals['_CALLCONTEXT']._serialized_start=77
+  _globals['_CALLCONTEXT']._serialized_end=288
+  _globals['_STOREREQUEST']._serialized_start=291
+  _globals['_STOREREQUEST']._serialized_end=430
+  _globals['_STOREHEADER']._serialized_start=433
+  _globals['_STOREHEADER']._serialized_end=565
+  _globals['_STOREFINISH']._serialized_start=567
+  _globals['_STOREFINISH']._serialized_end=667
+  _globals['_STORERESPONSE']._serialized_start=669
+  _globals['_STORERESPONSE']._serialized_end=706
+  _globals['_LOADREQUEST']._serialized_start=708
+  _globals['_LOADREQUEST']._serialized_end=806
+  _globals['_LOADRESPONSE']._serialized_start=808
+  _globals['_LOADRESPONSE']._serialized_end=889
+  _globals['_LOADHEADER']._serialized_start=891
+  _globals['_LOADHEADER']._serialized_end=962
+  _globals['_STOREOPENINGREQUEST']._serialized_start=964
+  _globals['_STOREOPENINGREQUEST']._serialized_end=1064
+  _globals['_STOREOPENINGRESPONSE']._serialized_start=1066
+  _globals['_STOREOPENINGRESPONSE']._serialized_end=1088
+  _globals['_STOREBOXREQUEST']._serialized_start=1090
+  _globals['_STOREBOXREQUEST']._serialized_end=1185
+  _globals['_STOREBOXRESPONSE']._serialized_start=1187
+  _globals['_STOREBOXRESPONSE']._serialized_end=1205
+  _globals['_LOADMANIFESTREQUEST']._serialized_start=1207
+  _globals['_LOADMANIFESTREQUEST']._serialized_end=1268
+  _globals['_LOADMANIFESTRESPONSE']._serialized_start=1270
+  _globals['_LOADMANIFESTRESPONSE']._serialized_end=1356
+  _globals['_LOADLISTINGREQUEST']._serialized_start=1358
+  _globals['_LOADLISTINGREQUEST']._serialized_end=1418
+  _globals['_LOADLISTINGRESPONSE']._serialized_start=1420
+  _globals['_LOADLISTINGRESPONSE']._serialized_end=1479
+  _globals['_LOADBOXESREQUEST']._serialized_start=1481
+  _globals['_LOADBOXESREQUEST']._serialized_end=1539
+  _globals['_LOADBOXESRESPONSE']._serialized_start=1541
+  _globals['_LOADBOXESRESPONSE']._serialized_end=1590
+  _globals['_STOREPACKREQUEST']._serialized_start=1593
+  _globals['_STOREPACKREQUEST']._serialized_end=1809
+  _globals['_STOREPACKRESPONSE']._serialized_start=1811
+  _globals['_STOREPACKRESPONSE']._serialized_end=1830
+  _globals['_STOREOPENINGSREQUEST']._serialized_start=1832
+  _globals['_STOREOPENINGSREQUEST']._serialized_end=1935
+  _globals['_STOREOPENINGSRESPONSE']._serialized_start=1937
+  _globals['_STOREOPENINGSRESPONSE']._serialized_end=1960
+  _globals['_LOADPACKEDREQUEST']._serialized_start=1963
+  _globals['_LOADPACKEDREQUEST']._serialized_end=2111
+  _globals['_LOADPACKEDRESPONSE']._serialized_start=2113
+  _globals['_LOADPACKEDRESPONSE']._serialized_end=2170
+  _globals['_LOADCOLUMNSREQUEST']._serialized_start=2173
+  _globals['_LOADCOLUMNSREQUEST']._serialized_end=2325
+  _globals['_LOADCOLUMNSRESPONSE']._serialized_start=2327
+  _globals['_LOADCOLUMNSRESPONSE']._serialized_end=2384
+  _globals['_SHARDS']._serialized_start=2387
+  _globals['_SHARDS']._serialized_end=3186
 # @@protoc_insertion_point(module_scope)

@@ -1,4 +1,5 @@
 from hcefs.wire.v1 import blob_pb2 as _blob_pb2
+from hcefs.wire.v1 import pack_pb2 as _pack_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -176,3 +177,75 @@ class LoadBoxesResponse(_message.Message):
     boxes: _containers.RepeatedScalarFieldContainer[bytes]
     links: _containers.RepeatedScalarFieldContainer[bytes]
     def __init__(self, boxes: _Optional[_Iterable[bytes]] = ..., links: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class StorePackRequest(_message.Message):
+    __slots__ = ("context", "base", "index", "layout", "piece", "crc32c", "piece_digest", "groups", "commit_by_ms")
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    PIECE_FIELD_NUMBER: _ClassVar[int]
+    CRC32C_FIELD_NUMBER: _ClassVar[int]
+    PIECE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_BY_MS_FIELD_NUMBER: _ClassVar[int]
+    context: _pack_pb2.BatchContext
+    base: bytes
+    index: int
+    layout: bytes
+    piece: bytes
+    crc32c: int
+    piece_digest: bytes
+    groups: _containers.RepeatedCompositeFieldContainer[_pack_pb2.PackGroup]
+    commit_by_ms: int
+    def __init__(self, context: _Optional[_Union[_pack_pb2.BatchContext, _Mapping]] = ..., base: _Optional[bytes] = ..., index: _Optional[int] = ..., layout: _Optional[bytes] = ..., piece: _Optional[bytes] = ..., crc32c: _Optional[int] = ..., piece_digest: _Optional[bytes] = ..., groups: _Optional[_Iterable[_Union[_pack_pb2.PackGroup, _Mapping]]] = ..., commit_by_ms: _Optional[int] = ...) -> None: ...
+
+class StorePackResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StoreOpeningsRequest(_message.Message):
+    __slots__ = ("context", "openings", "commit_by_ms")
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    OPENINGS_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_BY_MS_FIELD_NUMBER: _ClassVar[int]
+    context: _pack_pb2.BatchContext
+    openings: _containers.RepeatedScalarFieldContainer[bytes]
+    commit_by_ms: int
+    def __init__(self, context: _Optional[_Union[_pack_pb2.BatchContext, _Mapping]] = ..., openings: _Optional[_Iterable[bytes]] = ..., commit_by_ms: _Optional[int] = ...) -> None: ...
+
+class StoreOpeningsResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class LoadPackedRequest(_message.Message):
+    __slots__ = ("call", "batch", "wanted")
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    call: CallContext
+    batch: _pack_pb2.BatchContext
+    wanted: _containers.RepeatedCompositeFieldContainer[_pack_pb2.PackWanted]
+    def __init__(self, call: _Optional[_Union[CallContext, _Mapping]] = ..., batch: _Optional[_Union[_pack_pb2.BatchContext, _Mapping]] = ..., wanted: _Optional[_Iterable[_Union[_pack_pb2.PackWanted, _Mapping]]] = ...) -> None: ...
+
+class LoadPackedResponse(_message.Message):
+    __slots__ = ("parts",)
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    parts: _containers.RepeatedCompositeFieldContainer[_pack_pb2.PackedPart]
+    def __init__(self, parts: _Optional[_Iterable[_Union[_pack_pb2.PackedPart, _Mapping]]] = ...) -> None: ...
+
+class LoadColumnsRequest(_message.Message):
+    __slots__ = ("call", "batch", "wanted")
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    call: CallContext
+    batch: _pack_pb2.BatchContext
+    wanted: _containers.RepeatedCompositeFieldContainer[_pack_pb2.ColumnsWanted]
+    def __init__(self, call: _Optional[_Union[CallContext, _Mapping]] = ..., batch: _Optional[_Union[_pack_pb2.BatchContext, _Mapping]] = ..., wanted: _Optional[_Iterable[_Union[_pack_pb2.ColumnsWanted, _Mapping]]] = ...) -> None: ...
+
+class LoadColumnsResponse(_message.Message):
+    __slots__ = ("columns",)
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    columns: _containers.RepeatedCompositeFieldContainer[_pack_pb2.Columns]
+    def __init__(self, columns: _Optional[_Iterable[_Union[_pack_pb2.Columns, _Mapping]]] = ...) -> None: ...

@@ -69,6 +69,26 @@ class ShardsStub:
                 request_serializer=hcefs_dot_v1_dot_shard__pb2.LoadBoxesRequest.SerializeToString,
                 response_deserializer=hcefs_dot_v1_dot_shard__pb2.LoadBoxesResponse.FromString,
                 _registered_method=True)
+        self.StorePack = channel.unary_unary(
+                '/hcefs.v1.Shards/StorePack',
+                request_serializer=hcefs_dot_v1_dot_shard__pb2.StorePackRequest.SerializeToString,
+                response_deserializer=hcefs_dot_v1_dot_shard__pb2.StorePackResponse.FromString,
+                _registered_method=True)
+        self.StoreOpenings = channel.unary_unary(
+                '/hcefs.v1.Shards/StoreOpenings',
+                request_serializer=hcefs_dot_v1_dot_shard__pb2.StoreOpeningsRequest.SerializeToString,
+                response_deserializer=hcefs_dot_v1_dot_shard__pb2.StoreOpeningsResponse.FromString,
+                _registered_method=True)
+        self.LoadPacked = channel.unary_unary(
+                '/hcefs.v1.Shards/LoadPacked',
+                request_serializer=hcefs_dot_v1_dot_shard__pb2.LoadPackedRequest.SerializeToString,
+                response_deserializer=hcefs_dot_v1_dot_shard__pb2.LoadPackedResponse.FromString,
+                _registered_method=True)
+        self.LoadColumns = channel.unary_unary(
+                '/hcefs.v1.Shards/LoadColumns',
+                request_serializer=hcefs_dot_v1_dot_shard__pb2.LoadColumnsRequest.SerializeToString,
+                response_deserializer=hcefs_dot_v1_dot_shard__pb2.LoadColumnsResponse.FromString,
+                _registered_method=True)
 
 
 class ShardsServicer:
@@ -124,6 +144,35 @@ class ShardsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StorePack(self, request, context):
+        """Stores one shard of a pack with all its rows.  The answer comes when they
+        are durable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StoreOpenings(self, request, context):
+        """Stores the openings of a pack at a seat of their records' partitions.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoadPacked(self, request, context):
+        """Loads the manifest rows of packed payloads.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoadColumns(self, request, context):
+        """Loads what a pack's shard holds in the columns of some payloads.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ShardsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -161,6 +210,26 @@ def add_ShardsServicer_to_server(servicer, server):
                     servicer.LoadBoxes,
                     request_deserializer=hcefs_dot_v1_dot_shard__pb2.LoadBoxesRequest.FromString,
                     response_serializer=hcefs_dot_v1_dot_shard__pb2.LoadBoxesResponse.SerializeToString,
+            ),
+            'StorePack': grpc.unary_unary_rpc_method_handler(
+                    servicer.StorePack,
+                    request_deserializer=hcefs_dot_v1_dot_shard__pb2.StorePackRequest.FromString,
+                    response_serializer=hcefs_dot_v1_dot_shard__pb2.StorePackResponse.SerializeToString,
+            ),
+            'StoreOpenings': grpc.unary_unary_rpc_method_handler(
+                    servicer.StoreOpenings,
+                    request_deserializer=hcefs_dot_v1_dot_shard__pb2.StoreOpeningsRequest.FromString,
+                    response_serializer=hcefs_dot_v1_dot_shard__pb2.StoreOpeningsResponse.SerializeToString,
+            ),
+            'LoadPacked': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadPacked,
+                    request_deserializer=hcefs_dot_v1_dot_shard__pb2.LoadPackedRequest.FromString,
+                    response_serializer=hcefs_dot_v1_dot_shard__pb2.LoadPackedResponse.SerializeToString,
+            ),
+            'LoadColumns': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadColumns,
+                    request_deserializer=hcefs_dot_v1_dot_shard__pb2.LoadColumnsRequest.FromString,
+                    response_serializer=hcefs_dot_v1_dot_shard__pb2.LoadColumnsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -352,6 +421,114 @@ class Shards:
             '/hcefs.v1.Shards/LoadBoxes',
             hcefs_dot_v1_dot_shard__pb2.LoadBoxesRequest.SerializeToString,
             hcefs_dot_v1_dot_shard__pb2.LoadBoxesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StorePack(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hcefs.v1.Shards/StorePack',
+            hcefs_dot_v1_dot_shard__pb2.StorePackRequest.SerializeToString,
+            hcefs_dot_v1_dot_shard__pb2.StorePackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StoreOpenings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hcefs.v1.Shards/StoreOpenings',
+            hcefs_dot_v1_dot_shard__pb2.StoreOpeningsRequest.SerializeToString,
+            hcefs_dot_v1_dot_shard__pb2.StoreOpeningsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadPacked(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hcefs.v1.Shards/LoadPacked',
+            hcefs_dot_v1_dot_shard__pb2.LoadPackedRequest.SerializeToString,
+            hcefs_dot_v1_dot_shard__pb2.LoadPackedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadColumns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hcefs.v1.Shards/LoadColumns',
+            hcefs_dot_v1_dot_shard__pb2.LoadColumnsRequest.SerializeToString,
+            hcefs_dot_v1_dot_shard__pb2.LoadColumnsResponse.FromString,
             options,
             channel_credentials,
             insecure,
