@@ -41,7 +41,7 @@ from hcefs.cli.output import (
 from hcefs.cli.record import RecordArgument
 from hcefs.cli.session import choose_grant, client_of, run
 from hcefs.client.client import Client
-from hcefs.client.put import PutReceipt
+from hcefs.client.receipts import PutReceipt
 from hcefs.client.streams import BlobStream
 from hcefs.errors import Invalid
 from hcefs.ids import BlobId, GrantId, RecordId

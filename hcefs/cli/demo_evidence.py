@@ -15,6 +15,7 @@ from hcefs.client.keys import open_key_row
 from hcefs.client.stat import check_manifest
 from hcefs.config import load_ledger_config
 from hcefs.crypto.stream import segment_secret
+from hcefs.formats.manifest import KeyRow
 from hcefs.ledger.genesis import Genesis
 from hcefs.ledger.log import LedgerLog
 
@@ -93,8 +94,8 @@ async def _payload_keys(stage: Stage) -> Runs:
             answer = await wire.stat(authorization, node, stored.blob)
             manifest = check_manifest(stage.record, stored.blob, answer)
             row = manifest.key_row
-            if row is None:
-                require(row is not None, f"{name} has no key row")
+            if not isinstance(row, KeyRow):
+                require(False, f"{name} has no key row")
                 continue
             key = owner.record_key(stage.record, row.generation)
             dek = open_key_row(cluster, key, row, manifest.core).dek

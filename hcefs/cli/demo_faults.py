@@ -8,7 +8,7 @@ from hcefs.cli.cluster_files import node_name
 from hcefs.cli.demo_pages import Page, fetch_page
 from hcefs.cli.demo_report import Broken, Notes, bytes_text, require
 from hcefs.cli.demo_stage import ENTRY, MEGABYTE, POLL_SECONDS, PURPOSE, Stage, Stored, refused
-from hcefs.client.put import PutReceipt
+from hcefs.client.receipts import PutReceipt
 from hcefs.errors import Unavailable
 from hcefs.formats.shard import HEADER_SIZE
 

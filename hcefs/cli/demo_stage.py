@@ -25,7 +25,7 @@ from hcefs.cli.processes import Processes
 from hcefs.client.bundle import Bundle
 from hcefs.client.client import Client
 from hcefs.client.connection import Connection
-from hcefs.client.put import PutReceipt
+from hcefs.client.receipts import PutReceipt
 from hcefs.config import NodeConfig, load_node_config
 from hcefs.crypto.accounts import AccountKeys
 from hcefs.errors import HcefsError

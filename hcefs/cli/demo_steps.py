@@ -19,7 +19,7 @@ from hcefs.cli.demo_stage import (
     refused,
 )
 from hcefs.cli.demo_wire import Wire
-from hcefs.client.put import PutReceipt
+from hcefs.client.receipts import PutReceipt
 from hcefs.ids import BlobId
 from hcefs.wire.v1.blob_pb2 import Authorization
 
@@ -242,7 +242,7 @@ async def _list(stage: Stage, notes: Notes) -> None:
     require(listing.complete, f"{listing.missing} entries of the listing are missing")
     wanted = {stored.blob for stored in stage.stored.values()}
     require(
-        {entry.opening.blob for entry in entries} == wanted and len(entries) == len(wanted),
+        {entry.blob for entry in entries} == wanted and len(entries) == len(wanted),
         f"the listing has {len(entries)} entries that are not the {len(wanted)} blobs stored",
     )
     notes.check(

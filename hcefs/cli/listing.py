@@ -90,7 +90,7 @@ def _print_info(console: Console, info: BlobInfo, names: Names) -> None:
             ("writer", names.of(info.core.writer)),
             ("entry", f"number {info.leaf_index}" if info.leaf_index is not None else ""),
             ("committed", time_text(info.leaf.time_ms)),
-            ("corrects", info.opening.previous_leaf.hex()),
+            ("corrects", info.previous_leaf.hex()),
             ("core digest", info.core.digest().hex()),
         ],
     )
@@ -106,7 +106,7 @@ def _info_data(info: BlobInfo) -> dict[str, Any]:
         "writer": info.core.writer.text,
         "leaf_index": info.leaf_index,
         "time_ms": info.leaf.time_ms,
-        "corrects": info.opening.previous_leaf.hex() or None,
+        "corrects": info.previous_leaf.hex() or None,
         "core_digest": info.core.digest().hex(),
         "shard_digests": [digest.hex() for digest in info.layout.shard_digests],
         **_metadata_data(info.metadata),
@@ -215,7 +215,7 @@ def _entry_data(entry: Entry, info: BlobInfo | None) -> dict[str, Any]:
         "leaf": entry.leaf.hex(),
         "signer": entry.signer.text,
         "time_ms": entry.time_ms,
-        "corrects": entry.opening.previous_leaf.hex() or None,
+        "corrects": entry.previous_leaf.hex() or None,
     }
     if info is not None:
         data |= {"bytes": info.core.plaintext_length, **_metadata_data(info.metadata)}

@@ -11,8 +11,10 @@ Source: docs/ARCHITECTURE.md, "Rights".
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from hcefs.access.batch import BatchGroup, batch_digest
 from hcefs.access.token import Narrowing, mint
 from hcefs.crypto.accounts import AccountKeys
 from hcefs.crypto.signing import RequestProof
@@ -20,7 +22,7 @@ from hcefs.errors import Invalid
 from hcefs.ids import AccountId, BlobId, ClusterId, GrantId, RecordId
 from hcefs.integrity import blake3_digest
 from hcefs.runtime import Runtime
-from hcefs.wire.v1 import blob_pb2
+from hcefs.wire.v1 import blob_pb2, pack_pb2
 
 TOKEN_MS = 10 * 60_000
 """Life of a token for single calls."""
@@ -113,6 +115,27 @@ class Authorizer:
             gateway=gateway,
         )
         return blob_pb2.Authorization(token=token, proof=proof.signed(self._key).encode())
+
+    def token_of(self, right: Right) -> bytes:
+        """The token that a single call presents for a right."""
+        return right.token or self.token(right.grant)
+
+    def authorize_batch(
+        self,
+        method: str,
+        tokens: Sequence[bytes],
+        groups: Sequence[BatchGroup],
+        purpose: str,
+        gateway: AccountId,
+    ) -> pack_pb2.BatchAuthorization:
+        """Tokens and a fresh proof of exactly these groups, for the node ``gateway``."""
+        proof = replace(
+            self._proof(method, RecordId.zero()),
+            token_hash=batch_digest(tokens, groups),
+            purpose=purpose,
+            gateway=gateway,
+        )
+        return pack_pb2.BatchAuthorization(tokens=tokens, proof=proof.signed(self._key).encode())
 
     def plain(self, method: str, record: RecordId | None = None) -> bytes:
         """A fresh proof for a method without a token (the ledger's, and status)."""

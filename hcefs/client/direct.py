@@ -25,6 +25,8 @@ from hcefs.client.stat import Manifest, StatClient
 from hcefs.client.streams import ReadPlan
 from hcefs.crypto.accounts import AccountKeys
 from hcefs.erasure.scheme import profile_named
+from hcefs.errors import Invalid
+from hcefs.formats.pack import PackedKey, PackLayout, PackProof
 from hcefs.ids import AccountId, BlobId, GrantId, RecordId, RequestId
 from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import Node
@@ -171,6 +173,13 @@ class DirectClient(StatClient):
         )
         scope = replace(plan.scope, range_start=asked.range_start, range_length=asked.range_length)
         core, layout = manifest.core, manifest.layout
+        row, opening = manifest.key_row, manifest.opening
+        if (
+            isinstance(layout, PackLayout)
+            or isinstance(row, PackedKey)
+            or isinstance(opening, PackProof)
+        ):
+            raise Invalid("packed blobs are read through a node", reason="packed")
         reader = BlobReader(
             self.runtime,
             DirectPeers(self.runtime, self._channels, self._authorizer, plan.right),
@@ -178,7 +187,7 @@ class DirectClient(StatClient):
             self._direct_hedge,
             GetPlan(
                 self._direct_call("get", scope),
-                StoredManifest(core, layout, manifest.key_row, manifest.opening, _NO_ROWS),
+                StoredManifest(core, layout, row, opening, _NO_ROWS),
                 seats(cluster_map, layout.profile, core.blob.base),
                 offset,
                 stop - offset,

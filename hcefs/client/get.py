@@ -10,12 +10,16 @@ with a fresh proof, through another node.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Hashable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from typing import cast
 
 from hcefs.client.authorize import Right, Scope
-from hcefs.client.direct import DirectClient
+from hcefs.client.coalesce import Coalescer
+from hcefs.client.connection import Connection
+from hcefs.client.get_many import BLOBS_A_CALL, Answer, Packed, PackGetClient, Wanted
 from hcefs.client.keys import BlobKey, client_seals, is_direct
 from hcefs.client.stat import Manifest, metadata_of
 from hcefs.client.streams import (
@@ -27,14 +31,121 @@ from hcefs.client.streams import (
     read_header,
     resumed,
 )
+from hcefs.crypto.accounts import AccountKeys
 from hcefs.erasure.scheme import Geometry, profile_named, resolve_range
-from hcefs.errors import Corrupt, HcefsError, Invalid
+from hcefs.errors import Corrupt, Denied, HcefsError, Invalid
 from hcefs.ids import AccountId, BlobId, GrantId, RecordId
 from hcefs.placement.cluster_map import Node
+from hcefs.runtime import Runtime
+
+SINGLES_AT_ONCE = 8
+"""Blobs of one :meth:`GetClient.get_many` that are not packed, read at the same time."""
 
 
-class GetClient(DirectClient):
+def _room() -> Callable[[Wanted], bool]:
+    """Of a batch of concurrent small gets."""
+    left = iter(range(BLOBS_A_CALL))
+    return lambda _: next(left, None) is not None
+
+
+async def _once(data: bytes) -> AsyncGenerator[bytes, None]:
+    if data:
+        yield data
+
+
+class GetClient(PackGetClient):
     """The part of a client that gets blobs."""
+
+    def __init__(
+        self, connection: Connection, keys: AccountKeys, runtime: Runtime | None = None
+    ) -> None:
+        super().__init__(connection, keys, runtime)
+        self._small_gets: Coalescer[Wanted, Packed] = Coalescer(
+            self.runtime, self._get_small, _room
+        )
+
+    async def get_many(
+        self,
+        blobs: Iterable[tuple[RecordId, BlobId]],
+        *,
+        grant: GrantId | None = None,
+        purpose: str = "TREAT",
+        node: str | None = None,
+    ) -> list[bytes]:
+        """The whole contents of many blobs, in order, in memory.
+
+        Packed payloads are asked for together and opened here; others one by one.
+        ``grant`` None means as the owner of all the records.
+
+        Raises:
+            HcefsError: why the first of those that failed could not be read.
+        """
+        right = self._right(grant, None, purpose)
+        names = list(blobs)
+        contents: dict[int, bytes] = {}
+        gate = asyncio.Semaphore(SINGLES_AT_ONCE)
+
+        async def single(position: int, record: RecordId, blob: BlobId) -> None:
+            async with gate:
+                stream = await self.get(record, blob, grant=grant, purpose=purpose, node=node)
+                async with stream:
+                    contents[position] = await stream.read()
+
+        async def together(positions: Sequence[int]) -> None:
+            wanted = [Wanted(*names[position], right) for position in positions]
+            answers = await self._packed(wanted, purpose, node)
+            for position, answer in zip(positions, answers, strict=True):
+                if isinstance(answer, HcefsError):
+                    raise answer
+                contents[position] = answer.plaintext
+
+        packed = [position for position, (_, blob) in enumerate(names) if blob.slot]
+        singles = [
+            single(position, record, blob)
+            for position, (record, blob) in enumerate(names)
+            if not blob.slot
+        ]
+        await asyncio.gather(*([together(packed)] if packed else []), *singles)
+        return [contents[position] for position in range(len(names))]
+
+    async def _get_small(
+        self, kind: Hashable, wanted: list[Wanted]
+    ) -> Sequence[Packed | HcefsError]:
+        """One batch of concurrent gets of packed blobs, for one purpose, through one node."""
+        purpose, node = cast(tuple[str, str | None], kind)
+        answers = await self._packed(wanted, purpose, node)
+        if len(wanted) == 1 or not any(isinstance(answer, Denied) for answer in answers):
+            return answers
+        # A batch is refused whole when one of its tokens is malformed: each gets its own answer.
+        alone: list[Answer] = []
+        for each, answer in zip(wanted, answers, strict=True):
+            alone += (
+                await self._packed([each], purpose, node)
+                if isinstance(answer, Denied)
+                else [answer]
+            )
+        return alone
+
+    async def _get_packed(
+        self, record: RecordId, blob: BlobId, right: Right, start: int, length: int,
+        node: str | None,
+    ) -> BlobStream:  # fmt: skip
+        """A packed blob, or a range of it, read together with others that are asked for now."""
+        if start < 0 or length < 0:
+            raise Invalid("a range cannot be negative", reason="bad-range")
+        packed = await self._small_gets.submit((right.purpose, node), Wanted(record, blob, right))
+        core = packed.core
+        start, length = resolve_range(core.plaintext_length, start, length)
+        return BlobStream(
+            core,
+            metadata_of(core, BlobKey(dek=packed.dek)),
+            start,
+            length,
+            _once(packed.plaintext[start : start + length]),
+            check=None,
+            runtime=self.runtime,
+            vouched=True,
+        )
 
     async def get(
         self,
@@ -58,7 +169,9 @@ class GetClient(DirectClient):
         ``direct`` loads from the shard holders and opens here.  A whole blob without
         its writer's signature is refused, because the gateway that sealed it could
         have put anything there, unless ``allow_unsigned``.  Under a
-        grant on a range, a get without a range reads the granted one.
+        grant on a range, a get without a range reads the granted one.  A packed blob
+        is always opened here, whatever ``seal`` and ``mode`` say: its writer's entry
+        vouches for the ciphertext.
 
         Raises:
             Corrupt: ``unsigned-content``, or a node or a writer lied.
@@ -69,6 +182,8 @@ class GetClient(DirectClient):
         opens, straight = client_seals(seal), is_direct(mode)
         right = self._right(grant, token, purpose)
         scope = await self._scope(record, blob, right)
+        if blob.slot and not scope.range_length:
+            return await self._get_packed(record, blob, right, start, length, node)
         manifest, _ = await self._manifest(scope, right, node)
         key = await self._blob_key(manifest, right)
         if scope.range_length and not (start or length):
@@ -115,7 +230,9 @@ class GetClient(DirectClient):
         )
         metadata = metadata_of(core, key)
         check = None
-        if plan.whole and metadata is not None and metadata.content_digest:
+        if manifest.packed:
+            plan = replace(plan, client_opens=True)
+        elif plan.whole and metadata is not None and metadata.content_digest:
             check = ContentCheck(core, metadata, await self.fetch_account(core.writer))
         elif plan.whole and not allow_unsigned:
             raise Corrupt(
@@ -126,12 +243,21 @@ class GetClient(DirectClient):
         tried: set[AccountId] = set()
 
         def open_part(offset: int, stop: int) -> AsyncGenerator[bytes, None]:
-            if direct:
+            if direct and not manifest.packed:
                 return self._direct_part(plan, manifest, offset, stop)
             return self._part(plan, offset, stop, tried)
 
         pieces = resumed(self.runtime, plan, open_part)
-        return BlobStream(core, metadata, start, length, pieces, check=check, runtime=self.runtime)
+        return BlobStream(
+            core,
+            metadata,
+            start,
+            length,
+            pieces,
+            check=check,
+            runtime=self.runtime,
+            vouched=manifest.packed,
+        )
 
     async def _part(
         self, plan: ReadPlan, offset: int, stop: int, tried: set[AccountId]

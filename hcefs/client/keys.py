@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from hcefs.access.facts import Account, Generation, Grant
+from hcefs.blobs.pack import open_packed_key
 from hcefs.crypto.accounts import AccountKeys
 from hcefs.crypto.envelope import SUITE_XWING, EnvelopeContext
 from hcefs.crypto.keys import (
@@ -31,6 +32,7 @@ from hcefs.crypto.stream import segment_secret
 from hcefs.errors import Corrupt, HcefsError, Invalid, NotFound
 from hcefs.formats.keybox import KeyBox, KeyLink, RangeSecrets
 from hcefs.formats.manifest import Core, KeyRow
+from hcefs.formats.pack import PackedKey
 from hcefs.ids import AccountId, BlobId, ClusterId, RecordId
 
 RANGE_SEGMENTS_MAX = 16 << 10
@@ -330,6 +332,15 @@ def open_key_row(cluster: ClusterId, key: HybridKey, row: KeyRow, core: Core) ->
     """
     context = dek_context(cluster, core.record, row.generation, core.blob)
     return blob_key(open_envelope(key, row.envelope, context), ranged=False, core=core)
+
+
+def open_packed_row(cluster: ClusterId, key: HybridKey, row: PackedKey, core: Core) -> BlobKey:
+    """The DEK of a packed blob from its wrapped key.
+
+    Raises:
+        Corrupt: it does not open, or is not the one that the core commits to.
+    """
+    return blob_key(open_packed_key(cluster, key, row), ranged=False, core=core)
 
 
 def decoded_rows(

@@ -24,6 +24,7 @@ from hcefs.client.authorize import Right, Scope
 from hcefs.client.stat import StatClient
 from hcefs.errors import Corrupt, HcefsError, Invalid
 from hcefs.formats.manifest import Opening
+from hcefs.formats.pack import AnyOpening, PackOpening, decode_opening, packed_leaf, split_slots
 from hcefs.ids import AccountId, BlobId, GrantId, RecordId
 from hcefs.integrity import append_peak
 from hcefs.ledger.outcome import Leaf
@@ -36,18 +37,30 @@ NODES_ASKED = 3
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry: its opening, where its leaf is, the leaf's hash, who signed it and when."""
+    """One entry: its opening, where its leaf is, the leaf's hash, who signed it and when.
 
-    opening: Opening
+    Entries of one pack share a leaf, and its opening; ``slot`` tells them apart, and
+    ``leaf`` is then :func:`~hcefs.formats.pack.packed_leaf`.
+    """
+
+    opening: Opening | PackOpening
     leaf_index: int
     leaf: bytes
     signer: AccountId
     time_ms: int
+    slot: int = 0
 
     @property
     def blob(self) -> BlobId:
         """The blob that this entry binds."""
+        if isinstance(self.opening, PackOpening):
+            return BlobId.of(self.opening.base, self.slot)
         return self.opening.blob
+
+    @property
+    def previous_leaf(self) -> bytes:
+        """The leaf of the entry that this one corrects, or nothing."""
+        return self.opening.previous_leaf if isinstance(self.opening, Opening) else b""
 
 
 @dataclass(frozen=True)
@@ -96,7 +109,7 @@ def check_leaves(record: Record, leaves: Sequence[Leaf]) -> list[bytes]:
     return hashes
 
 
-def check_listing(record: Record, leaves: Sequence[Leaf], found: Sequence[Opening]) -> Listing:
+def check_listing(record: Record, leaves: Sequence[Leaf], found: Sequence[AnyOpening]) -> Listing:
     """The listing that openings give.
 
     An opening that opens no leaf is left out, whoever gave it: it proves nothing.  Of
@@ -114,15 +127,31 @@ def check_listing(record: Record, leaves: Sequence[Leaf], found: Sequence[Openin
         for opening in found
         if opening.record == record.record and (commitment := opening.commitment()) in first
     }
-    blobs: dict[BlobId, int] = {}
-    entries = []
+    bound: dict[BlobId, int] = {}
+    entries: list[Entry] = []
+    listed = 0
     for index in sorted(at):
         opening, leaf = at[index], leaves[index]
-        if blobs.setdefault(opening.blob, index) != index:
+        slots = split_slots(opening.slots) if isinstance(opening, PackOpening) else [0]
+        own = [
+            Entry(
+                opening,
+                index,
+                packed_leaf(hashes[index], slot) if slot else hashes[index],
+                leaf.signer,
+                leaf.time_ms,
+                slot,
+            )
+            for slot in slots
+        ]
+        # A leaf counts as a whole: one that repeats any blob repeats an entry.
+        if any(entry.blob in bound for entry in own):
             rejected.append(index)
             continue
-        entries.append(Entry(opening, index, hashes[index], leaf.signer, leaf.time_ms))
-    missing = record.leaf_count - len(entries) - len(rejected)
+        bound.update((entry.blob, index) for entry in own)
+        entries += own
+        listed += 1
+    missing = record.leaf_count - listed - len(rejected)
     return Listing(record, tuple(entries), missing, tuple(sorted(rejected)))
 
 
@@ -149,7 +178,7 @@ class ListClient(StatClient):
         check_leaves(fact, leaves)
         scope = Scope(record)
         asked: set[AccountId] = set()
-        union: dict[Opening, None] = {}
+        union: dict[AnyOpening, None] = {}
         failure: HcefsError | None = None
         for _ in range(NODES_ASKED):
             try:
@@ -166,7 +195,7 @@ class ListClient(StatClient):
             raise failure
         return check_listing(fact, leaves, [*union])
 
-    async def _openings(self, scope: Scope, right: Right, node: Node) -> Sequence[Opening]:
+    async def _openings(self, scope: Scope, right: Right, node: Node) -> Sequence[AnyOpening]:
         """What one node lists: the union of what the record's holders have."""
         request = blob_pb2.ListRequest(
             authorization=self._authorizer.authorize("list", scope, right, node.account),
@@ -174,7 +203,7 @@ class ListClient(StatClient):
             min_height=self.height,
             request_id=self._request_id(),
         )
-        found = []
+        found: list[AnyOpening] = []
         answers = self._channels.answers(
             node.address, "/hcefs.v1.Blobs/List", request.SerializeToString()
         )
@@ -182,9 +211,7 @@ class ListClient(StatClient):
             async for data in answers:
                 for entry in _page(data).entries:
                     with contextlib.suppress(Invalid):
-                        opening = Opening.decode(entry.opening)
-                        opening.check()
-                        found.append(opening)
+                        found.append(decode_opening(entry.opening))
         return found
 
 

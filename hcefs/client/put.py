@@ -15,20 +15,31 @@ node, when an attempt fails in a way that a retry can mend.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeGuard, cast
 
 from google.protobuf.message import DecodeError
 
 from hcefs.access.facts import Generation
 from hcefs.client.authorize import Right, Scope
 from hcefs.client.channels import Upload
-from hcefs.client.direct import DirectClient
+from hcefs.client.coalesce import Coalescer
+from hcefs.client.connection import Connection
 from hcefs.client.keys import client_seals, dek_context, is_direct
+from hcefs.client.put_many import (
+    DEFAULT_CONTENT_TYPE,
+    Order,
+    PackPutClient,
+    PackRoom,
+    Payload,
+)
+from hcefs.client.receipts import PutReceipt
 from hcefs.client.sources import Source, length_of, read_pieces, segments
 from hcefs.client.stat import digests_fit
+from hcefs.crypto.accounts import AccountKeys
 from hcefs.crypto.keys import METADATA_OVERHEAD, dek_commitment, seal_envelope, seal_metadata
 from hcefs.crypto.stream import seal_segment, segment_secret
 from hcefs.erasure.scheme import PROFILES, profile_named
@@ -48,33 +59,21 @@ from hcefs.ids import AccountId, BlobId, GrantId, PutKey, RecordId
 from hcefs.integrity import blake3_hasher
 from hcefs.ledger.transactions import Append, AppendEntry
 from hcefs.placement.cluster_map import Node
+from hcefs.runtime import Runtime
 from hcefs.transport.framing import frame_data
 from hcefs.transport.retry import retrying
 from hcefs.wire.v1 import blob_pb2
 
 Progress = Callable[[int], None]
 
+SMALL_BYTES = 16 << 10
+"""Bytes up to this length are packed when they are put without further wishes."""
+
 PUT_ATTEMPTS = 3
 APPEND_ATTEMPTS = 12
 COMMIT_WITHIN_MS = 24 * 3_600_000
 FINISH_SECONDS = 180.0
 """How long a node may take for what follows the last byte."""
-
-
-@dataclass(frozen=True)
-class PutReceipt:
-    """A committed put: how to find the blob again, and how durable it is.
-
-    ``durable_shards`` of ``total_shards`` are on disk on distinct nodes.
-    """
-
-    ref: BlobRef
-    core: Core
-    durable_shards: int
-    total_shards: int
-    degraded: bool
-    height: int
-    leaf: bytes
 
 
 @dataclass(frozen=True)
@@ -118,8 +117,35 @@ class Stored:
     degraded: bool
 
 
-class PutClient(DirectClient):
+class PutClient(PackPutClient):
     """The part of a client that puts blobs."""
+
+    def __init__(
+        self, connection: Connection, keys: AccountKeys, runtime: Runtime | None = None
+    ) -> None:
+        super().__init__(connection, keys, runtime)
+        self._small_puts: Coalescer[Order, PutReceipt] = Coalescer(
+            self.runtime, self._put_small, lambda: PackRoom().enter
+        )
+
+    async def _put_small(
+        self, kind: Hashable, orders: list[Order]
+    ) -> Sequence[PutReceipt | HcefsError]:
+        """One pack of concurrent small puts, for one purpose, through one node."""
+        purpose, node = cast(tuple[str, str | None], kind)
+        try:
+            return await self._put_pack(orders, purpose, node)
+        except HcefsError as error:
+            if error.retryable or len(orders) == 1:
+                raise
+        # One of them may not be put, and only that one may fail.
+        answers: list[PutReceipt | HcefsError] = []
+        for order in orders:
+            try:
+                answers += await self._put_pack([order], purpose, node)
+            except HcefsError as error:
+                answers.append(error)
+        return answers
 
     async def put(
         self,
@@ -127,11 +153,11 @@ class PutClient(DirectClient):
         source: Source,
         *,
         grant: GrantId | None = None,
-        content_type: str = "application/octet-stream",
+        content_type: str = DEFAULT_CONTENT_TYPE,
         name: str = "",
         labels: Sequence[str] = (),
         purpose: str = "TREAT",
-        seal: str = "node",
+        seal: str | None = None,
         mode: str = "gateway",
         profile: str = "",
         corrects: bytes | None = None,
@@ -141,7 +167,9 @@ class PutClient(DirectClient):
     ) -> PutReceipt:
         """Put a blob into a record and return when its entry is on the ledger.
 
-        ``grant`` None means as the owner.  ``seal`` is ``node`` or ``client``.
+        ``grant`` None means as the owner.  ``seal`` is ``node`` or ``client``; left
+        open, bytes of at most ``SMALL_BYTES`` go into a pack with others that are put
+        at the same time, sealed here, and anything else is sealed by the node.
         ``mode`` ``direct`` seals and encodes here and stores at the shard holders.
         ``corrects`` is the leaf of the entry that this one corrects.  ``progress``
         is told the plaintext bytes sent so far, from 0 again in a new attempt.
@@ -154,13 +182,23 @@ class PutClient(DirectClient):
             Corrupt: the node's answer is not about what was sent.
             Invalid: the arguments.
         """
+        right = Right(grant or GrantId.zero(), purpose)
+        plain = seal is None and not (profile or corrects) and not is_direct(mode)
+        if plain and is_small(source):
+            payload = Payload(record, bytes(source), grant, content_type, name, tuple(labels))
+            receipt = await self._small_puts.submit(
+                (purpose, node), self._order(payload, None, purpose)
+            )
+            if progress is not None:
+                progress(receipt.core.plaintext_length)
+            return receipt
         order = PutOrder(
             record=record,
-            right=Right(grant or GrantId.zero(), purpose),
+            right=right,
             content_type=content_type,
             name=name,
             labels=tuple(labels),
-            client_seals=client_seals(seal),
+            client_seals=client_seals(seal or "node"),
             direct=is_direct(mode),
             expected_length=await length_of(source, self.runtime),
             profile=profile and profile_named(profile).name,
@@ -365,6 +403,11 @@ class PutClient(DirectClient):
             height=done.height,
             leaf=leaf.leaf,
         )
+
+
+def is_small(source: Source) -> TypeGuard[bytes | bytearray | memoryview]:
+    """Whether a source goes into a pack unless something else is asked for."""
+    return isinstance(source, bytes | bytearray | memoryview) and len(source) <= SMALL_BYTES
 
 
 # -- checks

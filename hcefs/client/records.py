@@ -34,6 +34,7 @@ from hcefs.erasure.scheme import Geometry, profile_named
 from hcefs.errors import Conflict, Denied, Invalid, NotFound
 from hcefs.formats.keybox import KeyBox, KeyLink
 from hcefs.formats.manifest import Core, Layout
+from hcefs.formats.pack import PackLayout
 from hcefs.ids import AccountId, BlobId, GrantId, RecordId
 from hcefs.ledger.transactions import GiveGrant, OpenRecord, RevokeGrant
 from hcefs.runtime import Runtime
@@ -279,7 +280,7 @@ class RecordClient(StatClient):
             _accept_existing(error)
 
 
-def granted_secret(grant: Grant, key: BlobKey, core: Core, layout: Layout) -> bytes:
+def granted_secret(grant: Grant, key: BlobKey, core: Core, layout: Layout | PackLayout) -> bytes:
     """What goes into the box of a grant on a blob or a range of it.
 
     Raises:
@@ -294,7 +295,7 @@ def granted_secret(grant: Grant, key: BlobKey, core: Core, layout: Layout) -> by
     return key.secrets_of(covered(core, layout, grant.range_start, grant.range_length)).encode()
 
 
-def covered(core: Core, layout: Layout, start: int, length: int) -> range:
+def covered(core: Core, layout: Layout | PackLayout, start: int, length: int) -> range:
     """The segments of a range, which may reach beyond the blob's end.
 
     Raises:

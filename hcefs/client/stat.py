@@ -25,22 +25,34 @@ from hcefs.erasure.scheme import profile_named
 from hcefs.errors import Corrupt, Denied, HcefsError, Invalid, NotFound, Unavailable
 from hcefs.formats.keybox import KeyBox, KeyLink
 from hcefs.formats.manifest import Core, KeyRow, Layout, Metadata, Opening
+from hcefs.formats.pack import PackedKey, PackLayout, PackProof
 from hcefs.ids import AccountId, BlobId, GrantId, RecordId
 from hcefs.ledger.outcome import Leaf
 from hcefs.runtime import Runtime
 from hcefs.wire.v1 import blob_pb2
 
 KEYS_KNOWN_MAX = 1024
+LEAVES_KNOWN_MAX = 16_384
+"""Leaves that were seen on the ledger, where they stay for ever: some 5 MB."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A blob's rows that fit together; ``key_row`` None when the blob was shredded."""
+    """A blob's rows that fit together; ``key_row`` None when the blob was shredded.
+
+    Of a packed blob they are the pack's layout, the wrapped key with its envelope, and
+    the proof that the pack's opening has it.
+    """
 
     core: Core
-    layout: Layout
-    key_row: KeyRow | None
-    opening: Opening
+    layout: Layout | PackLayout
+    key_row: KeyRow | PackedKey | None
+    opening: Opening | PackProof
+
+    @property
+    def packed(self) -> bool:
+        """Whether the blob lies in a pack: then its writer has sealed it."""
+        return bool(self.core.blob.slot)
 
     def check_leaf(self, leaf: Leaf | None) -> Leaf:
         """The leaf of the entry, which must be the writer's.
@@ -71,12 +83,17 @@ class BlobInfo:
     """
 
     core: Core
-    layout: Layout
+    layout: Layout | PackLayout
     metadata: Metadata | None
     leaf_index: int | None
     generation: int
-    opening: Opening
+    opening: Opening | PackProof
     leaf: Leaf
+
+    @property
+    def previous_leaf(self) -> bytes:
+        """The leaf of the entry that this one corrects, or nothing."""
+        return self.opening.previous_leaf if isinstance(self.opening, Opening) else b""
 
 
 def check_manifest(record: RecordId, blob: BlobId, answer: blob_pb2.StatResponse) -> Manifest:
@@ -86,6 +103,8 @@ def check_manifest(record: RecordId, blob: BlobId, answer: blob_pb2.StatResponse
         Corrupt: ``rows-disagree``.
         Invalid: a row is malformed.
     """
+    if blob.slot:
+        return _check_packed(record, blob, answer)
     core, layout = Core.decode(answer.core), Layout.decode(answer.layout)
     opening = Opening.decode(answer.opening)
     key_row = KeyRow.decode(answer.key_row) if answer.key_row else None
@@ -104,6 +123,28 @@ def check_manifest(record: RecordId, blob: BlobId, answer: blob_pb2.StatResponse
             reason="rows-disagree",
         )
     return Manifest(core, layout, key_row, opening)
+
+
+def _check_packed(record: RecordId, blob: BlobId, answer: blob_pb2.StatResponse) -> Manifest:
+    core, layout = Core.decode(answer.core), PackLayout.decode(answer.layout)
+    proof = PackProof.decode(answer.opening)
+    key_row = PackedKey.decode(answer.key_row) if answer.key_row else None
+    core.check()
+    layout.check_shape()
+    if key_row is not None:
+        key_row.check()
+    if (
+        core.blob != blob
+        or core.record != record
+        or (proof.blob, proof.record, proof.core_digest) != (blob, record, core.digest())
+        or layout.base != blob.base
+        or (key_row is not None and (key_row.blob, key_row.record) != (blob, record))
+    ):
+        raise Corrupt(
+            "the rows of the packed blob's manifest do not fit together: ask another node",
+            reason="rows-disagree",
+        )
+    return Manifest(core, layout, key_row, proof)
 
 
 def digests_fit(core: Core, layout: Layout) -> bool:
@@ -134,6 +175,19 @@ class StatClient(NodeClient):
         self._record_keys: Recent[tuple[RecordId, int, GrantId], HybridKey] = Recent(
             self.runtime, KEYS_KNOWN_MAX
         )
+        self._leaves_known: Recent[tuple[RecordId, bytes, AccountId], Leaf] = Recent(
+            self.runtime, LEAVES_KNOWN_MAX
+        )
+
+    async def _known_leaf(
+        self, record: RecordId, commitment: bytes, signer: AccountId
+    ) -> Leaf | None:
+        """As :meth:`has_leaf`; what was found once is not asked for again."""
+        known = self._leaves_known.get((record, commitment, signer))
+        if known is not None:
+            return known
+        found = await self.has_leaf(record, commitment, signer)
+        return found and self._leaves_known.put((record, commitment, signer), found)
 
     async def stat(
         self,
@@ -231,7 +285,7 @@ class StatClient(NodeClient):
                     tried,
                 )
                 manifest = check_manifest(scope.record, blob, answer)
-                leaf = await self.has_leaf(
+                leaf = await self._known_leaf(
                     scope.record, manifest.opening.commitment(), manifest.core.writer
                 )
                 return manifest, manifest.check_leaf(leaf)
@@ -280,9 +334,10 @@ class StatClient(NodeClient):
         if grant is not None and grant.blob is not None:
             return await self._granted_blob_key(grant, core, right)
         key = await self._record_key(core.record, row.generation, grant, right)
-        return await self.runtime.compute(
-            sealed.open_key_row, self.connection.cluster, key, row, core
-        )
+        cluster = self.connection.cluster
+        if isinstance(row, PackedKey):
+            return await self.runtime.compute(sealed.open_packed_row, cluster, key, row, core)
+        return await self.runtime.compute(sealed.open_key_row, cluster, key, row, core)
 
     async def _granted_blob_key(self, grant: Grant, core: Core, right: Right) -> sealed.BlobKey:
         boxes, _ = await self._boxes(grant, right)

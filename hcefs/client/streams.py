@@ -19,6 +19,7 @@ from typing import Self
 from google.protobuf.message import DecodeError
 
 from hcefs.access.facts import Account
+from hcefs.blobs.pack import check_sealed
 from hcefs.client.authorize import Right, Scope
 from hcefs.client.keys import RANGE_SEGMENTS_MAX, BlobKey
 from hcefs.crypto.signing import verify
@@ -126,7 +127,9 @@ class BlobStream:
     """The plaintext of a get: iterate over it, or :meth:`read` it whole.
 
     ``start`` and ``length`` say which bytes of the blob these are.  ``signed`` is
-    true once the writer's signature over the whole content has been checked.
+    true once the writer's signature over the whole content has been checked; of a
+    packed blob from the beginning (``vouched``), because its writer sealed it and its
+    ciphertext is compared with the digest that the entry binds.
     Leaving an iteration early: close with :meth:`aclose` or ``async with``.
     """
 
@@ -140,12 +143,13 @@ class BlobStream:
         *,
         check: ContentCheck | None,
         runtime: Runtime,
+        vouched: bool = False,
     ) -> None:
         self.core = core
         self.metadata = metadata
         self.start = start
         self.length = length
-        self.signed = False
+        self.signed = vouched
         self._pieces = pieces if check is None else self._verified(pieces, check, runtime)
 
     async def _verified(
@@ -303,6 +307,8 @@ async def plaintext(
 def _open_one(plan: ReadPlan, index: int, sealed: memoryview) -> bytes:
     secret = plan.key.secrets_of(range(index, index + 1)).secrets
     last = index == plan.geometry.segments - 1
+    if plan.core.blob.slot:
+        check_sealed(plan.core, sealed)
     return open_segment(secret, plan.core.blob, plan.core.record, last, sealed)
 
 

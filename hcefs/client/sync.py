@@ -240,6 +240,8 @@ class SyncClient:
     deliver = _blocking(Client.deliver)
     revoke = _blocking(Client.revoke)
     put = _blocking(Client.put)
+    put_many = _blocking(Client.put_many)
+    get_many = _blocking(Client.get_many)
     stat = _blocking(Client.stat)
     list = _blocking(Client.list)
     bundle = _blocking(Client.bundle)

@@ -35,7 +35,7 @@ from hcefs.crypto.signing import verify
 from hcefs.encoding import Encoded
 from hcefs.erasure.scheme import SEAL_OVERHEAD, Geometry, Profile, profile_named
 from hcefs.errors import Corrupt, Invalid
-from hcefs.formats.manifest import DIGEST_SIZE, SALT_SIZE, Signer
+from hcefs.formats.manifest import DIGEST_SIZE, SALT_SIZE, Opening, Signer
 from hcefs.ids import AccountId, BlobBase, BlobId, RecordId
 from hcefs.integrity import (
     MerkleTree,
@@ -62,9 +62,12 @@ TINY_BODY_BYTES = 64 << 10
 WRAPPED_SIZE = 40
 PACK_LAYOUT_TAG = b"pack-layout"
 PACK_COMMITMENT_TAG = b"hcefs/v1/pack-commitment\x00"
+PACKED_LEAF_TAG = b"hcefs/v1/packed-leaf\x00"
 
 _LENGTH_SIZE = 4
 _SLOT_SIZE = 2
+_KIND_AT = slice(2, 14)
+"""Where an encoded pack opening has its kind: behind the heads of array and text."""
 
 
 def _numbers(code: str, joined: bytes) -> list[int]:
@@ -271,6 +274,14 @@ def pack_commitment(
     )
 
 
+def packed_leaf(leaf: bytes, slot: int) -> bytes:
+    """What names one packed entry where an entry is named by its leaf: to correct it.
+
+    The entries that a pack adds to a record share the leaf on the ledger.
+    """
+    return blake3_digest(PACKED_LEAF_TAG + leaf + slot.to_bytes(_SLOT_SIZE, "big"))
+
+
 @dataclass(frozen=True)
 class PackOpening(Encoded):
     """What opens the commitment of the entries that a pack adds to one record.
@@ -419,3 +430,22 @@ class PackedKey(Encoded):
         """
         if len(self.wrapped) != WRAPPED_SIZE:
             raise Invalid(f"a wrapped key has {WRAPPED_SIZE} bytes", reason="bad-key-row")
+
+
+AnyOpening = Opening | PackOpening
+"""What a record's listing is made of."""
+
+
+def decode_opening(data: bytes) -> AnyOpening:
+    """An opening of either kind, its lengths checked.
+
+    Raises:
+        Invalid: neither.
+    """
+    opening: AnyOpening
+    if data[_KIND_AT].endswith(PackOpening.KIND.encode()):
+        opening = PackOpening.decode(data)
+    else:
+        opening = Opening.decode(data)
+    opening.check()
+    return opening

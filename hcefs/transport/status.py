@@ -132,6 +132,12 @@ def to_status(error: BaseException, *, request_id: bytes = b"") -> Status:
     return Status(code, _printable(error.message), tuple(metadata))
 
 
+def error_of(kind: str, reason: str, message: str) -> HcefsError:
+    """An error that came inside an answer, of one item among others; not trusted either."""
+    cls = KINDS.get(kind, Internal)
+    return cls(_printable(message), reason=_slug(reason) or cls.kind)
+
+
 async def abort(context: Any, error: BaseException, *, request_id: bytes = b"") -> NoReturn:
     """End the call of a handler with an error; always raises.
 

@@ -27,7 +27,8 @@ from hcefs.client.authorize import Right, Scope
 from hcefs.client.client import Client
 from hcefs.client.connection import Connection
 from hcefs.client.ledger import Submitted
-from hcefs.client.put import PutOrder, PutReceipt, Stored
+from hcefs.client.put import PutOrder, Stored
+from hcefs.client.receipts import PutReceipt
 from hcefs.config import load_ledger_config, load_node_config
 from hcefs.crypto.accounts import AccountKeys
 from hcefs.errors import HcefsError, Unavailable

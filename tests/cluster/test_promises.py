@@ -385,7 +385,7 @@ async def test_promise_5_nothing_is_overwritten(
     assert listing.complete
     assert [entry.blob for entry in listing] == [blob, second.ref.blob]
     assert [entry.leaf for entry in listing] == [first.leaf, second.leaf]
-    assert [entry.opening.previous_leaf for entry in listing] == [b"", first.leaf]
+    assert [entry.previous_leaf for entry in listing] == [b"", first.leaf]
     assert await read(doctor, record, blob, grants["doctor"]) == first_data
     assert await read(doctor, record, second.ref.blob, grants["doctor"]) == second_data
     assert states(cluster.shards(blob.base)) == before
