@@ -44,6 +44,11 @@ class Scope:
     range_start: int = 0
     range_length: int = 0
 
+    @property
+    def packed(self) -> bool:
+        """Whether it is about a packed blob."""
+        return self.blob is not None and self.blob.slot != 0
+
 
 @dataclass(frozen=True)
 class Right:

@@ -14,6 +14,7 @@ other with it.  Memory: the payloads of the call, and the answers of
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from hcefs.client.channels import Recent
 from hcefs.client.connection import Connection
 from hcefs.client.direct import DirectClient
 from hcefs.client.keys import blob_key
-from hcefs.client.nodes import ATTEMPTS
+from hcefs.client.nodes import ATTEMPTS, seated_for
 from hcefs.crypto.accounts import AccountKeys
 from hcefs.crypto.keys import unwrap_key
 from hcefs.errors import Corrupt, HcefsError, Invalid, NotFound, Unavailable
@@ -197,21 +198,48 @@ class PackGetClient(DirectClient):
         """The payloads, each or why not, in order; all by rights for one purpose."""
         answers: dict[Wanted, Answer] = {}
         gate = asyncio.Semaphore(CALLS_AT_ONCE)
-        distinct = list(dict.fromkeys(wanted))
 
-        async def one(call: Sequence[Wanted]) -> None:
+        async def one(call: Sequence[Wanted], first: Node | None) -> None:
             async with gate:
-                answers.update(await self._packed_call(call, purpose, node))
+                answers.update(await self._packed_call(call, purpose, node, first))
 
-        calls = [
-            distinct[start : start + BLOBS_A_CALL]
-            for start in range(0, len(distinct), BLOBS_A_CALL)
-        ]
-        await asyncio.gather(*map(one, calls))
+        calls = []
+        for first, own in await self._by_node(list(dict.fromkeys(wanted)), node):
+            calls += [
+                one(own[start : start + BLOBS_A_CALL], first)
+                for start in range(0, len(own), BLOBS_A_CALL)
+            ]
+        await asyncio.gather(*calls)
         return [answers[each] for each in wanted]
 
+    async def _by_node(
+        self, wanted: Sequence[Wanted], node: str | None
+    ) -> list[tuple[Node | None, list[Wanted]]]:
+        """What to ask of which node: few nodes, each a holder of what it is asked for."""
+        bases: dict[BlobBase, list[Wanted]] = {}
+        for each in wanted:
+            bases.setdefault(each.blob.base, []).append(each)
+        if node is not None or len(bases) < 2:
+            return [(None, list(wanted))]
+        cluster_map = await self.cluster_map()
+        chosen: list[tuple[Node | None, list[Wanted]]] = []
+        while bases:
+            seated: Counter[AccountId] = Counter()
+            for base in bases:
+                seated.update(seated_for(cluster_map, base, True))
+            candidates = await self._candidates(None, Scope(wanted[0].record))
+            best = max(candidates, key=lambda each: self._worth(each, seated))
+            own = [base for base in bases if best.account in seated_for(cluster_map, base, True)]
+            if not own or self._failed.get(best.account):
+                own = list(bases)
+            chosen.append((best, [each for base in own for each in bases.pop(base)]))
+        return chosen
+
+    def _worth(self, node: Node, seated: Mapping[AccountId, int]) -> tuple[bool, int]:
+        return self._failed.get(node.account) is None, seated.get(node.account, 0)
+
     async def _packed_call(
-        self, wanted: Sequence[Wanted], purpose: str, node: str | None
+        self, wanted: Sequence[Wanted], purpose: str, node: str | None, first: Node | None
     ) -> dict[Wanted, Answer]:
         """As :meth:`_packed`; what fails in a way that a retry can mend is asked elsewhere."""
         answers: dict[Wanted, Answer] = {}
@@ -219,8 +247,9 @@ class PackGetClient(DirectClient):
 
         async def once() -> None:
             left = [each for each in wanted if each not in answers or _again(answers[each])]
-            first = left[0]
-            target = await self._target(node, Scope(first.record, first.blob), tried)
+            target = first
+            if target is None or tried:
+                target = await self._target(node, Scope(left[0].record, left[0].blob), tried)
             tried.add(target.account)
             try:
                 answers.update(await self._ask_packed(left, purpose, target))

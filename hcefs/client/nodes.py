@@ -9,7 +9,7 @@ decides, so that clients spread over the cluster.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -20,8 +20,9 @@ from hcefs.client.connection import Connection
 from hcefs.client.ledger import LedgerClient
 from hcefs.crypto.accounts import AccountKeys
 from hcefs.errors import Denied, HcefsError, Invalid, NotFound, Unavailable
+from hcefs.formats.pack import TINY_PROFILE
 from hcefs.ids import AccountId, RequestId
-from hcefs.placement.cluster_map import Node, NodeState
+from hcefs.placement.cluster_map import ClusterMap, Node, NodeState
 from hcefs.placement.ring import seats
 from hcefs.runtime import Runtime
 from hcefs.transport.retry import retrying
@@ -38,6 +39,26 @@ SERVING = (NodeState.UP, NodeState.DRAINING, NodeState.JOINING, NodeState.DOWN)
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
+
+
+def seated_for(cluster_map: ClusterMap, base: bytes, packed: bool) -> dict[AccountId, int]:
+    """Under how many profiles each node holds a seat of a base (or a record).
+
+    A packed blob lies under the default profile or, in a tiny pack, under that of
+    copies: its id does not tell which.
+    """
+    found: dict[AccountId, int] = {}
+    profiles = (
+        {cluster_map.default_profile, TINY_PROFILE} if packed else {cluster_map.default_profile}
+    )
+    for profile in profiles:
+        try:
+            row = seats(cluster_map, profile, bytes(base))
+        except NotFound:
+            continue
+        for seat in row:
+            found[seat.node.account] = found.get(seat.node.account, 0) + 1
+    return found
 
 
 class NodeClient(LedgerClient):
@@ -69,25 +90,21 @@ class NodeClient(LedgerClient):
                 "address, account or number",
                 reason="unknown-node",
             )
-        base = scope.blob.base if scope.blob is not None else scope.record
-        try:
-            row = seats(cluster_map, cluster_map.default_profile, bytes(base))
-        except NotFound:
-            row = ()
         serving = [known for known in cluster_map.nodes if known.state in SERVING]
         if not serving:
             raise Unavailable("no node of the cluster map serves: retry later", reason="no-node")
-        return self._ordered(serving, {seat.node.account for seat in row})
+        base = scope.blob.base if scope.blob is not None else scope.record
+        return self._ordered(serving, seated_for(cluster_map, base, scope.packed))
 
-    def _ordered(self, nodes: Collection[Node], seated: Collection[AccountId]) -> list[Node]:
+    def _ordered(self, nodes: Collection[Node], seated: Mapping[AccountId, int]) -> list[Node]:
         named = set(self.connection.nodes)
 
-        def rank(node: Node) -> tuple[bool, bool, int, bool, bytes]:
+        def rank(node: Node) -> tuple[bool, bool, int, int, bytes]:
             return (
                 self._failed.get(node.account) is not None,
                 bool(named) and node.address not in named,
                 SERVING.index(node.state),
-                node.account not in seated,
+                -seated.get(node.account, 0),
                 self.runtime.random(4),
             )
 

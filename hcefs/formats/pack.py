@@ -57,7 +57,9 @@ PACK_SEGMENT_SIZE = BODY_BYTES_MAX
 """What the header of a pack's shard names as its segment size: a pack is one stripe."""
 
 TINY_BODY_BYTES = 64 << 10
-"""Below this a pack is kept as copies (``copy-3``)."""
+"""Below this a pack is kept as copies (``TINY_PROFILE``)."""
+
+TINY_PROFILE = "copy-3"
 
 WRAPPED_SIZE = 40
 PACK_LAYOUT_TAG = b"pack-layout"
@@ -138,7 +140,7 @@ def join_slots(slots: list[int]) -> bytes:
 
 def pack_profile(body_length: int, default: str) -> str:
     """The profile of a pack: copies while it is tiny, else the cluster's default."""
-    return "copy-3" if body_length < TINY_BODY_BYTES else default
+    return TINY_PROFILE if body_length < TINY_BODY_BYTES else default
 
 
 def pack_geometry(body_length: int, profile: Profile) -> Geometry:

@@ -226,7 +226,7 @@ def get(world: World, address: str, request: pack_pb2.GetManyRequest) -> list[pa
                 (group.record, blob.base),
                 pack_pb2.PackedPart(record_id=bytes(group.record), base=bytes(blob.base)),
             )
-            rows = kept and kept.groups.get(group.record)
+            rows = kept.groups.get(group.record) if kept is not None else None
             if kept is None or rows is None:
                 payload = part.payloads.add(slot=blob.slot)
                 payload.failure.kind = "not-found"
