@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 from hcefs import __version__
-from hcefs.cli import account, bench, blob, cap, cluster, demo, grant, ledger, listing, node, record
+from hcefs.cli import (
+    account,
+    bench,
+    blob,
+    cap,
+    cluster,
+    demo,
+    grant,
+    ledger,
+    listing,
+    many,
+    node,
+    record,
+)
 
 app = typer.Typer(
     name="hcefs",
@@ -18,6 +31,7 @@ app = typer.Typer(
 )
 cluster.add_to(app)
 blob.add_to(app)
+many.add_to(app)
 listing.add_to(app)
 demo.add_to(app)
 app.add_typer(account.app, name="account")
