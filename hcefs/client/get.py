@@ -184,7 +184,7 @@ class GetClient(PackGetClient):
         scope = await self._scope(record, blob, right)
         if blob.slot and not scope.range_length:
             return await self._get_packed(record, blob, right, start, length, node)
-        manifest, _ = await self._manifest(scope, right, node)
+        manifest = await self._known_manifest(scope, right, node)
         key = await self._blob_key(manifest, right)
         if scope.range_length and not (start or length):
             start = min(scope.range_start, manifest.core.plaintext_length)

@@ -394,6 +394,7 @@ class PutClient(PackPutClient):
                 "the ledger's answer to the append names other records", reason="wrong-fact"
             )
         leaf = done.leaves[0]
+        self._remember_leaf(entry, done.time_ms, leaf)
         return PutReceipt(
             ref=BlobRef(core.record, core.blob, core.digest(), leaf.index),
             core=core,

@@ -42,7 +42,6 @@ from hcefs.formats.pack import (
     packed_leaf,
 )
 from hcefs.ids import AccountId, BlobId, GrantId, PutKey, RecordId
-from hcefs.ledger.outcome import Leaf
 from hcefs.ledger.transactions import Append, AppendEntry
 from hcefs.placement.cluster_map import Node
 from hcefs.runtime import Runtime
@@ -382,9 +381,7 @@ class PackPutClient(DirectClient):
             )
         receipts: dict[int, PutReceipt] = {}
         for group, entry, result in zip(groups, entries, done.leaves, strict=True):
-            leaf = Leaf(entry.commitment, AccountId(self.account), group.generation, done.time_ms)
-            if leaf.hash() == result.leaf:
-                self._leaves_known.put((group.record, entry.commitment, leaf.signer), leaf)
+            self._remember_leaf(entry, done.time_ms, result)
             digests = group.opening.entries()
             for slot, core, (blob, digest) in zip(group.slots, group.cores, digests, strict=True):
                 receipts[slot] = PutReceipt(

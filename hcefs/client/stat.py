@@ -27,11 +27,16 @@ from hcefs.formats.keybox import KeyBox, KeyLink
 from hcefs.formats.manifest import Core, KeyRow, Layout, Metadata, Opening
 from hcefs.formats.pack import PackedKey, PackLayout, PackProof
 from hcefs.ids import AccountId, BlobId, GrantId, RecordId
-from hcefs.ledger.outcome import Leaf
+from hcefs.ledger.outcome import Leaf, LeafResult
+from hcefs.ledger.transactions import AppendEntry
 from hcefs.runtime import Runtime
 from hcefs.wire.v1 import blob_pb2
 
 KEYS_KNOWN_MAX = 1024
+MANIFESTS_KNOWN_MAX = 1024
+MANIFEST_SECONDS = 60.0
+"""How long a proved manifest serves further reads; the right is decided at each of them."""
+
 LEAVES_KNOWN_MAX = 16_384
 """Leaves that were seen on the ledger, where they stay for ever: some 5 MB."""
 
@@ -175,9 +180,26 @@ class StatClient(NodeClient):
         self._record_keys: Recent[tuple[RecordId, int, GrantId], HybridKey] = Recent(
             self.runtime, KEYS_KNOWN_MAX
         )
+        self._manifests: Recent[tuple[RecordId, BlobId], Manifest] = Recent(
+            self.runtime, MANIFESTS_KNOWN_MAX, MANIFEST_SECONDS
+        )
         self._leaves_known: Recent[tuple[RecordId, bytes, AccountId], Leaf] = Recent(
             self.runtime, LEAVES_KNOWN_MAX
         )
+
+    async def _known_manifest(self, scope: Scope, right: Right, node: str | None) -> Manifest:
+        """As :meth:`_manifest`; one that was proved a moment ago need not be proved again.
+
+        Its core and opening never change; who may read is decided at every read.
+        """
+        if scope.blob is None:
+            raise Invalid("a manifest is of one blob: name it", reason="bad-id")
+        name = (scope.record, scope.blob)
+        known = self._manifests.get(name)
+        if known is not None:
+            return known
+        manifest, _ = await self._manifest(scope, right, node)
+        return self._manifests.put(name, manifest)
 
     async def _known_leaf(
         self, record: RecordId, commitment: bytes, signer: AccountId
@@ -188,6 +210,12 @@ class StatClient(NodeClient):
             return known
         found = await self.has_leaf(record, commitment, signer)
         return found and self._leaves_known.put((record, commitment, signer), found)
+
+    def _remember_leaf(self, entry: AppendEntry, time_ms: int, result: LeafResult) -> None:
+        """Keep the leaf of an own append, whose hash the ledger has just confirmed."""
+        leaf = Leaf(entry.commitment, AccountId(self.account), entry.generation, time_ms)
+        if leaf.hash() == result.leaf:
+            self._leaves_known.put((entry.record, entry.commitment, leaf.signer), leaf)
 
     async def stat(
         self,
