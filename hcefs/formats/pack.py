@@ -48,10 +48,16 @@ PAYLOADS_MAX = 1024
 """Most payloads of a pack."""
 
 BODY_BYTES_MAX = 4 << 20
-"""Most bytes of a pack's body, so that a piece of ``ec-4-2`` fits one message."""
+"""Most bytes of a pack's body; with a profile of few data pieces :func:`body_bytes_max`."""
+
+PIECE_BYTES_MAX = 1 << 20
+"""Longest piece, so that a shard of a pack fits one message with all its rows."""
 
 PAYLOAD_BYTES_MAX = 256 << 10
 """Longest plaintext that may be packed."""
+
+METADATA_BYTES_MAX = 512 << 10
+"""Most bytes of sealed metadata in a pack: they travel in one message with the shard."""
 
 PACK_SEGMENT_SIZE = BODY_BYTES_MAX
 """What the header of a pack's shard names as its segment size: a pack is one stripe."""
@@ -133,6 +139,11 @@ def join_slots(slots: list[int]) -> bytes:
     return _joined("H", slots)
 
 
+def body_bytes_max(profile: Profile) -> int:
+    """Most bytes of a pack's body under a profile: its pieces have to fit messages."""
+    return min(BODY_BYTES_MAX, PIECE_BYTES_MAX * profile.k)
+
+
 def pack_profile(body_length: int, default: str) -> str:
     """The profile of a pack: copies while it is tiny, else the cluster's default."""
     return "copy-3" if body_length < TINY_BODY_BYTES else default
@@ -197,8 +208,14 @@ class PackLayout(Encoded):
         Raises:
             Invalid: ``bad-layout``, ``unknown-profile``.
         """
-        split_lengths(self.lengths)
-        if len(self.shard_digests) != profile_named(self.profile).n or any(
+        body_length = sum(split_lengths(self.lengths))
+        profile = profile_named(self.profile)
+        if body_length > body_bytes_max(profile):
+            raise Invalid(
+                f"a pack's body has at most {body_bytes_max(profile)} bytes under {profile.name}",
+                reason="bad-layout",
+            )
+        if len(self.shard_digests) != profile.n or any(
             len(digest) != DIGEST_SIZE for digest in self.shard_digests
         ):
             raise Invalid("pack layout: needs one 32-byte digest a shard", reason="bad-layout")
@@ -377,6 +394,7 @@ class PackProof(Encoded):
             len(self.salt) != SALT_SIZE
             or len(self.core_digest) != DIGEST_SIZE
             or not 0 <= self.position < self.count <= PAYLOADS_MAX
+            or not 1 <= self.blob.slot <= PAYLOADS_MAX
         ):
             raise Corrupt("the proof of a packed entry is malformed", reason="bad-proof")
         leaf = entry_hash(self.blob.slot, self.core_digest)
