@@ -5,7 +5,7 @@ the envelope of a pack's secret, and the key of one packed payload.
 
 A pack's *body* is its sealed payloads end to end in the order of their slots,
 from 1 on.  It is one stripe: cut into k pieces, with m parity pieces, so that a
-payload lies in one data piece (or across two) and a reader moves only its range.
+payload lies in one data piece (or across neighbours) and a reader moves only its range.
 Each payload has a core of its own (:class:`~hcefs.formats.manifest.Core` with
 k = 1 and the digest of its own ciphertext), and a wrapped key of its own,
 deletable alone.

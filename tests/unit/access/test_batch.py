@@ -22,6 +22,7 @@ from hcefs.access.batch import (
     present_batch,
 )
 from hcefs.access.facts import Action
+from hcefs.access.rights import RANGE_END_MAX
 from hcefs.access.token import (
     TOKEN_BYTES_MAX,
     Narrowing,
@@ -388,6 +389,16 @@ def test_a_blob_id_of_zeros_asks_for_the_whole_record() -> None:
     assert reasons(narrowed.decide([BLOB_ONLY], [group(RECORD, zero, BLOB)])) == {
         (RECORD, zero): "token-check"
     }
+
+
+def test_a_blob_may_be_served_where_the_whole_record_may_not() -> None:
+    """A token narrowed to a range that ends at the last possible byte, beside zeros."""
+    ends = Narrowing(range_length=RANGE_END_MAX)
+    token = narrow(DOCTORS, ends, key_of(DOCTOR).public_key)
+    zero = BlobId.zero()
+    for order in ((BLOB, zero), (zero, BLOB)):
+        refused = Desk().decide([token], [group(RECORD, *order)])
+        assert reasons(refused) == {(RECORD, zero): "token-check"}
 
 
 def test_a_blob_named_twice_needs_every_right_that_is_named() -> None:
