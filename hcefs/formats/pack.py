@@ -76,6 +76,8 @@ _SLOT_SIZE = 2
 def _numbers(code: str, joined: bytes) -> list[int]:
     """Unsigned big-endian integers, joined."""
     numbers = array.array(code)
+    if len(joined) % numbers.itemsize:
+        raise Invalid("the last of the joined numbers is cut", reason="malformed-encoding")
     numbers.frombytes(joined)
     if sys.byteorder == "little":
         numbers.byteswap()
@@ -277,7 +279,12 @@ def pack_commitment(
 
     Every part has a fixed length, so the input is unambiguous; the tag is another
     than that of an opening, because it says that the writer has sealed by itself.
+
+    Raises:
+        Corrupt: ``bad-proof``: an impossible count.
     """
+    if not 0 < count <= PAYLOADS_MAX:
+        raise Corrupt(f"a pack has no {count} payloads of one record", reason="bad-proof")
     return blake3_digest(
         PACK_COMMITMENT_TAG
         + salt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import Any
 
@@ -189,3 +190,37 @@ def test_changed_bytes_are_refused_or_mean_what_they_say(data: st.DataObject) ->
     if changed is not None:
         assert changed.encode() == bytes(raw)
         assert (changed == value) == (bytes(raw) == value.encode())
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    joined=st.binary(max_size=12),
+    digests=st.binary(max_size=70),
+    slot=st.integers(-1, 70_000),
+    profile=st.sampled_from(["ec-4-2", "copy-3", "none"]),
+)
+def test_rows_that_nobody_checked_fail_as_errors_of_ours(
+    joined: bytes, digests: bytes, slot: int, profile: str
+) -> None:
+    layout = samples()["pack-layout"]
+    assert isinstance(layout, PackLayout)
+    layout = replace(layout, lengths=joined, profile=profile)
+    opening = PackOpening(SALT, RECORD, BASE, joined, digests)
+    for use in (
+        lambda: layout.body_length,
+        lambda: layout.geometry,
+        lambda: layout.spans(slot),
+        opening.check,
+        opening.commitment,
+        lambda: opening.proof(slot),
+    ):
+        with contextlib.suppress(Invalid, Corrupt):
+            use()
+
+
+def test_an_opening_of_more_payloads_than_a_count_can_say_commits_to_nothing() -> None:
+    slots = [*list(range(1, 65536)), 65535]
+    opening = PackOpening(SALT, RECORD, BASE, join_slots(slots), bytes(32 * len(slots)))
+    with pytest.raises(Corrupt) as caught:
+        opening.commitment()
+    assert caught.value.reason == "bad-proof"
