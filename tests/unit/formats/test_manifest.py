@@ -159,9 +159,10 @@ def test_a_commitment_binds_every_part_of_its_opening() -> None:
         replace(OPENING, core_digest=bytes(33)),
         replace(OPENING, previous_leaf=bytes(1)),
         replace(OPENING, previous_leaf=bytes(33)),
+        replace(OPENING, blob=BlobId.of(BASE, 1)),
     ],
 )
-def test_openings_of_wrong_sizes_are_refused(opening: Opening) -> None:
+def test_openings_of_wrong_sizes_or_packed_payloads_are_refused(opening: Opening) -> None:
     with pytest.raises(Invalid) as caught:
         opening.check()
     assert caught.value.reason == "bad-opening"
