@@ -164,6 +164,23 @@ def authorize_batch(
     return refused
 
 
+def whole_records(
+    verifier: Verifier, batch: PresentedBatch, action: Action, now_ms: int
+) -> frozenset[RecordId]:
+    """The records of the batch on which its rights are not limited to single blobs.
+
+    Only of these may anything be shown that tells of blobs which were not asked for,
+    such as the opening of a pack: blobs that are all permitted are no such right.
+
+    Raises:
+        Unavailable: a token's checks did not finish within their limits.
+    """
+    decisions = _Decisions(verifier, batch, action, now_ms)
+    return frozenset(
+        group.record for group in batch.groups if decisions.denial(group, None) is None
+    )
+
+
 class _Decisions:
     """The decisions of one batch at one moment.
 

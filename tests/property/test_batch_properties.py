@@ -23,6 +23,7 @@ from hcefs.access.batch import (
     batch_digest,
     check_batch,
     present_batch,
+    whole_records,
 )
 from hcefs.access.facts import Action, Grant
 from hcefs.access.rights import ACTION_NAMES, RANGE_END_MAX
@@ -277,6 +278,7 @@ def test_a_batch_is_decided_as_its_blobs_would_be_alone(asked: Asked) -> None:
     refused: Refused = {}
     nothing = ""
     with ending(asked):
+        whole = whole_records(verifier, batch, asked.action, asked.now_ms)
         try:
             refused = authorize_batch(verifier, batch, asked.action, asked.now_ms)
         except Denied as error:
@@ -288,6 +290,10 @@ def test_a_batch_is_decided_as_its_blobs_would_be_alone(asked: Asked) -> None:
         return
     event("some denied" if refused else "all permitted")
     assert permitted
+    alone = replace(
+        asked, groups=tuple(replace(g, blobs=bytes(BlobId.zero())) for g in asked.groups)
+    )
+    assert whole == {record for record, _, reason in singly(alone, verifier) if not reason}
     # Served is what no group's right denies; refused is the rest, each for a true reason.
     assert set(refused) == set(denied)
     for name, refusal in refused.items():

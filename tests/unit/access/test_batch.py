@@ -20,6 +20,7 @@ from hcefs.access.batch import (
     batch_digest,
     check_batch,
     present_batch,
+    whole_records,
 )
 from hcefs.access.facts import Action
 from hcefs.access.rights import RANGE_END_MAX
@@ -399,6 +400,21 @@ def test_a_blob_may_be_served_where_the_whole_record_may_not() -> None:
     for order in ((BLOB, zero), (zero, BLOB)):
         refused = Desk().decide([token], [group(RECORD, *order)])
         assert reasons(refused) == {(RECORD, zero): "token-check"}
+
+
+def test_rights_on_every_blob_asked_for_are_none_on_the_record() -> None:
+    """Else the opening of a pack would tell of blobs that nobody may see."""
+    desk = Desk(view=view(grant()))
+    desk.view.records[OTHER_RECORD] = replace(desk.view.records[OTHER_RECORD], owner=DOCTOR)
+    own = mint(key_of(DOCTOR), CLUSTER, DOCTOR, NO_GRANT)
+    tokens = [BLOB_ONLY, DOCTORS, own]
+    only = desk.present(None, tokens, [group(RECORD, BLOB), group(OTHER_RECORD, BLOB, token=2)])
+    assert authorize_batch(desk.verifier, only, Action.READ, NOW_MS) == {}
+    assert whole_records(desk.verifier, only, Action.READ, NOW_MS) == {OTHER_RECORD}
+    both = desk.present(None, tokens, [group(RECORD, BLOB), group(RECORD, BLOB, token=1)])
+    assert whole_records(desk.verifier, both, Action.READ, NOW_MS) == {RECORD}
+    desk.view.grants[GRANT] = grant(blob=BLOB)
+    assert whole_records(desk.verifier, both, Action.READ, NOW_MS) == frozenset()
 
 
 def test_a_blob_named_twice_needs_every_right_that_is_named() -> None:
