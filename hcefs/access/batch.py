@@ -10,6 +10,9 @@ of its own token, as a single request would be.  The whole record is asked for
 first: what permits that permits each of its blobs, because a grant's limits and a
 token's checks only narrow.  Where it is denied, each blob is decided alone.
 
+Not guaranteed: that a blob is of the record that its group names.  Whoever serves
+a batch compares the record with that of the blob's core, before anything leaves.
+
 Source: docs/decisions/0014-packs.md.
 """
 
@@ -137,37 +140,84 @@ def authorize_batch(
 ) -> Refused:
     """Decide every group; the blobs that may not be served, with the reason.
 
+    A blob that several groups name is refused when any of them may not have it.
+
     Raises:
         Denied: nothing of the batch may be served.
         Unavailable: a token's checks did not finish within their limits.
     """
+    decisions = _Decisions(verifier, batch, action, now_ms)
     refused: Refused = {}
     served = 0
-    passed: set[int] = set()
     for group in batch.groups:
-        token = batch.tokens[group.token]
-        whole = _presented(batch.proof, token, group.record, None)
-        try:
-            if group.token in passed:
-                verifier.authorize_by_ledger(whole, action, now_ms)
-            else:
-                verifier.authorize(whole, action, now_ms)
-                if not token.scoped:
-                    passed.add(group.token)
-        except Denied:
-            for blob in group.ids():
-                single = _presented(batch.proof, token, group.record, blob)
-                try:
-                    verifier.authorize(single, action, now_ms)
-                except Denied as error:
-                    refused[group.record, blob] = error
-                else:
-                    served += 1
-        else:
+        if decisions.denial(group, None) is None:
             served += group.count
+            continue
+        for blob in group.ids():
+            denial = decisions.denial(group, blob)
+            if denial is None:
+                served += 1
+            else:
+                refused[group.record, blob] = denial
     if not served:
         raise next(iter(refused.values()))
     return refused
+
+
+def whole_records(
+    verifier: Verifier, batch: PresentedBatch, action: Action, now_ms: int
+) -> frozenset[RecordId]:
+    """The records of the batch on which its rights are not limited to single blobs.
+
+    Only of these may anything be shown that tells of blobs which were not asked for,
+    such as the opening of a pack: blobs that are all permitted are no such right.
+
+    Raises:
+        Unavailable: a token's checks did not finish within their limits.
+    """
+    decisions = _Decisions(verifier, batch, action, now_ms)
+    return frozenset(
+        group.record for group in batch.groups if decisions.denial(group, None) is None
+    )
+
+
+class _Decisions:
+    """The decisions of one batch at one moment.
+
+    Running a token's checks takes about 0.1 ms, so for thousands of blobs it would
+    hold up every other request.  A token is therefore asked once for all requests
+    that its checks cannot tell apart: they share everything else, the batch's proof.
+    """
+
+    def __init__(
+        self, verifier: Verifier, batch: PresentedBatch, action: Action, now_ms: int
+    ) -> None:
+        self._verifier = verifier
+        self._batch = batch
+        self._action = action
+        self._now_ms = now_ms
+        self._answers: dict[tuple[int, bytes, bytes, bool], Denied | None] = {}
+
+    def denial(self, group: BatchGroup, blob: BlobId | None) -> Denied | None:
+        """Why a blob of the group, or its record as a whole, may not be served."""
+        token = self._batch.tokens[group.token]
+        presented = _presented(self._batch.proof, token, group.record, blob)
+        try:
+            self._verifier.authorize_by_ledger(presented, self._action, self._now_ms)
+        except Denied as error:
+            return error
+        # As the request names it: a zero blob id stands for the record as a whole.
+        key = (group.token, *token.apart(group.record, blob or None))
+        if key not in self._answers:
+            self._answers[key] = self._ask(presented)
+        return self._answers[key]
+
+    def _ask(self, presented: Presented) -> Denied | None:
+        try:
+            self._verifier.authorize_by_token(presented, self._action, self._now_ms)
+        except Denied as error:
+            return error
+        return None
 
 
 def _presented(

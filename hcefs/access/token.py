@@ -83,7 +83,7 @@ _CHECKS: Final = re.compile(
 )
 
 
-_SCOPED: Final = re.compile(r"check if (?:record|blob|range)\(")
+_NAMED: Final = re.compile(r"check if (?:record|blob)\(hex:([0-9a-f]+)\);", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -135,13 +135,25 @@ class TokenFacts:
 class VerifiedToken:
     """A token of the right shape whose signatures were checked.
 
-    ``scoped`` is false when no check of it reads record, blob or range: then its
-    answer is the same for all of them.
+    ``named`` are the ids of the records and blobs that its checks compare with.
     """
 
     use: Use
     _token: Any = field(repr=False, compare=False)
-    scoped: bool = True
+    named: frozenset[bytes] = field(repr=False)
+
+    def apart(self, record: RecordId, blob: BlobId | None) -> tuple[bytes, bytes, bool]:
+        """What the checks see of a request on a whole record (``blob`` None) or blob.
+
+        Two requests for which this is equal, and which differ in nothing else, get
+        one answer: a check only compares record and blob with ids that it names, and
+        the range is the whole blob, or there is none.
+        """
+        return (
+            bytes(record) if record in self.named else b"",
+            bytes(blob) if blob is not None and blob in self.named else b"",
+            blob is None,
+        )
 
     def authorize(self, facts: TokenFacts) -> None:
         """Run every check of the token against the request.
@@ -289,8 +301,11 @@ def verify_token(token: bytes, root_key: bytes) -> VerifiedToken:
         raise _malformed("it is not encoded as the library encodes it")
     if any(verified.block_external_key(index) for index in range(verified.block_count())):
         raise _bad_shape("a third party signed a block of it")
-    scoped = any(_SCOPED.match(line) for source in _sources(token) for line in source.split("\n"))
-    return VerifiedToken(use, verified, scoped)
+    lines = (line for source in _sources(token) for line in source.split("\n"))
+    named = (_NAMED.fullmatch(line) for line in lines)
+    return VerifiedToken(
+        use, verified, frozenset(bytes.fromhex(name.group(1)) for name in named if name)
+    )
 
 
 class TokenCache:

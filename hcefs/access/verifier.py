@@ -255,9 +255,7 @@ class Verifier:
         return _both(decision, presented.token, request, now_ms)
 
     def authorize_by_ledger(self, presented: Presented, action: Action, now_ms: int) -> Decision:
-        """The half of :meth:`authorize` that the ledger decides.
-
-        For a batch, whose tokens need not be asked again for each of its records.
+        """The half of :meth:`authorize` that the ledger decides, for a batch.
 
         Raises:
             Denied: with the reason.
@@ -265,6 +263,15 @@ class Verifier:
         decision = rights.decide(self._view, _request(presented, action), now_ms)
         decision.require()
         return decision
+
+    def authorize_by_token(self, presented: Presented, action: Action, now_ms: int) -> None:
+        """The other half: a batch asks each token once for what it cannot tell apart.
+
+        Raises:
+            Denied: ``token-check``.
+            Unavailable: the token's checks did not finish within their limits.
+        """
+        _check_token(presented.token, _request(presented, action), now_ms)
 
     def authorize_owner(self, presented: Presented, action: Action, now_ms: int) -> Decision:
         """As :meth:`authorize`, for what only the record's owner may do."""
@@ -337,6 +344,11 @@ def _both(
     decision: Decision, token: VerifiedToken, request: AccessRequest, now_ms: int
 ) -> Decision:
     decision.require()
+    _check_token(token, request, now_ms)
+    return decision
+
+
+def _check_token(token: VerifiedToken, request: AccessRequest, now_ms: int) -> None:
     token.authorize(
         TokenFacts(
             now_ms=now_ms,
@@ -349,7 +361,6 @@ def _both(
             presenter=request.presenter,
         )
     )
-    return decision
 
 
 def _mismatch(what: str) -> Denied:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from hcefs.crypto.envelope import SUITE_XWING, EnvelopeContext
 from hcefs.crypto.keys import (
+    METADATA_OVERHEAD,
     SECRET_SIZE,
     HybridKey,
     dek_commitment,
@@ -34,9 +35,10 @@ from hcefs.crypto.stream import (
     segment_secret,
 )
 from hcefs.errors import Corrupt, Invalid
-from hcefs.formats.manifest import SALT_SIZE, Core
+from hcefs.formats.manifest import SALT_SIZE, SEALED_METADATA_MAX, Core
 from hcefs.formats.pack import (
     BODY_BYTES_MAX,
+    METADATA_BYTES_MAX,
     PAYLOAD_BYTES_MAX,
     PAYLOADS_MAX,
     PackedKey,
@@ -103,6 +105,13 @@ def check_items(items: Sequence[PackItem]) -> None:
     """
     lengths = [len(item.plaintext) for item in items]
     body = sum(lengths) + SEAL_OVERHEAD * len(lengths)
+    metadata = [len(item.metadata) + METADATA_OVERHEAD for item in items if item.metadata]
+    if max(metadata, default=0) > SEALED_METADATA_MAX or sum(metadata) > METADATA_BYTES_MAX:
+        raise Invalid(
+            f"a pack takes at most {METADATA_BYTES_MAX} bytes of sealed metadata, "
+            f"{SEALED_METADATA_MAX} of one payload",
+            reason="bad-pack",
+        )
     if (
         not 0 < len(items) <= PAYLOADS_MAX
         or max(lengths) > PAYLOAD_BYTES_MAX
@@ -124,10 +133,10 @@ def seal_pack(
 ) -> SealedPack:
     """Seal the items into a pack with a new base; the item at position i gets slot i + 1.
 
-    Items of one record must name one generation.
+    Items of one record must name one generation and its public key.
 
     Raises:
-        Invalid: ``bad-pack``: they do not fit one pack, or disagree on a generation;
+        Invalid: ``bad-pack``: they do not fit one pack, or disagree on a generation or its key;
             ``bad-key``: a public key is malformed.
     """
     check_items(items)
@@ -181,8 +190,13 @@ def _group(
 ) -> SealedGroup:
     """One record's part of a pack."""
     first = items[slots[0] - 1]
-    if any(items[slot - 1].generation != first.generation for slot in slots):
-        raise Invalid("the items of one record name different generations", reason="bad-pack")
+    named = (first.generation, first.record_public_key)
+    if any(
+        (items[slot - 1].generation, items[slot - 1].record_public_key) != named for slot in slots
+    ):
+        raise Invalid(
+            "the items of one record name different generations or keys", reason="bad-pack"
+        )
     secret = draw(SECRET_SIZE)
     context = pack_context(cluster, first.record, first.generation, base)
     envelope = seal_envelope(first.record_public_key, secret, context)

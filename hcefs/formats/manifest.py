@@ -194,11 +194,14 @@ class Opening(Encoded):
         )
 
     def check(self) -> None:
-        """Check lengths.
+        """Check lengths, and that the blob is not packed.
 
         Raises:
-            Invalid: salt, digest or previous leaf of a wrong size.
+            Invalid: salt, digest or previous leaf of a wrong size; a slot, which only
+                the opening of a pack may bind.
         """
+        if self.blob.slot:
+            raise Invalid("opening: a packed payload has that of its pack", reason="bad-opening")
         if (
             len(self.salt) != SALT_SIZE
             or len(self.core_digest) != DIGEST_SIZE

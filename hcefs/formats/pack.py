@@ -5,7 +5,7 @@ the envelope of a pack's secret, and the key of one packed payload.
 
 A pack's *body* is its sealed payloads end to end in the order of their slots,
 from 1 on.  It is one stripe: cut into k pieces, with m parity pieces, so that a
-payload lies in one data piece (or across two) and a reader moves only its range.
+payload lies in one data piece (or across neighbours) and a reader moves only its range.
 Each payload has a core of its own (:class:`~hcefs.formats.manifest.Core` with
 k = 1 and the digest of its own ciphertext), and a wrapped key of its own,
 deletable alone.
@@ -48,10 +48,16 @@ PAYLOADS_MAX = 1024
 """Most payloads of a pack."""
 
 BODY_BYTES_MAX = 4 << 20
-"""Most bytes of a pack's body, so that a piece of ``ec-4-2`` fits one message."""
+"""Most bytes of a pack's body; with a profile of few data pieces :func:`body_bytes_max`."""
+
+PIECE_BYTES_MAX = 1 << 20
+"""Longest piece, so that a shard of a pack fits one message with all its rows."""
 
 PAYLOAD_BYTES_MAX = 256 << 10
 """Longest plaintext that may be packed."""
+
+METADATA_BYTES_MAX = 512 << 10
+"""Most bytes of sealed metadata in a pack: they travel in one message with the shard."""
 
 PACK_SEGMENT_SIZE = BODY_BYTES_MAX
 """What the header of a pack's shard names as its segment size: a pack is one stripe."""
@@ -75,6 +81,8 @@ _KIND_AT = slice(2, 14)
 def _numbers(code: str, joined: bytes) -> list[int]:
     """Unsigned big-endian integers, joined."""
     numbers = array.array(code)
+    if len(joined) % numbers.itemsize:
+        raise Invalid("the last of the joined numbers is cut", reason="malformed-encoding")
     numbers.frombytes(joined)
     if sys.byteorder == "little":
         numbers.byteswap()
@@ -136,6 +144,11 @@ def split_slots(joined: bytes) -> list[int]:
 def join_slots(slots: list[int]) -> bytes:
     """The inverse of :func:`split_slots`."""
     return _joined("H", slots)
+
+
+def body_bytes_max(profile: Profile) -> int:
+    """Most bytes of a pack's body under a profile: its pieces have to fit messages."""
+    return min(BODY_BYTES_MAX, PIECE_BYTES_MAX * profile.k)
 
 
 def pack_profile(body_length: int, default: str) -> str:
@@ -202,8 +215,14 @@ class PackLayout(Encoded):
         Raises:
             Invalid: ``bad-layout``, ``unknown-profile``.
         """
-        split_lengths(self.lengths)
-        if len(self.shard_digests) != profile_named(self.profile).n or any(
+        body_length = sum(split_lengths(self.lengths))
+        profile = profile_named(self.profile)
+        if body_length > body_bytes_max(profile):
+            raise Invalid(
+                f"a pack's body has at most {body_bytes_max(profile)} bytes under {profile.name}",
+                reason="bad-layout",
+            )
+        if len(self.shard_digests) != profile.n or any(
             len(digest) != DIGEST_SIZE for digest in self.shard_digests
         ):
             raise Invalid("pack layout: needs one 32-byte digest a shard", reason="bad-layout")
@@ -265,7 +284,12 @@ def pack_commitment(
 
     Every part has a fixed length, so the input is unambiguous; the tag is another
     than that of an opening, because it says that the writer has sealed by itself.
+
+    Raises:
+        Corrupt: ``bad-proof``: an impossible count.
     """
+    if not 0 < count <= PAYLOADS_MAX:
+        raise Corrupt(f"a pack has no {count} payloads of one record", reason="bad-proof")
     return blake3_digest(
         PACK_COMMITMENT_TAG
         + salt
@@ -390,6 +414,7 @@ class PackProof(Encoded):
             len(self.salt) != SALT_SIZE
             or len(self.core_digest) != DIGEST_SIZE
             or not 0 <= self.position < self.count <= PAYLOADS_MAX
+            or not 1 <= self.blob.slot <= PAYLOADS_MAX
         ):
             raise Corrupt("the proof of a packed entry is malformed", reason="bad-proof")
         leaf = entry_hash(self.blob.slot, self.core_digest)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hcefs.errors import Corrupt
+from hcefs.errors import Corrupt, HcefsError, Invalid
 from hcefs.integrity import (
+    MerkleTree,
     append_peak,
     consistency_proof,
     crc32c,
@@ -95,3 +96,37 @@ def test_crc32c_does_not_depend_on_how_the_bytes_are_cut(data: bytes, cuts: list
     edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
     parts = [memoryview(bytearray(data[a:b])) for a, b in itertools.pairwise(edges)]
     assert crc32c_of(parts) == crc32c(data)
+
+
+@settings(max_examples=100, deadline=None)
+@given(size=st.one_of(SIZE, st.sampled_from([1023, 1024, 1025])), data=st.data())
+def test_the_tree_with_levels_is_the_same_tree(size: int, data: st.DataObject) -> None:
+    leaves = leaves_of(size)
+    tree = MerkleTree(leaves)
+    assert tree.root == merkle_root(leaves)
+    for index in {0, size - 1, data.draw(st.integers(0, size - 1))}:
+        path = tree.proof(index)
+        assert list(path) == inclusion_proof(leaves, index)
+        assert root_from_inclusion(size, index, leaves[index], path) == tree.root
+    for outside in (-1, size):
+        with pytest.raises(Invalid):
+            tree.proof(outside)
+
+
+def test_every_leaf_of_every_small_tree_has_the_same_proof() -> None:
+    for size in range(1, 66):
+        leaves = leaves_of(size)
+        tree = MerkleTree(leaves)
+        proofs = [inclusion_proof(leaves, index) for index in range(size)]
+        assert [list(tree.proof(index)) for index in range(size)] == proofs
+
+
+@pytest.mark.parametrize(
+    ("leaves", "kind"), [([], Invalid), ([bytes(31)], Corrupt), ([bytes(32), b""], Corrupt)]
+)
+def test_a_tree_of_anything_but_hashes_is_refused(
+    leaves: list[bytes], kind: type[HcefsError]
+) -> None:
+    with pytest.raises(kind) as caught:
+        MerkleTree(leaves)
+    assert caught.value.reason == "bad-proof"

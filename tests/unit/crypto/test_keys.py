@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from hcefs.crypto.envelope import SUITE_XWING, Envelope, EnvelopeContext
 from hcefs.crypto.keys import (
     METADATA_OVERHEAD,
+    WRAPPED_SIZE,
     HybridKey,
     dek_commitment,
     hkdf_expand,
@@ -21,6 +22,8 @@ from hcefs.crypto.keys import (
     record_seed,
     seal_envelope,
     seal_metadata,
+    unwrap_key,
+    wrap_key,
 )
 from hcefs.errors import Corrupt, HcefsError, Invalid
 from hcefs.ids import BlobId, ClusterId, RecordId
@@ -210,3 +213,44 @@ def test_metadata_of_something_else_is_corrupt(damage: str) -> None:
     with pytest.raises(Corrupt) as caught:
         open_metadata(dek, blob, record, sealed)
     assert caught.value.reason == "bad-metadata"
+
+
+SECRET = bytes(range(32))
+
+
+def test_a_wrapped_key_is_unwrapped_under_its_secret_only() -> None:
+    wrapped = wrap_key(SECRET, DEK)
+    assert len(wrapped) == WRAPPED_SIZE == 40
+    assert wrap_key(SECRET, DEK) == wrapped
+    assert DEK[:8] not in wrapped
+    assert unwrap_key(SECRET, wrapped) == DEK
+    with pytest.raises(Corrupt) as caught:
+        unwrap_key(bytes(32), wrapped)
+    assert caught.value.reason == "wrong-key"
+
+
+@pytest.mark.parametrize("bit", range(0, 8 * WRAPPED_SIZE, 7))
+def test_a_changed_wrapped_key_is_refused(bit: int) -> None:
+    wrapped = bytearray(wrap_key(SECRET, DEK))
+    wrapped[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(Corrupt) as caught:
+        unwrap_key(SECRET, bytes(wrapped))
+    assert caught.value.reason == "wrong-key"
+
+
+@pytest.mark.parametrize("length", [0, 16, 24, 31, 33, 64])
+def test_keys_to_wrap_and_secrets_have_32_bytes(length: int) -> None:
+    for secret, key in ((bytes(length), DEK), (SECRET, bytes(length))):
+        with pytest.raises(Invalid) as caught:
+            wrap_key(secret, key)
+        assert caught.value.reason == "bad-key"
+    with pytest.raises(Invalid) as unwrapping:
+        unwrap_key(bytes(length), wrap_key(SECRET, DEK))
+    assert unwrapping.value.reason == "bad-key"
+
+
+@pytest.mark.parametrize("length", [0, 8, 24, 32, 39, 41, 48])
+def test_a_wrapped_key_has_40_bytes(length: int) -> None:
+    with pytest.raises(Invalid) as caught:
+        unwrap_key(SECRET, bytes(length))
+    assert caught.value.reason == "bad-key"

@@ -42,6 +42,7 @@ CORE = Core(
     data_digests=DIGESTS[:4],
     sealed_metadata=b"sealed",
 )
+PACKED = replace(CORE, blob=BlobId.of(BASE, 1), k=1, data_digests=DIGESTS[:1])
 LAYOUT = Layout(BASE, RECORD, "ec-4-2", DIGESTS, 0, 0, 1, ACCOUNT, 1, 1_800_000_000_000, b"")
 OPENING = Opening(bytes(range(32)), RECORD, BLOB, bytes(32), b"")
 METADATA = Metadata("text/plain", "note", ("a", "b"), bytes(32), bytes(64))
@@ -69,6 +70,12 @@ def test_the_core_is_bound_by_the_digest_of_its_bytes() -> None:
     assert replace(CORE, commit_by_ms=1).digest() != CORE.digest()
 
 
+def test_the_core_of_a_packed_payload_has_one_digest_and_one_segment() -> None:
+    PACKED.check()
+    replace(PACKED, plaintext_length=1 << 20).check()
+    replace(PACKED, plaintext_length=0).check()
+
+
 @pytest.mark.parametrize(
     ("core", "reason"),
     [
@@ -80,7 +87,9 @@ def test_the_core_is_bound_by_the_digest_of_its_bytes() -> None:
         (replace(CORE, plaintext_length=-1), "bad-core"),
         (replace(CORE, segment_size=1 << 19), "bad-core"),
         (replace(CORE, generation=-1), "bad-core"),
-        (replace(CORE, blob=BlobId.of(BASE, 1)), "unsupported"),
+        (replace(CORE, blob=BlobId.of(BASE, 1)), "bad-core"),
+        (replace(PACKED, k=4, data_digests=DIGESTS[:4]), "bad-core"),
+        (replace(PACKED, plaintext_length=(1 << 20) + 1), "bad-core"),
     ],
 )
 def test_impossible_cores_are_refused(core: Core, reason: str) -> None:
@@ -150,9 +159,10 @@ def test_a_commitment_binds_every_part_of_its_opening() -> None:
         replace(OPENING, core_digest=bytes(33)),
         replace(OPENING, previous_leaf=bytes(1)),
         replace(OPENING, previous_leaf=bytes(33)),
+        replace(OPENING, blob=BlobId.of(BASE, 1)),
     ],
 )
-def test_openings_of_wrong_sizes_are_refused(opening: Opening) -> None:
+def test_openings_of_wrong_sizes_or_packed_payloads_are_refused(opening: Opening) -> None:
     with pytest.raises(Invalid) as caught:
         opening.check()
     assert caught.value.reason == "bad-opening"
