@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from hcefs.wire.v1 import blob_pb2 as hcefs_dot_v1_dot_blob__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14hcefs/v1/shard.proto\x12\x08hcefs.v1\x1a\x13hcefs/v1/blob.proto\"\xd3\x01\n\x0b\x43\x61llContext\x12.\n\rauthorization\x18\x01 \x01(\x0b\x32\x17.hcefs.v1.Authorization\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x11\n\trecord_id\x18\x03 \x01(\x0c\x12\x0f\n\x07\x62lob_id\x18\x04 \x01(\x0c\x12\x13\n\x0brange_start\x18\x05 \x01(\x04\x12\x14\n\x0crange_length\x18\x06 \x01(\x04\x12\x12\n\nmin_height\x18\x07 \x01(\x04\x12\r\n\x05\x65poch\x18\x08 \x01(\x04\x12\x12\n\nrequest_id\x18\t \x01(\x0c\"\x8b\x01\n\x0cStoreRequest\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.StoreHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\'\n\x06\x66inish\x18\x03 \x01(\x0b\x32\x15.hcefs.v1.StoreFinishH\x00\x12\x0e\n\x06\x63rc32c\x18\x04 \x01(\x07\x42\t\n\x07message\"\x84\x01\n\x0bStoreHeader\x12&\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.CallContext\x12\r\n\x05index\x18\x02 \x01(\r\x12\x0f\n\x07profile\x18\x03 \x01(\t\x12\x14\n\x0csegment_size\x18\x04 \x01(\x04\x12\x17\n\x0f\x65xpected_length\x18\x05 \x01(\x04\"d\n\x0bStoreFinish\x12\x0c\n\x04\x63ore\x18\x01 \x01(\x0c\x12\x0e\n\x06layout\x18\x02 \x01(\x0c\x12\x0f\n\x07key_row\x18\x03 \x01(\x0c\x12\x0f\n\x07opening\x18\x04 \x01(\x0c\x12\x15\n\rpiece_digests\x18\x05 \x01(\x0c\"%\n\rStoreResponse\x12\x14\n\x0cstored_bytes\x18\x01 \x01(\x04\"b\n\x0bLoadRequest\x12&\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.CallContext\x12\r\n\x05index\x18\x02 \x01(\r\x12\r\n\x05\x66irst\x18\x03 \x01(\x04\x12\r\n\x05\x63ount\x18\x04 \x01(\x04\"Q\n\x0cLoadResponse\x12&\n\x06header\x18\x01 \x01(\x0b\x32\x14.hcefs.v1.LoadHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"G\n\nLoadHeader\x12\x0e\n\x06pieces\x18\x01 \x01(\x04\x12\x15\n\rpiece_digests\x18\x02 \x01(\x0c\x12\x12\n\naudit_path\x18\x03 \x03(\x0c\"d\n\x13StoreOpeningRequest\x12&\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.CallContext\x12\x0f\n\x07opening\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63ommit_by_ms\x18\x03 \x01(\x04\"\x16\n\x14StoreOpeningResponse\"_\n\x0fStoreBoxRequest\x12&\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.CallContext\x12\r\n\x03\x62ox\x18\x02 \x01(\x0cH\x00\x12\x0e\n\x04link\x18\x03 \x01(\x0cH\x00\x42\x05\n\x03row\"\x12\n\x10StoreBoxResponse\"=\n\x13LoadManifestRequest\x12&\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.CallContext\"V\n\x14LoadManifestResponse\x12\x0c\n\x04\x63ore\x18\x01 \x01(\x0c\x12\x0e\n\x06layout\x18\x02 \x01(\x0c\x12\x0f\n\x07key_row\x18\x03 \x01(\x0c\x12\x0f\n\x07opening\x18\x04 \x01(\x0c\"<\n\x12LoadListingRequest\x12&\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.CallContext\";\n\x13LoadListingResponse\x12$\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x13.hcefs.v1.ListEntry\":\n\x10LoadBoxesRequest\x12&\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.CallContext\"1\n\x11LoadBoxesResponse\x12\r\n\x05\x62oxes\x18\x01 \x03(\x0c\x12\r\n\x05links\x18\x02 \x03(\x0c\x32\xf2\x03\n\x06Shards\x12:\n\x05Store\x12\x16.hcefs.v1.StoreRequest\x1a\x17.hcefs.v1.StoreResponse(\x01\x12\x37\n\x04Load\x12\x15.hcefs.v1.LoadRequest\x1a\x16.hcefs.v1.LoadResponse0\x01\x12M\n\x0cStoreOpening\x12\x1d.hcefs.v1.StoreOpeningRequest\x1a\x1e.hcefs.v1.StoreOpeningResponse\x12\x41\n\x08StoreBox\x12\x19.hcefs.v1.StoreBoxRequest\x1a\x1a.hcefs.v1.StoreBoxResponse\x12M\n\x0cLoadManifest\x12\x1d.hcefs.v1.LoadManifestRequest\x1a\x1e.hcefs.v1.LoadManifestResponse\x12L\n\x0bLoadListing\x12\x1c.hcefs.v1.LoadListingRequest\x1a\x1d.hcefs.v1.LoadListingResponse0\x01\x12\x44\n\tLoadBoxes\x12\x1a.hcefs.v1.LoadBoxesRequest\x1a\x1b.hcefs.v1.LoadBoxesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14hcefs/v1/shard.proto\x12\x08hcefs.v1\x1a\x13hcefs/v1/blob.proto\"\xd3\x01\n\x0b\x43\x61llContext\x12.\n\rauthorization\x18\x01 \x01(\x0b\x32\x17.hcefs.v1.Authorization\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x11\n\trecord_id\x18\x03 \x01(\x0c\x12\x0f\n\x07\x62lob_id\x18\x04 \x01(\x0c\x12\x13\n\x0brange_start\x18\x05 \x01(\x04\x12\x14\n\x0crange_length\x18\x06 \x01(\x04\x12\x12\n\nmin_height\x18\x07 \x01(\x04\x12\r\n\x05\x65poch\x18\x08 \x01(\x04\x12\x12\n\nrequest_id\x18\t \x01(\x0c\"\x8b\x01\n\x0cStoreRequest\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.StoreHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\'\n\x06\x66inish\x18\x03 \x01(\x0b\x32\x15.hcefs.v1.StoreFinishH\x00\x12\x0e\n\x06\x63rc32c\x18\x04 \x01(\x07\x42\t\n\x07message\"\x84\x01\n\x0bStoreHeader\x12&\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.CallContext\x12\r\n\x05index\x18\x02 \x01(\r\x12\x0f\n\x07profile\x18\x03 \x01(\t\x12\x14\n\x0csegment_size\x18\x04 \x01(\x04\x12\x17\n\x0f\x65xpected_length\x18\x05 \x01(\x04\"d\n\x0bStoreFinish\x12\x0c\n\x04\x63ore\x18\x01 \x01(\x0c\x12\x0e\n\x06layout\x18\x02 \x01(\x0c\x12\x0f\n\x07key_row\x18\x03 \x01(\x0c\x12\x0f\n\x07opening\x18\x04 \x01(\x0c\x12\x15\n\rpiece_digests\x18\x05 \x01(\x0c\"\x7f\n\x11StoreWholeRequest\x12%\n\x06header\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.StoreHeader\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12%\n\x06\x66inish\x18\x03 \x01(\x0b\x32\x15.hcefs.v1.StoreFinish\x12\x0e\n\x06\x63rc32c\x18\x04 \x01(\x07\"5\n\rStoreResponse\x12\x14\n\x0cstored_bytes\x18\x01 \x01(\x04\x12\x0e\n\x06listed\x18\x02 \x01(\x08\"b\n\x0bLoadRequest\x12&\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.CallContext\x12\r\n\x05index\x18\x02 \x01(\r\x12\r\n\x05\x66irst\x18\x03 \x01(\x04\x12\r\n\x05\x63ount\x18\x04 \x01(\x04\"Q\n\x0cLoadResponse\x12&\n\x06header\x18\x01 \x01(\x0b\x32\x14.hcefs.v1.LoadHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"H\n\x12LoadPiecesResponse\x12$\n\x06header\x18\x01 \x01(\x0b\x32\x14.hcefs.v1.LoadHeader\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"G\n\nLoadHeader\x12\x0e\n\x06pieces\x18\x01 \x01(\x04\x12\x15\n\rpiece_digests\x18\x02 \x01(\x0c\x12\x12\n\naudit_path\x18\x03 \x03(\x0c\"d\n\x13StoreOpeningRequest\x12&\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.CallContext\x12\x0f\n\x07opening\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63ommit_by_ms\x18\x03 \x01(\x04\"\x16\n\x14StoreOpeningResponse\"_\n\x0fStoreBoxRequest\x12&\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.CallContext\x12\r\n\x03\x62ox\x18\x02 \x01(\x0cH\x00\x12\x0e\n\x04link\x18\x03 \x01(\x0cH\x00\x42\x05\n\x03row\"\x12\n\x10StoreBoxResponse\"=\n\x13LoadManifestRequest\x12&\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.CallContext\"V\n\x14LoadManifestResponse\x12\x0c\n\x04\x63ore\x18\x01 \x01(\x0c\x12\x0e\n\x06layout\x18\x02 \x01(\x0c\x12\x0f\n\x07key_row\x18\x03 \x01(\x0c\x12\x0f\n\x07opening\x18\x04 \x01(\x0c\"<\n\x12LoadListingRequest\x12&\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.CallContext\";\n\x13LoadListingResponse\x12$\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x13.hcefs.v1.ListEntry\":\n\x10LoadBoxesRequest\x12&\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x15.hcefs.v1.CallContext\"1\n\x11LoadBoxesResponse\x12\r\n\x05\x62oxes\x18\x01 \x03(\x0c\x12\r\n\x05links\x18\x02 \x03(\x0c\x32\xf9\x04\n\x06Shards\x12:\n\x05Store\x12\x16.hcefs.v1.StoreRequest\x1a\x17.hcefs.v1.StoreResponse(\x01\x12\x42\n\nStoreWhole\x12\x1b.hcefs.v1.StoreWholeRequest\x1a\x17.hcefs.v1.StoreResponse\x12\x37\n\x04Load\x12\x15.hcefs.v1.LoadRequest\x1a\x16.hcefs.v1.LoadResponse0\x01\x12\x41\n\nLoadPieces\x12\x15.hcefs.v1.LoadRequest\x1a\x1c.hcefs.v1.LoadPiecesResponse\x12M\n\x0cStoreOpening\x12\x1d.hcefs.v1.StoreOpeningRequest\x1a\x1e.hcefs.v1.StoreOpeningResponse\x12\x41\n\x08StoreBox\x12\x19.hcefs.v1.StoreBoxRequest\x1a\x1a.hcefs.v1.StoreBoxResponse\x12M\n\x0cLoadManifest\x12\x1d.hcefs.v1.LoadManifestRequest\x1a\x1e.hcefs.v1.LoadManifestResponse\x12L\n\x0bLoadListing\x12\x1c.hcefs.v1.LoadListingRequest\x1a\x1d.hcefs.v1.LoadListingResponse0\x01\x12\x44\n\tLoadBoxes\x12\x1a.hcefs.v1.LoadBoxesRequest\x1a\x1b.hcefs.v1.LoadBoxesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,34 +40,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STOREHEADER']._serialized_end=544
   _globals['_STOREFINISH']._serialized_start=546
   _globals['_STOREFINISH']._serialized_end=646
-  _globals['_STORERESPONSE']._serialized_start=648
-  _globals['_STORERESPONSE']._serialized_end=685
-  _globals['_LOADREQUEST']._serialized_start=687
-  _globals['_LOADREQUEST']._serialized_end=785
-  _globals['_LOADRESPONSE']._serialized_start=787
-  _globals['_LOADRESPONSE']._serialized_end=868
-  _globals['_LOADHEADER']._serialized_start=870
-  _globals['_LOADHEADER']._serialized_end=941
-  _globals['_STOREOPENINGREQUEST']._serialized_start=943
-  _globals['_STOREOPENINGREQUEST']._serialized_end=1043
-  _globals['_STOREOPENINGRESPONSE']._serialized_start=1045
-  _globals['_STOREOPENINGRESPONSE']._serialized_end=1067
-  _globals['_STOREBOXREQUEST']._serialized_start=1069
-  _globals['_STOREBOXREQUEST']._serialized_end=1164
-  _globals['_STOREBOXRESPONSE']._serialized_start=1166
-  _globals['_STOREBOXRESPONSE']._serialized_end=1184
-  _globals['_LOADMANIFESTREQUEST']._serialized_start=1186
-  _globals['_LOADMANIFESTREQUEST']._serialized_end=1247
-  _globals['_LOADMANIFESTRESPONSE']._serialized_start=1249
-  _globals['_LOADMANIFESTRESPONSE']._serialized_end=1335
-  _globals['_LOADLISTINGREQUEST']._serialized_start=1337
-  _globals['_LOADLISTINGREQUEST']._serialized_end=1397
-  _globals['_LOADLISTINGRESPONSE']._serialized_start=1399
-  _globals['_LOADLISTINGRESPONSE']._serialized_end=1458
-  _globals['_LOADBOXESREQUEST']._serialized_start=1460
-  _globals['_LOADBOXESREQUEST']._serialized_end=1518
-  _globals['_LOADBOXESRESPONSE']._serialized_start=1520
-  _globals['_LOADBOXESRESPONSE']._serialized_end=1569
-  _globals['_SHARDS']._serialized_start=1572
-  _globals['_SHARDS']._serialized_end=2070
+  _globals['_STOREWHOLEREQUEST']._serialized_start=648
+  _globals['_STOREWHOLEREQUEST']._serialized_end=775
+  _globals['_STORERESPONSE']._serialized_start=777
+  _globals['_STORERESPONSE']._serialized_end=830
+  _globals['_LOADREQUEST']._serialized_start=832
+  _globals['_LOADREQUEST']._serialized_end=930
+  _globals['_LOADRESPONSE']._serialized_start=932
+  _globals['_LOADRESPONSE']._serialized_end=1013
+  _globals['_LOADPIECESRESPONSE']._serialized_start=1015
+  _globals['_LOADPIECESRESPONSE']._serialized_end=1087
+  _globals['_LOADHEADER']._serialized_start=1089
+  _globals['_LOADHEADER']._serialized_end=1160
+  _globals['_STOREOPENINGREQUEST']._serialized_start=1162
+  _globals['_STOREOPENINGREQUEST']._serialized_end=1262
+  _globals['_STOREOPENINGRESPONSE']._serialized_start=1264
+  _globals['_STOREOPENINGRESPONSE']._serialized_end=1286
+  _globals['_STOREBOXREQUEST']._serialized_start=1288
+  _globals['_STOREBOXREQUEST']._serialized_end=1383
+  _globals['_STOREBOXRESPONSE']._serialized_start=1385
+  _globals['_STOREBOXRESPONSE']._serialized_end=1403
+  _globals['_LOADMANIFESTREQUEST']._serialized_start=1405
+  _globals['_LOADMANIFESTREQUEST']._serialized_end=1466
+  _globals['_LOADMANIFESTRESPONSE']._serialized_start=1468
+  _globals['_LOADMANIFESTRESPONSE']._serialized_end=1554
+  _globals['_LOADLISTINGREQUEST']._serialized_start=1556
+  _globals['_LOADLISTINGREQUEST']._serialized_end=1616
+  _globals['_LOADLISTINGRESPONSE']._serialized_start=1618
+  _globals['_LOADLISTINGRESPONSE']._serialized_end=1677
+  _globals['_LOADBOXESREQUEST']._serialized_start=1679
+  _globals['_LOADBOXESREQUEST']._serialized_end=1737
+  _globals['_LOADBOXESRESPONSE']._serialized_start=1739
+  _globals['_LOADBOXESRESPONSE']._serialized_end=1788
+  _globals['_SHARDS']._serialized_start=1791
+  _globals['_SHARDS']._serialized_end=2424
 # @@protoc_insertion_point(module_scope)
