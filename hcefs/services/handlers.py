@@ -86,6 +86,8 @@ def shard_handlers(service: ShardService) -> Any:
         "hcefs.v1.Shards",
         {
             "Store": grpc.stream_unary_rpc_method_handler(service.Store),
+            "StoreWhole": unary(shard_pb2.StoreWholeRequest, service.StoreWhole),
+            "LoadPieces": unary(shard_pb2.LoadRequest, service.LoadPieces),
             "Load": grpc.unary_stream_rpc_method_handler(service.Load),
             "StoreOpening": unary(shard_pb2.StoreOpeningRequest, service.StoreOpening),
             "StoreBox": unary(shard_pb2.StoreBoxRequest, service.StoreBox),

@@ -60,19 +60,17 @@ class Fanout:
             Unavailable: fewer than k+1 seats have it.
             HcefsError: a refusal that concerns the request itself.
         """
+        errors = await self.attempt(seats, action)
+        durable = len(seats) - len(errors)
+        require_durable(durable, len(seats), profile, errors)
+        return durable
+
+    async def attempt(
+        self, seats: Sequence[Seat], action: Callable[[Peer], Awaitable[None]]
+    ) -> list[HcefsError]:
+        """Run ``action`` on every seat's peer; the failures."""
         results = await asyncio.gather(*(self._one(seat, action) for seat in seats))
-        errors = [result for result in results if isinstance(result, HcefsError)]
-        durable = len(results) - len(errors)
-        if durable > profile.k:
-            return durable
-        for error in errors:
-            if not error.retryable:
-                raise error
-        raise Unavailable(
-            f"only {durable} of {len(seats)} seats are reachable and {profile.k + 1} are needed; "
-            "retry later",
-            reason="too-few-holders",
-        )
+        return [result for result in results if isinstance(result, HcefsError)]
 
     async def load(self, seats: Sequence[Seat], action: Callable[[Peer], Awaitable[T]]) -> list[T]:
         """Run ``action`` on every seat's peer; the answers of those that gave one.
@@ -175,6 +173,27 @@ class Fanout:
         if self._replica.leaf_index(core.record, opening.commitment()) is None:
             raise NotFound("this blob is not committed on the ledger", reason="not-committed")
         return Manifest(core, layout, key_row, opening, rows)
+
+
+def require_durable(
+    durable: int, total: int, profile: Profile, errors: Sequence[HcefsError]
+) -> None:
+    """Check that enough seats have a row.
+
+    Raises:
+        Unavailable: fewer than k+1 seats have it.
+        HcefsError: a refusal that concerns the request itself.
+    """
+    if durable > profile.k:
+        return
+    for error in errors:
+        if not error.retryable:
+            raise error
+    raise Unavailable(
+        f"only {durable} of {total} seats are reachable and {profile.k + 1} are needed; "
+        "retry later",
+        reason="too-few-holders",
+    )
 
 
 def layout_fits(core: Core, layout: Layout) -> bool:

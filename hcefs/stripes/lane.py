@@ -14,9 +14,18 @@ from hcefs.errors import Corrupt, HcefsError, Internal, Unavailable
 from hcefs.integrity import DIGEST_SIZE, leaf_hash, root_from_range, split_digests
 from hcefs.placement.ring import Seat
 from hcefs.runtime import Runtime
-from hcefs.transport.peers import Call, LoadHeader, Peers, Piece, ShardDownload
+from hcefs.transport.peers import (
+    LOAD_MESSAGE_BYTES,
+    Call,
+    LoadHeader,
+    Peers,
+    Piece,
+    ShardDownload,
+)
 
 QUEUE_MESSAGES = 2
+WHOLE_PIECES = 16
+"""Up to so many pieces are loaded by one call, if they fit one message."""
 OPEN_SECONDS = 5.0
 """A holder that has not begun to answer by then counts as down for this read."""
 
@@ -100,6 +109,15 @@ class Lane:
         try:
             peer = peers.peer(self.seat.node)
             count = self._end - self._first
+            if count <= WHOLE_PIECES and self._length(geometry) <= LOAD_MESSAGE_BYTES:
+                async with runtime.timeout(OPEN_SECONDS):
+                    header, pieces = await peer.load_pieces(
+                        call, self.seat.index, self._first, count
+                    )
+                self._check(header, geometry, shard_digest)
+                await self._put(pieces)
+                await self._put(Corrupt("the holder sent too few pieces", reason="truncated"))
+                return
             async with runtime.timeout(OPEN_SECONDS):
                 download = await peer.load(call, self.seat.index, self._first, count)
                 header = await download.header()
@@ -125,6 +143,9 @@ class Lane:
         finally:
             if download is not None:
                 await download.cancel()
+
+    def _length(self, geometry: Geometry) -> int:
+        return sum(geometry.piece_of(segment) for segment in range(self._first, self._end))
 
     def _check(self, header: LoadHeader, geometry: Geometry, shard_digest: bytes) -> None:
         digests, count = header.piece_digests, self._end - self._first

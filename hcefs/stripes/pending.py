@@ -50,15 +50,19 @@ class PendingNames:
                 held.enter_context(self._locks[number])
             yield
 
-    def add(self, kind: bytes, subject: bytes, name: bytes, commit_by_ms: int) -> None:
-        """Let ``name`` wait until ``commit_by_ms``; durable on return.  Under the lock."""
-        latest = max(commit_by_ms, self.latest(kind, subject))
-        self._rows.put(
-            [
+    def add(self, names: Iterable[tuple[bytes, bytes, bytes]], commit_by_ms: int) -> None:
+        """Let names, each (kind, subject, name), wait until ``commit_by_ms``.
+
+        Durable on return, in one write.  Under the locks of the subjects.
+        """
+        rows = []
+        for kind, subject, name in names:
+            latest = max(commit_by_ms, self.latest(kind, subject))
+            rows += [
                 (Table.PENDING, pending_key(commit_by_ms, kind, name), b""),
                 (Table.META, latest_key(kind, subject), latest.to_bytes(8, "big")),
             ]
-        )
+        self._rows.put(rows)
 
     def latest(self, kind: bytes, subject: bytes) -> int:
         """The latest time that a subject waits for, or 0.  Under the lock."""

@@ -30,7 +30,15 @@ NO_CBOR = [b"", b"\xff", MARK, dumps(["other-kind", 1]), dumps(7), b"\x81" * 64,
 CLIENT_UNARY = [f"{BLOBS}/{name}" for name in ("Stat", "PutBox", "PutLink", "GetBoxes")]
 CLIENT_STREAMS = [f"{BLOBS}/Get", f"{BLOBS}/List"]
 SHARD_UNARY = [
-    f"{SHARDS}/{name}" for name in ("StoreOpening", "StoreBox", "LoadManifest", "LoadBoxes")
+    f"{SHARDS}/{name}"
+    for name in (
+        "StoreOpening",
+        "StoreBox",
+        "StoreWhole",
+        "LoadPieces",
+        "LoadManifest",
+        "LoadBoxes",
+    )
 ]
 SHARD_STREAMS = [f"{SHARDS}/Load", f"{SHARDS}/LoadListing"]
 LEDGER_UNARY = [
