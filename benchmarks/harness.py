@@ -238,7 +238,7 @@ class BenchCluster:
         Raises:
             Unavailable: they do not.
         """
-        ways = [{"node": self._config(n).client_address} for n in self.folder.node_numbers()]
+        ways = [{"node": address} for address in self.addresses()]
         deadline = Deadline(self.runtime, REVIVE_SECONDS)
         for way in [*ways, *modes]:
             while not await self._reaches_all(way):
@@ -256,6 +256,10 @@ class BenchCluster:
             return False
 
     # -- where things are
+
+    def addresses(self) -> list[str]:
+        """Where clients reach each node."""
+        return [self._config(number).client_address for number in self.folder.node_numbers()]
 
     def _config(self, number: int) -> Any:
         return load_node_config(self.folder.config_of(node_name(number)))

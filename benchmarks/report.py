@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks import rivals
 from benchmarks.plot import NONE, Bar, Panel, chart, number
 from hcefs.cli.output import size_text
 
@@ -16,12 +17,13 @@ _SIDE_KEYS: Final = ("send", "receive")
 
 @dataclass(frozen=True)
 class Table:
-    """A title, columns and rows; ``right`` names the columns of numbers."""
+    """A title, columns, rows and remarks; ``right`` names the columns of numbers."""
 
     title: str
     columns: tuple[str, ...]
     rows: list[list[str]]
     right: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def both(pair: Mapping[str, float]) -> str:
@@ -44,7 +46,7 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
         shown.append(limits_table(result["limits"]))
     if result["benchmark"] == "data":
         shown += [data_table(result["cases"]), path_table(result["cases"])]
-        shown.append(memory_table(result["cases"]))
+        shown += [memory_table(result["cases"]), rivals_table(result["cases"])]
     if result["benchmark"] == "small":
         shown.append(small_table(result["cases"]))
     return [table for table in shown if table.rows] + [goals_table(result["goals"])]
@@ -90,10 +92,12 @@ def data_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     shown = []
     for row in rows:
         if not row["available"]:
-            shown.append([*_case(row), *[NONE] * 8, str(row["reason"])])
+            shown.append([*_case(row), *[NONE] * 9, str(row["reason"])])
             continue
         latency, limit = row["latency_ms"], row["limit"]
         note = f"{number(row['against_healthy'], 2)} of healthy" if "against_healthy" in row else ""
+        if "cpu_against_one_stream" in row:
+            note = f"{number(row['cpu_against_one_stream'])} x the CPU of one stream"
         if row.get("degraded_puts"):
             note = f"{row['degraded_puts']} degraded puts"
         shown.append(
@@ -104,11 +108,15 @@ def data_table(rows: Sequence[Mapping[str, Any]]) -> Table:
                 *(number(latency[f"p{percent}"]) for percent in (50, 95, 99)),
                 both(row["cpu_s_per_gb"]),
                 number(limit["ratio"], 2) if limit else NONE,
+                number(limit["ratio_without_content_signature"], 2) if limit else NONE,
                 f"{row['others_share']:.0%}",
                 note,
             ]
         )
-    numbers = ("MB/s", "OPS/s", "p50 ms", "p95", "p99", "CPU-s/GB", "TO LIMIT", "OTHERS")
+    numbers = (
+        *("MB/s", "OPS/s", "p50 ms", "p95", "p99"),
+        *("CPU-s/GB", "TO LIMIT", "UNSIGNED", "OTHERS"),
+    )
     return Table(
         "Data path: best (median)",
         (*_CASE, *numbers, "NOTE"),
@@ -165,6 +173,30 @@ def memory_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         shown,
         ("SIZE", "AT ONCE", *numbers),
     )
+
+
+def rivals_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """What users would otherwise pick, and what this run found."""
+    shown = [[name, *(_compared(cell) for cell in cells)] for name, cells in rivals.ours(rows)]
+    shown += [[system.name, *system.found] for system in rivals.RIVALS if shown]
+    numbers = tuple(f"{what} {size_text(size)}" for what, size in rivals.COLUMNS)
+    return Table(
+        f"What users would otherwise pick, measured on two such cores, {rivals.IN_FLIGHT} in "
+        "flight: MB/s (CPU-s/GB)",
+        ("SYSTEM", *numbers),
+        shown,
+        numbers,
+        rivals.CAVEATS,
+    )
+
+
+def _compared(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return NONE
+    fewer = "" if row["concurrency"] == rivals.IN_FLIGHT else f" x{row['concurrency']}"
+    if row["size"] < 1 << 20:
+        return f"{number(row['ops_s']['best'])}/s{fewer}"
+    return f"{number(row['mb_s']['best'])} ({number(row['cpu_s_per_gb']['best'], 2)}){fewer}"
 
 
 def small_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -302,6 +334,7 @@ def text_of(result: Mapping[str, Any]) -> str:
                 for name, width, cell in zip(table.columns, widths, row, strict=True)
             )
             lines.append("  ".join(aligned).rstrip())
+        lines += table.remarks
     return "\n".join(lines) + "\n"
 
 
