@@ -4,7 +4,8 @@ The reader runs k lanes (:mod:`hcefs.stripes.lane`), at first the data indexes,
 so that with all of them healthy nothing is decoded.  A lane that fails or proves
 damaged is replaced by the next index, from the segment where it failed.  When a
 stripe takes longer than the hedge delay, one further lane is started for each
-that is late, and whoever is first wins.
+that is late, and whoever is first wins.  Holders that lose again and again are
+asked last (:mod:`hcefs.stripes.hedge`).
 
 Checks, in the design's order: lengths always; the pieces are compared with their
 digests only when asked: by :meth:`StripeReader.recheck` after an AEAD failure,
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from hcefs.erasure.scheme import Geometry
@@ -80,7 +81,8 @@ class StripeReader:
         self._metrics = metrics
         self._hedge = hedge
         self._verify = verify
-        self._spare = sorted(seats, key=lambda seat: seat.index)
+        self._spare = hedge.ordered(seats)
+        self._probe = hedge.to_probe(self._spare[geometry.profile.k :], runtime.monotonic())
         self._lanes: dict[int, Lane] = {}
         self._end = 0
         self._errors: list[HcefsError] = []
@@ -130,9 +132,12 @@ class StripeReader:
         started = self._runtime.monotonic()
         waits: dict[int, asyncio.Task[None]] = {}
         late = 0
+        overdue: set[int] = set()
+        probed = self._start_probe(segment)
         try:
             while len(pieces) < k:
-                self._start_lanes(segment, k - len(pieces), late, pieces)
+                probing = sum(i in self._lanes and i not in pieces for i in probed)
+                self._start_lanes(segment, k - len(pieces), late + probing, pieces)
                 self._take_ready(segment, size, pieces)
                 waiting = {i: lane for i, lane in self._lanes.items() if i not in pieces}
                 if len(pieces) >= k or len(pieces) + len(waiting) < k:
@@ -147,16 +152,39 @@ class StripeReader:
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 if not done:
-                    late = len(waiting)
+                    overdue = set(waiting)
+                    late = len(overdue - probed)
                     self._metrics.count("hedged_loads_total", min(late, len(self._spare)))
         finally:
             for task in waits.values():
                 task.cancel()
         self._hedge.observe(self._runtime.monotonic() - started)
+        self._score(overdue, probed, pieces)
         for index in [index for index in self._lanes if index not in pieces]:
             # It lost the race, or is out of step: slow is not lost, so it stays in reserve.
             self._spare.append(self._lanes[index].seat)
             self._leave(index)
+
+    def _start_probe(self, segment: int) -> set[int]:
+        """Ask a slow holder too, at the first segment of a read; the index asked for."""
+        seat, self._probe = self._probe, None
+        if seat is None or seat not in self._spare:
+            return set()
+        self._spare.remove(seat)
+        self._start_lane(seat, segment)
+        return {seat.index}
+
+    def _score(
+        self, overdue: Collection[int], probed: Collection[int], pieces: Mapping[int, LoadedPiece]
+    ) -> None:
+        """Note who kept up, and who of those that the others were asked for did not."""
+        now = self._runtime.monotonic()
+        for index, lane in self._lanes.items():
+            holder = lane.seat.node.account
+            if index in pieces and index not in overdue:
+                self._hedge.kept_up(holder)
+            elif index not in pieces and (index in overdue or index in probed):
+                self._hedge.lost(holder, now)
 
     def _patience(self, started: float) -> float:
         return max(0.0, started + self._hedge.delay_seconds - self._runtime.monotonic())
@@ -206,18 +234,21 @@ class StripeReader:
             if not self._spare:
                 break
             seat = self._spare.pop(0)
-            lane = Lane(seat, segment, self._end)
-            self._lanes[seat.index] = lane
-            lane.start(
-                self._runtime,
-                self._peers,
-                self._call,
-                self._geometry,
-                self._layout.shard_digests[seat.index],
-            )
+            self._start_lane(seat, segment)
             running += 1
         if running < needed:
             raise self._too_few()
+
+    def _start_lane(self, seat: Seat, segment: int) -> None:
+        lane = Lane(seat, segment, self._end)
+        self._lanes[seat.index] = lane
+        lane.start(
+            self._runtime,
+            self._peers,
+            self._call,
+            self._geometry,
+            self._layout.shard_digests[seat.index],
+        )
 
     def _too_few(self) -> HcefsError:
         k = self._geometry.profile.k
