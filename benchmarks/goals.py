@@ -201,6 +201,21 @@ def data_goals(rows: Sequence[Mapping[str, Any]]) -> list[Goal]:
     return goals
 
 
+# --- slow ---------------------------------------------------------------------------
+
+SLOW_NODE: Final = 1.5
+
+
+def slow_goals(ratios: Mapping[str, Mapping[str, Any]]) -> list[Goal]:
+    """The goals of ``hcefs bench slow``; ``ratios`` as in its result, by mode."""
+    goals = []
+    for mode, found in ratios.items():
+        value = (found["p99"], "") if "p99" in found else (None, str(found.get("reason", "")))
+        name = f"get 1 MiB, {mode}: p99 with one node 10 times slower / healthy"
+        goals.append(_at_most(name, SLOW_NODE, value))
+    return goals
+
+
 # --- small --------------------------------------------------------------------------
 
 PUT_SINGLE: Final = 1_000

@@ -47,6 +47,8 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
     if result["benchmark"] == "data":
         shown += [data_table(result["cases"]), path_table(result["cases"])]
         shown += [memory_table(result["cases"]), rivals_table(result["cases"])]
+    if result["benchmark"] == "slow":
+        shown += [slow_table(result["cases"]), ratio_table(result["ratios"])]
     if result["benchmark"] == "small":
         shown.append(small_table(result["cases"]))
     return [table for table in shown if table.rows] + [goals_table(result["goals"])]
@@ -199,6 +201,57 @@ def _compared(row: Mapping[str, Any] | None) -> str:
     return f"{number(row['mb_s']['best'])} ({number(row['cpu_s_per_gb']['best'], 2)}){fewer}"
 
 
+def slow_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Gets with all nodes healthy, and with one slow."""
+    shown = []
+    for row in rows:
+        name = [str(row["mode"]), str(row["phase"])]
+        if not row["available"]:
+            shown.append([*name, *[NONE] * 6, str(row["reason"])])
+            continue
+        latency = row["latency_ms"]
+        shown.append(
+            [
+                *name,
+                *(number(latency[f"p{percent}"]) for percent in (50, 95, 99)),
+                both(row["ops_s"]),
+                both(row["cpu_s_per_gb"]),
+                f"{row['others_share']:.0%}",
+                "",
+            ]
+        )
+    numbers = ("p50 ms", "p95", "p99", "GETS/s", "CPU-s/GB", "OTHERS")
+    return Table(
+        "Gets with all nodes healthy and with one slow: medians of the phases",
+        ("WAY", "NODES", *numbers, "NOTE"),
+        shown,
+        numbers,
+    )
+
+
+def ratio_table(ratios: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What the slow node cost, pair by pair."""
+    shown = []
+    for mode, found in ratios.items():
+        if "p99" not in found:
+            continue
+        ran = found["slow_node_ran"]
+        shown.append(
+            [
+                mode,
+                *(number(found[f"p{percent}"]) for percent in (50, 95, 99)),
+                " ".join(number(value, 2) for value in found["p99_of_each_pair"]),
+                NONE if ran is None else f"{ran:.1%}",
+            ]
+        )
+    return Table(
+        "Slow over healthy: median of the pairs",
+        ("WAY", "p50", "p95", "p99", "p99 OF EACH PAIR", "SLOW NODE RAN"),
+        shown,
+        ("p50", "p95", "p99", "SLOW NODE RAN"),
+    )
+
+
 def small_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Small payloads."""
     shown = []
@@ -295,6 +348,14 @@ def panels(result: Mapping[str, Any]) -> list[Panel]:
                 if row["available"] and row["operation"] == operation and row["size"] >= 1 << 20
             ]
             drawn.append(Panel(f"{title}: {unit}", unit, bars))
+    if result["benchmark"] == "slow":
+        bars = [
+            Bar(f"{row['mode']}, {row['phase']}: p{percent}", row["latency_ms"][f"p{percent}"])
+            for row in result["cases"]
+            if row["available"]
+            for percent in (50, 99)
+        ]
+        drawn.append(Panel("Gets, one node slow and none", "ms", bars))
     if result["benchmark"] == "small":
         for operation, title in (
             ("put", "Single puts, 64 in flight"),

@@ -174,6 +174,33 @@ def data_(
     _perform(measure, as_json=as_json, out=out, work=work)
 
 
+@app.command("slow")
+@verb
+def slow(
+    data: DataOption = "random",
+    seed: SeedOption = DEFAULT_SEED,
+    quick: QuickOption = False,
+    as_json: JsonOption = False,
+    out: OutOption = None,
+    work: WorkOption = None,
+) -> None:
+    """What one node that runs a tenth of the time costs the gets of the others."""
+    _require_benchmarks()
+    from benchmarks import slow as reads
+
+    async def measure(folder: Path, runtime: SystemRuntime, report: Report) -> Result:
+        options = reads.Options(
+            work=folder,
+            effort=reads.QUICK if quick else reads.FULL,
+            data=data,
+            seed=seed,
+            quick=quick,
+        )
+        return await reads.run(options, runtime, report)
+
+    _perform(measure, as_json=as_json, out=out, work=work)
+
+
 @app.command("small")
 @verb
 def small(
