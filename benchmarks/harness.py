@@ -157,6 +157,7 @@ class BenchCluster:
         self.connection: Connection
         self.patient: Client
         self.operator: Client
+        self._patient_keys: AccountKeys
         self.record: RecordId
 
     async def start(self, report: Report) -> None:
@@ -176,6 +177,7 @@ class BenchCluster:
             signed = await self.operator.register(hospital, AccountKind.INSTITUTION)
             await second.admit(self.operator.cosign(signed))
             await institution.admit(await institution.register(patient, AccountKind.PATIENT))
+        self._patient_keys = patient
         self.patient = self._client(patient)
         self.record = (await self.patient.open_record()).record
 
@@ -183,6 +185,10 @@ class BenchCluster:
         client = Client(self.connection, keys, self.runtime)
         self._clients.append(client)
         return client
+
+    def fresh_patient(self) -> Client:
+        """The same account in a new client that knows nothing yet; closed with the cluster."""
+        return self._client(self._patient_keys)
 
     def _new_keys(self) -> AccountKeys:
         return AccountKeys.generate(self.connection.cluster, self.runtime.random(128))

@@ -269,7 +269,7 @@ def small_table(rows: Sequence[Mapping[str, Any]]) -> Table:
                 both(row["cpu_ms_per_payload"]),
                 number(disk.get("all_per_byte")),
                 f"{row['others_share']:.0%}",
-                "",
+                f"{row['degraded']} degraded puts" if row.get("degraded") else "",
             ]
         )
     numbers = ("PAYLOADS/s", "p50 ms", "p95", "p99", "CPU ms", "DISK/BYTE", "OTHERS")
@@ -359,10 +359,10 @@ def panels(result: Mapping[str, Any]) -> list[Panel]:
     if result["benchmark"] == "small":
         for operation, title in (
             ("put", "Single puts, 64 in flight"),
-            ("get", "Single gets, 64 in flight"),
+            ("get", "Single gets by a new client, 64 in flight"),
             ("put-many-one", "PutMany into one record"),
             ("put-many-different", "PutMany into different records"),
-            ("get-many", "GetMany"),
+            ("get-many", "GetMany by a new client"),
         ):
             bars = [
                 Bar(size_text(row["size"]), row["ops_s"]["best"], None, row["ops_s"]["median"])

@@ -81,17 +81,15 @@ async def _end(helper: asyncio.subprocess.Process, found: Slowed) -> None:
     await helper.wait()
 
 
-def make_slow(pid: int, stop: int) -> float:
+def make_slow(process: int, stop: int) -> float:
     """Until something can be read from the descriptor ``stop``; the share of time it ran.
 
-    Raises:
-        ProcessLookupError: there is no such process.
+    ``process`` is a pidfd.
     """
-    process = os.pidfd_open(pid)
     ran = stopped = 0.0
     running = True
+    since = time.monotonic()
     try:
-        since = time.monotonic()
         while not select.select([stop], [], [], RUNNING_SECONDS if running else STOPPED_SECONDS)[0]:
             number = signal.SIGSTOP if running else signal.SIGCONT
             signal.pidfd_send_signal(process, number)
@@ -106,14 +104,22 @@ def make_slow(pid: int, stop: int) -> float:
     finally:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(process, signal.SIGCONT)
-        os.close(process)
     return ran / (ran + stopped) if ran + stopped else 1.0
 
 
-if __name__ == "__main__":
+def main(pid: int) -> None:
+    """Make a process slow until standard input closes."""
     # Interrupts end whoever started this, and closing the pipe then ends this.
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        sys.exit(f"there is no process {pid}")
     sys.stdout.buffer.write(_READY)
     sys.stdout.buffer.flush()
-    print(make_slow(int(sys.argv[1]), sys.stdin.fileno()))
+    print(make_slow(process, sys.stdin.fileno()))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

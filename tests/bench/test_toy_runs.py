@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cases, data, small
+from benchmarks import cases, data, slow, small
 from benchmarks.goals import KIB, MIB
 from hcefs.runtime import SystemRuntime
 
@@ -63,3 +63,15 @@ async def test_small_at_toy_size(tmp_path: Path) -> None:
         assert rows[operation]["available"] == (not missing), rows[operation]["reason"]
     assert result["authority_cpu_ms"]["best"] > 0
     assert len(result["goals"]) == 7
+
+
+async def test_a_slow_node_at_toy_size(tmp_path: Path) -> None:
+    runtime = SystemRuntime()
+    options = slow.Options(tmp_path, 64 * KIB, slow.Effort(4, 5, 1, 1))
+    try:
+        result = await slow.run(options, runtime, lambda text: None)
+    finally:
+        runtime.close()
+    assert [row["operations"] for row in result["cases"]] == [5] * 4
+    assert all(0 < result["ratios"][mode]["slow_node_ran"] < 1 for mode in slow.MODES)
+    assert len(result["goals"]) == 2
