@@ -82,7 +82,7 @@ class Effort:
 
 WARM_STREAMS_MAX: Final = 4
 FULL: Final = Effort(256 * MIB, 256, 3, 64 * MIB, 64 * MIB)
-QUICK: Final = Effort(128 * MIB, 32, 3, 32 * MIB, 32 * MIB, 46.0)
+QUICK: Final = Effort(128 * MIB, 32, 3, 16 * MIB, 32 * MIB, 46.0)
 
 PUT_GET: Final = ("put", "get")
 QUICK_GROUPS: Final[Sequence[Mapping[Case, Sequence[str]]]] = (
@@ -94,7 +94,7 @@ QUICK_GROUPS: Final[Sequence[Mapping[Case, Sequence[str]]]] = (
         Case("direct", "client", 64 * MIB, 1): PUT_GET,
         Case("direct", "client", 64 * MIB, 4): ("put",),
     },
-    {Case("gateway", "node", MIB, 16): ("put", "get", "range")},
+    {Case("gateway", "node", MIB, 16): PUT_GET},
     {Case("gateway", "node", GIB, 1): PUT_GET},
     {Case("direct", "client", GIB, 1): PUT_GET},
     {Case("gateway", "node", 4 * KIB, 16): PUT_GET},

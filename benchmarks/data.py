@@ -57,6 +57,9 @@ BULK_BYTES: Final = 16 * MIB
 BATCH_SECONDS: Final = 60.0
 TEARDOWN_SECONDS: Final = 1.5
 STAGES_SECONDS: Final = 3.0
+STAGES_EVERY: Final = 2
+"""Groups on one cluster between two repeats of the stages."""
+
 EXPECTED_BYTES_S: Final = 200_000_000
 EXPECTED_OPERATIONS_S: Final = 100.0
 DEGRADED_SECONDS: Final = 4.0
@@ -276,10 +279,11 @@ class Run:
         ready = [[case for case in group if case in able] for group in groups]
         blobs: dict[Case, list[BlobId]] = {case: [] for group in ready for case in group}
         for number in range(self.effort.rounds):
-            for group in ready:
+            for index, group in enumerate(ready):
                 if number and not self._allows(STAGES_SECONDS):
                     break
-                await stages.repeat()
+                if index % STAGES_EVERY == 0:
+                    await stages.repeat()
                 # Turned about, so that neither of two that are compared is always the first.
                 await self._round(cluster, group if number % 2 == 0 else group[::-1], blobs)
         self._reserved = 0.0
@@ -444,7 +448,6 @@ async def run(options: Options, runtime: SystemRuntime, report: Report) -> dict[
     pool = self.payloads.part(0, limits.POOL_BYTES)
     report("what the stages cost by themselves, from now on between all the others")
     async with open_stages(work / "limits", effort.stage_bytes, pool, runtime) as stages:
-        await stages.repeat()
         clusters = [groups] if options.one_cluster else [[group] for group in groups]
         for number, together in enumerate(clusters):
             async with open_cluster(work / f"cluster-{number}", runtime, report) as cluster:

@@ -99,6 +99,17 @@ CPU_PUT_MIB: Final = 8.5
 CPU_GET_MIB: Final = 6.0
 
 
+def cpu_goal(operation: str, mode: str, seal: str, size: int, concurrency: int) -> float | None:
+    """The CPU-s/GB to reach in a measurement, if there is such a figure."""
+    if (mode, seal) not in VARIANTS or operation not in ("put", "get"):
+        return None
+    if (size, concurrency) == (64 * MIB, 1):
+        return (CPU_PUT if operation == "put" else CPU_GET)[mode]
+    if (mode, size, concurrency) == ("gateway", MIB, 16):
+        return CPU_PUT_MIB if operation == "put" else CPU_GET_MIB
+    return None
+
+
 class Cases:
     """The rows of a data result, looked up by what they measured."""
 
@@ -237,6 +248,11 @@ _SMALL: Final = (
     ("get", "single gets 4 KiB, 64 in flight: gets/s", GET_SINGLE),
     ("get-many", "GetMany 4 KiB: payloads/s", GET_MANY),
 )
+
+
+def rate_goal(operation: str, size: int) -> float | None:
+    """The payloads/s to reach with small payloads, if there is such a figure."""
+    return next((rate for name, _, rate in _SMALL if (name, 4 * KIB) == (operation, size)), None)
 
 
 def small_goals(rows: Sequence[Mapping[str, Any]], authority_ms: float | None) -> list[Goal]:

@@ -54,8 +54,8 @@ class Effort:
     repeats: int
 
 
-FULL: Final = Effort(256 << 20, 7)
-QUICK: Final = Effort(64 << 20, 3)
+FULL: Final = Effort(256 << 20, 11)
+QUICK: Final = Effort(64 << 20, 7)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import rivals
+from benchmarks.goals import SLOW_NODE, cpu_goal, rate_goal
 from benchmarks.plot import NONE, Bar, Panel, chart, number
 from hcefs.cli.output import size_text
 
@@ -86,6 +87,7 @@ def _case(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
+_KEY: Final = ("operation", "mode", "seal", "size", "concurrency")
 _CASE: Final = ("WHAT", "WAY", "SEALS", "SIZE", "AT ONCE")
 
 
@@ -342,6 +344,7 @@ def panels(result: Mapping[str, Any]) -> list[Panel]:
                     row[key]["best"],
                     row["limit"]["cpu_s_per_gb"] if key == "cpu_s_per_gb" else None,
                     row[key]["median"],
+                    cpu_goal(*(row[name] for name in _KEY)) if key == "cpu_s_per_gb" else None,
                 )
                 for row in result["cases"]
                 # The cost of small payloads is one of calls: it would hide all the others.
@@ -349,13 +352,7 @@ def panels(result: Mapping[str, Any]) -> list[Panel]:
             ]
             drawn.append(Panel(f"{title}: {unit}", unit, bars))
     if result["benchmark"] == "slow":
-        bars = [
-            Bar(f"{row['mode']}, {row['phase']}: p{percent}", row["latency_ms"][f"p{percent}"])
-            for row in result["cases"]
-            if row["available"]
-            for percent in (50, 99)
-        ]
-        drawn.append(Panel("Gets, one node slow and none", "ms", bars))
+        drawn += _slow_panels(result["cases"])
     if result["benchmark"] == "small":
         for operation, title in (
             ("put", "Single puts, 64 in flight"),
@@ -365,12 +362,38 @@ def panels(result: Mapping[str, Any]) -> list[Panel]:
             ("get-many", "GetMany by a new client"),
         ):
             bars = [
-                Bar(size_text(row["size"]), row["ops_s"]["best"], None, row["ops_s"]["median"])
-                for row in result["cases"]
+                Bar(
+                    size_text(row["size"]),
+                    row["ops_s"]["best"],
+                    None,
+                    row["ops_s"]["median"],
+                    rate_goal(operation, row["size"]),
+                )
+                for row in sorted(result["cases"], key=lambda row: int(row["size"]))
                 if row["available"] and row["operation"] == operation
             ]
             drawn.append(Panel(title, "payloads/s", bars))
     return [panel for panel in drawn if panel.bars]
+
+
+def _slow_panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
+    drawn = []
+    healthy: dict[str, float] = {}
+    for mode in dict.fromkeys(row["mode"] for row in rows):
+        bars = []
+        for row in rows:
+            if row["mode"] != mode or not row["available"]:
+                continue
+            for percent in (50, 95, 99):
+                name, value = f"{row['phase']}: p{percent}", row["latency_ms"][f"p{percent}"]
+                goal = None
+                if row["phase"] == "healthy":
+                    healthy[f"{mode} {percent}"] = value
+                elif percent == 99:
+                    goal = SLOW_NODE * healthy.get(f"{mode} {percent}", value)
+                bars.append(Bar(name, value, goal=goal))
+        drawn.append(Panel(f"Gets, {mode}: all nodes healthy, and one slow", "ms", bars))
+    return drawn
 
 
 def _bar_name(row: Mapping[str, Any]) -> str:
@@ -404,6 +427,7 @@ def save(result: Mapping[str, Any], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"bench-{result['benchmark']}{'-quick' if result['quick'] else ''}"
     title = f"hcefs bench {result['benchmark']}"
+    what = "median of the phases" if result["benchmark"] == "slow" else "best"
     environment = result["environment"]
     subtitle = (
         f"{environment['cpu']}, {environment['cores']} cores, {environment['kernel']}; "
@@ -412,7 +436,7 @@ def save(result: Mapping[str, Any], folder: Path) -> list[Path]:
     written = {
         f"{stem}.json": json.dumps(result, indent=2) + "\n",
         f"{stem}.txt": text_of(result),
-        f"{stem}.svg": chart(title, subtitle, panels(result)),
+        f"{stem}.svg": chart(title, subtitle, panels(result), what),
     }
     for name, text in written.items():
         (folder / name).write_text(text, encoding="utf-8")

@@ -80,7 +80,7 @@ def test_the_tables_of_small_payloads() -> None:
 
 
 def test_the_chart_is_well_formed_and_draws_every_bar() -> None:
-    panels = [Panel("A < B & C", "s", [Bar("one", 1.0, 0.5, 1.5), Bar("two", 2.0)])]
+    panels = [Panel("A < B & C", "s", [Bar("one", 1.0, 0.5, 1.5, 1.7), Bar("two", 2.0)])]
     drawing = ElementTree.fromstring(plot.chart("title", "sub", panels))  # noqa: S314 - our own
     bars = [rect for rect in drawing.iter(f"{SVG}rect") if rect.get("class") == "bar"]
     assert len(bars) == 2 + 1  # the legend has one
