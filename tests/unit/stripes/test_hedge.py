@@ -38,10 +38,9 @@ def clock() -> Iterator[Clock]:
 
 @pytest.fixture
 def cluster(clock: Clock) -> LocalCluster:
-    """Six holders, and a timer that knows them to be quick."""
+    """Six holders; the delay is far longer than a busy machine takes for a stripe in memory."""
     cluster = LocalCluster(clock)
-    for _ in range(hedge.RECOMPUTE_EVERY):
-        cluster.hedge.observe(0.0)
+    assert cluster.hedge.delay_seconds == hedge.DELAY_SECONDS_FIRST
     return cluster
 
 
@@ -103,6 +102,39 @@ async def test_a_slow_holder_is_tried_besides_the_others_and_has_its_place_back(
     assert await read(cluster, blob) == [(0, 1, 2, 3)] * 2
     assert holder_of(cluster, blob, 1) == 1
     assert cluster.metrics.value("hedged_loads_total") == hedged
+
+
+async def test_a_holder_that_holds_up_its_stripes_is_slow_even_within_the_delay(
+    cluster: LocalCluster, clock: Clock
+) -> None:
+    blob = new_blob(cluster)
+    await put(cluster, cluster.plan(blob), sample(LENGTH))
+    faults = cluster.faults_of_index(blob, 1)
+    for _ in range(hedge.SLOW_LOSSES):
+        faults.waits_for = asyncio.Event()
+        reading = asyncio.ensure_future(read(cluster, blob))
+        await clock.sleep(0.1)  # the others are there
+        clock.now += 0.1
+        faults.waits_for.set()
+        assert await reading == [(0, 1, 2, 3)] * 2
+    assert cluster.metrics.value("hedged_loads_total") == 0
+    assert holder_of(cluster, blob, 1) == 5
+
+
+@pytest.mark.parametrize(
+    ("seconds", "last"),
+    [
+        ({}, None),
+        ({0: 9.0}, None),
+        ({0: 0.001, 1: 0.009}, None),
+        ({0: 0.001, 1: 0.012}, 1),
+        ({0: 0.03, 1: 0.01, 2: 0.02}, None),
+        ({0: 0.05, 1: 0.01, 2: 0.02}, 0),
+        ({0: 0.05, 1: 0.05, 2: 0.02}, None),
+    ],
+)
+def test_who_came_last_by_far(seconds: dict[int, float], last: int | None) -> None:
+    assert hedge.straggler(seconds) == last
 
 
 async def test_a_slow_first_seat_does_not_stall_the_manifest(cluster: LocalCluster) -> None:
