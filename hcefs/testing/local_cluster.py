@@ -87,6 +87,7 @@ class Faults:
     down: bool = False
     dies_after_messages: int = -1
     waits_for: asyncio.Event | None = None
+    rows_wait_for: asyncio.Event | None = None
     damages_index: int = -1
 
     def require_up(self) -> None:
@@ -143,6 +144,8 @@ class FaultyPeer:
 
     async def load_manifest(self, call: Call) -> ManifestRows:
         self._faults.require_up()
+        if self._faults.rows_wait_for is not None:
+            await self._faults.rows_wait_for.wait()
         return await self._peer.load_manifest(call)
 
     async def load_listing(self, call: Call) -> list[Entry]:
