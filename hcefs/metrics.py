@@ -56,6 +56,10 @@ SECONDS: Final = (
 """Histogram bounds: from a small call on an idle node to a put that ran into its deadline."""
 
 
+PAYLOADS: Final = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
+"""Histogram bounds: from a lonely payload to a full pack."""
+
+
 @dataclass(frozen=True)
 class Family:
     """One row of the table: a name, what kind of number it is, and its meaning."""
@@ -79,6 +83,10 @@ def _histogram(name: str, help: str, *labels: str) -> Family:
     return Family(name, "histogram", help, labels, SECONDS)
 
 
+def _histogram_of(name: str, help: str, buckets: tuple[float, ...]) -> Family:
+    return Family(name, "histogram", help, (), buckets)
+
+
 FAMILIES: Final[tuple[Family, ...]] = (
     # Requests
     _counter("requests_total", "Requests answered, by method and outcome.", "method", "outcome"),
@@ -99,6 +107,12 @@ FAMILIES: Final[tuple[Family, ...]] = (
     _counter("decode_seconds_total", "Seconds of recomputing missing pieces."),
     _counter("store_seconds_total", "Seconds of writing shards to the disk, durably."),
     _counter("load_seconds_total", "Seconds of reading shards from the disk."),
+    _counter("packs_total", "Packs put through this node, by outcome.", "outcome"),
+    _histogram_of(
+        "pack_payloads", "Payloads of each pack that was put through this node.", PAYLOADS
+    ),
+    _counter("packs_stored_total", "Shards of packs stored on this node."),
+    _counter("packed_payloads_stored_total", "Payloads whose rows came with those shards."),
     _counter("degraded_puts_total", "Puts acknowledged with fewer than n durable shards."),
     _counter("degraded_reads_total", "Reads that had to recompute a missing piece."),
     _counter("hedged_loads_total", "Loads asked of a further shard because one was slow."),

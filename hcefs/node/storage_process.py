@@ -14,7 +14,7 @@ from hcefs.crypto.accounts import load_account
 from hcefs.erasure.codec import codec_for
 from hcefs.erasure.scheme import DEFAULT_PROFILE, profile_named
 from hcefs.errors import HcefsError, Unavailable
-from hcefs.ids import AccountId, RecordId
+from hcefs.ids import AccountId, BlobId, RecordId
 from hcefs.ledger.follower import Follower
 from hcefs.ledger.log import LedgerLog
 from hcefs.metrics import Metrics, MetricsServer
@@ -24,13 +24,22 @@ from hcefs.node.servers import Port, load_genesis, load_identity, until_signal
 from hcefs.placement.ring import seats
 from hcefs.runtime import Runtime, SystemRuntime
 from hcefs.services.admin_service import AdminService
+from hcefs.services.batch_desk import BatchDesk
 from hcefs.services.blob_service import BlobService
 from hcefs.services.desk import Desk
 from hcefs.services.handlers import admin_handlers, blob_handlers, shard_handlers
+from hcefs.services.pack_service import PackService
+from hcefs.services.pack_shard_service import PackShardService
 from hcefs.services.shard_service import ShardService
 from hcefs.store.files import open_stores
 from hcefs.stripes.fanout import Fanout
+from hcefs.stripes.hedge import HedgeTimer
 from hcefs.stripes.holder import Holder
+from hcefs.stripes.pack_holder import PackHolder
+from hcefs.stripes.pack_read import PackReader
+from hcefs.stripes.pack_rows import RowReader
+from hcefs.stripes.pack_write import PackWriter
+from hcefs.transport.grpc_packs import GrpcPackPeers
 from hcefs.transport.grpc_peers import Channels, GrpcPeers
 from hcefs.transport.limit import ByteGate, Gate
 from hcefs.upkeep.collect import Collector
@@ -85,9 +94,46 @@ class StorageProcess:
         fanout = Fanout(runtime, peers, self._log)
         desk = Desk(runtime, self.follower, verifier, fanout, self.account)
         self._desk = desk
+        batches = BatchDesk(desk)
+        pack_holder = PackHolder(
+            runtime, self.stores, self._log, metrics, holder.pending, desk.is_record_seat
+        )
+        pack_peers = GrpcPackPeers(self.channels, self.account, pack_holder)
         streams = config.limits.streams
         self.gate = Gate("streams", streams, runtime)
         self._memory = ByteGate("memory", config.limits.memory_mib << 20, runtime)
+        packs = PackService(
+            runtime,
+            desk,
+            batches,
+            PackWriter(
+                runtime,
+                pack_peers,
+                metrics,
+                self.account,
+                keys.key_version,
+                keys.signing_key,
+                config.limits.put_deadline_s,
+            ),
+            PackReader(
+                runtime,
+                pack_peers,
+                RowReader(
+                    runtime,
+                    pack_peers,
+                    self._log,
+                    self.account,
+                    lambda base: desk.seats_of_any(BlobId.of(base)),
+                ),
+                metrics,
+                HedgeTimer(),
+                self.account,
+                lambda profile, base: desk.blob_seats(profile, BlobId.of(base)),
+            ),
+            metrics,
+            self.gate,
+            self._memory,
+        )
         blobs = BlobService(
             runtime,
             desk,
@@ -98,9 +144,21 @@ class StorageProcess:
             genesis.cluster,
             config.limits.put_deadline_s,
             self._memory,
+            packs,
         )
         peer_gate = Gate("peer-calls", streams * PEER_CALLS_FACTOR, runtime)
         shards = ShardService(runtime, desk, holder, heads, metrics, peer_gate)
+        pack_shards = PackShardService(
+            runtime,
+            desk,
+            batches,
+            shards,
+            pack_holder,
+            heads,
+            metrics,
+            peer_gate,
+            ByteGate("pack memory", config.limits.memory_mib << 20, runtime),
+        )
         direct_gate = Gate("direct-calls", streams * DIRECT_CALLS_FACTOR, runtime)
         direct = ShardService(runtime, desk, holder, heads, metrics, direct_gate, direct=True)
         admin = AdminService(
@@ -116,7 +174,7 @@ class StorageProcess:
         self._clients = Port(
             config.client_address,
             identity,
-            [blob_handlers(blobs), shard_handlers(direct), admin_handlers(admin)],
+            [blob_handlers(blobs, packs), shard_handlers(direct), admin_handlers(admin)],
             ["hcefs.v1.Blobs", "hcefs.v1.Shards", "hcefs.v1.Admin"],
             mutual=False,
             streams=streams,
@@ -124,7 +182,7 @@ class StorageProcess:
         self._peers = Port(
             config.peer_address,
             identity,
-            [shard_handlers(shards)],
+            [shard_handlers(shards, pack_shards)],
             ["hcefs.v1.Shards"],
             mutual=True,
             streams=streams * PEER_CALLS_FACTOR,

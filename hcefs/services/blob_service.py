@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Any, TypeVar
-
-from google.protobuf.message import DecodeError, Message
+from typing import Any
 
 from hcefs.blobs.get import BlobReader, GetPlan, Secrets
 from hcefs.blobs.put import ClientSeal, NodeIdentity, PutPlan, PutSession
@@ -16,12 +14,15 @@ from hcefs.crypto.signing import SignedProof
 from hcefs.erasure.scheme import SEGMENT_SIZE, profile_named, resolve_range
 from hcefs.errors import Conflict, Corrupt, Denied, HcefsError, Invalid, NotFound, Unavailable
 from hcefs.formats.keybox import KeyBox, KeyLink
-from hcefs.formats.manifest import DIGEST_SIZE, SALT_SIZE, Opening
+from hcefs.formats.manifest import DIGEST_SIZE, SALT_SIZE
+from hcefs.formats.pack import decode_opening
 from hcefs.ids import AccountId, BlobId, ClusterId, RecordId, RequestId
 from hcefs.ledger.rules_records import OLD_GENERATION_MS
 from hcefs.metrics import Metrics
 from hcefs.runtime import Runtime
 from hcefs.services.desk import Asked, Desk, Permit, blob_id
+from hcefs.services.messages import decoded, pages
+from hcefs.services.pack_service import PackService
 from hcefs.services.serving import served, streamed
 from hcefs.stripes.checks import check_commit_by
 from hcefs.stripes.hedge import HedgeTimer
@@ -40,25 +41,7 @@ PUT_BYTES = 16 << 20
 GET_BYTES = 12 << 20
 """What one put or get holds at most: segments in work, and two messages a lane."""
 
-LIST_PAGE = 500
-
-M = TypeVar("M", bound=Message)
 log = logging.getLogger(__name__)
-
-
-def decoded(kind: type[M], data: bytes) -> M:
-    """A message from the network.
-
-    Raises:
-        Invalid: malformed protobuf.
-    """
-    try:
-        return kind.FromString(data)
-    except DecodeError:
-        raise Invalid(
-            f"these bytes are not a {kind.DESCRIPTOR.name}; generate the client from proto/",
-            reason="malformed-message",
-        ) from None
 
 
 class BlobService:
@@ -75,6 +58,7 @@ class BlobService:
         cluster: ClusterId,
         put_deadline_seconds: float,
         memory: ByteGate,
+        packs: PackService,
     ) -> None:
         self.runtime = runtime
         self.metrics = metrics
@@ -85,6 +69,7 @@ class BlobService:
         self._cluster = cluster
         self._put_deadline = put_deadline_seconds
         self._memory = memory
+        self._packs = packs
         self._arriving = Gate("arriving puts", ARRIVING_MAX, runtime)
         self._hedge = HedgeTimer()
 
@@ -215,7 +200,7 @@ class BlobService:
                 reason="old-generation",
             )
         if call.blob.slot != 0:
-            raise Invalid("packed puts need a newer version", reason="unsupported")
+            raise Invalid("payloads are packed by put-many only", reason="unsupported")
         if AccountId(header.writer) != call.presenter:
             raise Denied("the writer must be the presenter of the proof", reason="wrong-writer")
         if len(header.salt) != SALT_SIZE or len(header.previous_leaf) not in (0, DIGEST_SIZE):
@@ -292,6 +277,12 @@ class BlobService:
             RequestId(message.request_id),
         )
         call, permit = await self._desk.admit(asked, gateway=self._desk.me, entry=True)
+        if call.blob is not None and call.blob.slot:
+            async with aclosing(self._packs.get(call, self._secrets(message))) as packed:
+                async for part in packed:
+                    permit()
+                    yield part
+            return
         failure: HcefsError | None = None
         refused: list[bytes] = []
         while True:
@@ -365,6 +356,8 @@ class BlobService:
             gateway=self._desk.me,
             entry=True,
         )
+        if call.blob is not None and call.blob.slot:
+            return await self._packs.stat(call)
         manifest, _ = await self._desk.manifest(call)
         rows = manifest.rows
         return blob_pb2.StatResponse(
@@ -390,19 +383,14 @@ class BlobService:
                 if known is not None:
                     union[entry.opening] = known
         listed = sorted(union.items(), key=lambda item: item[1])
-        for first in range(0, len(listed), LIST_PAGE):
+        for page in pages(listed):
             permit()
-            yield blob_pb2.ListResponse(
-                entries=[
-                    blob_pb2.ListEntry(opening=opening, leaf_index=index)
-                    for opening, index in listed[first : first + LIST_PAGE]
-                ]
-            )
+            yield blob_pb2.ListResponse(entries=page)
 
     def _entry_index(self, record: RecordId, data: bytes) -> int | None:
         """Where an opening that a seat gave is in the record; None when it proves nothing."""
         try:
-            opening = Opening.decode(data)
+            opening = decode_opening(data)
         except Invalid:
             log.warning("a seat of %s gave a malformed opening", record)
             return None

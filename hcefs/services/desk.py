@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from hcefs.access.facts import Action, LedgerView
 from hcefs.access.verifier import Presented, Verifier
@@ -71,6 +71,26 @@ class Asked:
     min_height: int
     epoch: int
     request: RequestId
+
+
+class Reaching(Protocol):
+    """What decides whether a node can answer a request at all."""
+
+    @property
+    def proof(self) -> bytes:
+        """The presenter's signed proof."""
+
+    @property
+    def min_height(self) -> int:
+        """The ledger height that must have been applied."""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the caller's map, or 0."""
+
+    @property
+    def request(self) -> RequestId:
+        """The request's name in logs."""
 
 
 class Permit:
@@ -155,16 +175,7 @@ class Desk:
             Unavailable: stale lease, behind, not in the map.
             Denied, Unauthenticated, Invalid: why the request is refused.
         """
-        CURRENT.set(asked.request)
-        await self._reach(asked)
-        self.follower.require_fresh()
-        current = self.cluster_map()
-        if asked.epoch and asked.epoch != current.epoch:
-            raise Unavailable(
-                f"this node is at epoch {current.epoch}, the request at {asked.epoch}; "
-                "refresh the cluster map and retry",
-                reason="other-epoch",
-            )
+        current = await self.ready(asked)
         action = ACTIONS.get(asked.method)
         if action is None:
             raise Invalid("this method is unknown", reason="unknown-method")
@@ -201,7 +212,25 @@ class Desk:
         )
         return call, Permit(self, presented, action, height, now)
 
-    async def _reach(self, asked: Asked) -> None:
+    async def ready(self, asked: Reaching) -> ClusterMap:
+        """Whether this node can answer a request at all; the map that it answers by.
+
+        Raises:
+            Unavailable, Exhausted, Unauthenticated: stale lease, behind, not in the map.
+        """
+        CURRENT.set(asked.request)
+        await self._reach(asked)
+        self.follower.require_fresh()
+        current = self.cluster_map()
+        if asked.epoch and asked.epoch != current.epoch:
+            raise Unavailable(
+                f"this node is at epoch {current.epoch}, the request at {asked.epoch}; "
+                "refresh the cluster map and retry",
+                reason="other-epoch",
+            )
+        return current
+
+    async def _reach(self, asked: Reaching) -> None:
         """Wait for the height that a request asks for, but not for everybody.
 
         Who is known here proves itself before the wait; who is not may have been
@@ -256,6 +285,10 @@ class Desk:
         current = self.cluster_map()
         profile = profile_named(current.default_profile)
         return seats(current, profile.name, bytes(record)), profile
+
+    def is_record_seat(self, record: RecordId) -> bool:
+        """Whether this node is a seat of the record's partition, by the current map."""
+        return any(seat.node.account == self.me for seat in self.record_seats(record)[0])
 
     def require_seat(self, held: Sequence[Seat], index: int | None = None) -> None:
         """Check that this node holds one of the seats (of that shard index).

@@ -15,8 +15,11 @@ from google.protobuf.message import Message
 
 from hcefs.errors import HcefsError
 from hcefs.services.admin_service import AdminService
-from hcefs.services.blob_service import BlobService, decoded
+from hcefs.services.blob_service import BlobService
 from hcefs.services.ledger_service import LedgerService
+from hcefs.services.messages import decoded
+from hcefs.services.pack_service import PackService
+from hcefs.services.pack_shard_service import PackShardService
 from hcefs.services.shard_service import ShardService
 from hcefs.transport.status import abort
 from hcefs.wire.v1 import admin_pb2, blob_pb2, ledger_pb2, shard_pb2
@@ -64,7 +67,7 @@ def bidirectional(
     return grpc.stream_stream_rpc_method_handler(handler)
 
 
-def blob_handlers(service: BlobService) -> Any:
+def blob_handlers(service: BlobService, packs: PackService) -> Any:
     """``hcefs.v1.Blobs``."""
     return grpc.method_handlers_generic_handler(
         "hcefs.v1.Blobs",
@@ -76,26 +79,33 @@ def blob_handlers(service: BlobService) -> Any:
             "PutBox": unary(blob_pb2.PutBoxRequest, service.PutBox),
             "PutLink": unary(blob_pb2.PutLinkRequest, service.PutLink),
             "GetBoxes": unary(blob_pb2.GetBoxesRequest, service.GetBoxes),
+            "PutMany": grpc.stream_unary_rpc_method_handler(packs.PutMany),
+            "GetMany": grpc.unary_stream_rpc_method_handler(packs.GetMany),
         },
     )
 
 
-def shard_handlers(service: ShardService) -> Any:
-    """``hcefs.v1.Shards``."""
-    return grpc.method_handlers_generic_handler(
-        "hcefs.v1.Shards",
-        {
-            "Store": grpc.stream_unary_rpc_method_handler(service.Store),
-            "StoreWhole": unary(shard_pb2.StoreWholeRequest, service.StoreWhole),
-            "LoadPieces": unary(shard_pb2.LoadRequest, service.LoadPieces),
-            "Load": grpc.unary_stream_rpc_method_handler(service.Load),
-            "StoreOpening": unary(shard_pb2.StoreOpeningRequest, service.StoreOpening),
-            "StoreBox": unary(shard_pb2.StoreBoxRequest, service.StoreBox),
-            "LoadManifest": unary(shard_pb2.LoadManifestRequest, service.LoadManifest),
-            "LoadListing": streaming(shard_pb2.LoadListingRequest, service.LoadListing),
-            "LoadBoxes": unary(shard_pb2.LoadBoxesRequest, service.LoadBoxes),
-        },
-    )
+def shard_handlers(service: ShardService, packs: PackShardService | None = None) -> Any:
+    """``hcefs.v1.Shards``; ``packs`` are for other nodes only, not for direct clients."""
+    methods = {
+        "Store": grpc.stream_unary_rpc_method_handler(service.Store),
+        "StoreWhole": unary(shard_pb2.StoreWholeRequest, service.StoreWhole),
+        "LoadPieces": unary(shard_pb2.LoadRequest, service.LoadPieces),
+        "Load": grpc.unary_stream_rpc_method_handler(service.Load),
+        "StoreOpening": unary(shard_pb2.StoreOpeningRequest, service.StoreOpening),
+        "StoreBox": unary(shard_pb2.StoreBoxRequest, service.StoreBox),
+        "LoadManifest": unary(shard_pb2.LoadManifestRequest, service.LoadManifest),
+        "LoadListing": streaming(shard_pb2.LoadListingRequest, service.LoadListing),
+        "LoadBoxes": unary(shard_pb2.LoadBoxesRequest, service.LoadBoxes),
+    }
+    if packs is not None:
+        methods |= {
+            "StorePack": unary(shard_pb2.StorePackRequest, packs.StorePack),
+            "StoreOpenings": unary(shard_pb2.StoreOpeningsRequest, packs.StoreOpenings),
+            "LoadPacked": unary(shard_pb2.LoadPackedRequest, packs.LoadPacked),
+            "LoadColumns": unary(shard_pb2.LoadColumnsRequest, packs.LoadColumns),
+        }
+    return grpc.method_handlers_generic_handler("hcefs.v1.Shards", methods)
 
 
 def ledger_handlers(service: LedgerService) -> Any:

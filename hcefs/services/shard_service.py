@@ -17,14 +17,14 @@ from hcefs.ids import RecordId, RequestId
 from hcefs.integrity import crc32c
 from hcefs.metrics import Metrics
 from hcefs.runtime import Runtime
-from hcefs.services.blob_service import LIST_PAGE, decoded
 from hcefs.services.desk import Asked, Desk, Permit, blob_id
+from hcefs.services.messages import decoded, pages
 from hcefs.services.serving import served, streamed
 from hcefs.transport.framing import DataFrame, frame_data, parse
 from hcefs.transport.grpc_peers import HEAD_KEY, observe
 from hcefs.transport.limit import Gate
 from hcefs.transport.peers import Call, Heads, LoadHeader, Peer, ShardRows, ShardStart
-from hcefs.wire.v1 import blob_pb2, shard_pb2
+from hcefs.wire.v1 import shard_pb2
 
 GATEWAY_STALL_SECONDS = 90.0
 """Longer than a gateway waits for its client, so that the gateway gives up first."""
@@ -102,6 +102,15 @@ class ShardService:
         if not begins:
             await self._begun(context)
         return admitted
+
+    async def admit_call(self, context: Any, sent: shard_pb2.CallContext, *methods: str) -> Call:
+        """Take a unary call through the whole path, for what else is served to holders.
+
+        Raises:
+            HcefsError: as :meth:`Desk.admit`.
+        """
+        call, _ = await self._admit(context, sent, *methods)
+        return call
 
     async def _begun(self, context: Any) -> None:
         """Tell the caller that the call was taken: the initial metadata, with this node's head."""
@@ -241,14 +250,9 @@ class ShardService:
         """The committed entries of a record that this node has openings of."""
         call, permit = await self._admit(context, request.context, "list")
         entries = await self._holder.load_listing(call)
-        for first in range(0, len(entries), LIST_PAGE):
+        for page in pages((entry.opening, entry.leaf_index) for entry in entries):
             permit()
-            yield shard_pb2.LoadListingResponse(
-                entries=[
-                    blob_pb2.ListEntry(opening=entry.opening, leaf_index=entry.leaf_index)
-                    for entry in entries[first : first + LIST_PAGE]
-                ]
-            )
+            yield shard_pb2.LoadListingResponse(entries=page)
 
     @served("load-boxes")
     async def LoadBoxes(

@@ -36,8 +36,15 @@ from pathlib import Path
 from rocksdict import BottommostLevelCompaction, CompactOptions, Rdict, WriteBatch
 
 from hcefs.errors import HcefsError, Unavailable
-from hcefs.store.interface import KeyTable, check_key
-from hcefs.store.rows import RocksTables, row_name, row_options, sync_folder, translate_any
+from hcefs.store.interface import KeyTable, check_key, check_value
+from hcefs.store.rows import (
+    RocksTables,
+    row_exists,
+    row_name,
+    row_options,
+    sync_folder,
+    translate_any,
+)
 
 _TABLE_BYTES = 4 << 20
 """Small tables: one deletion rewrites those that overlap it."""
@@ -74,6 +81,19 @@ class RocksKeyStore(RocksTables[KeyTable]):
         except HcefsError:
             self.close()
             raise
+
+    def put_all_new(self, rows: Sequence[tuple[KeyTable, bytes, bytes]]) -> None:
+        for _, key, value in rows:
+            check_key(key)
+            check_value(value)
+        named = {row_name(table, key): value for table, key, value in rows}
+        with self._stripes.hold(named):
+            known = dict(zip(named, self._get_named(list(named)), strict=True))
+            if any(known[name] not in (None, value) for name, value in named.items()):
+                raise row_exists()
+            new = [(name, value) for name, value in named.items() if known[name] is None]
+            if new:
+                self._write(puts=new)
 
     def delete(self, keys: Sequence[tuple[KeyTable, bytes]]) -> None:
         for _, key in keys:

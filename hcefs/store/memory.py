@@ -232,6 +232,13 @@ def _no_such_shard(base: BlobBase, index: int) -> NotFound:
     )
 
 
+def _row_exists() -> Conflict:
+    return Conflict(
+        "this row exists with other bytes and is never overwritten: use a new id",
+        reason="row-exists",
+    )
+
+
 class _MemoryTables(Generic[TableT]):
     """What both kinds of rows have in common."""
 
@@ -246,6 +253,9 @@ class _MemoryTables(Generic[TableT]):
             self._require_open()
             return self._rows.get((table, key))
 
+    def get_many(self, table: TableT, keys: Sequence[bytes]) -> list[bytes | None]:
+        return [self.get(table, key) for key in keys]
+
     def put_new(self, table: TableT, key: bytes, value: bytes) -> bool:
         check_key(key)
         check_value(value)
@@ -256,10 +266,7 @@ class _MemoryTables(Generic[TableT]):
                 self._rows[table, key] = value
                 return True
         if existing != value:
-            raise Conflict(
-                "this row exists with other bytes and is never overwritten: use a new id",
-                reason="row-exists",
-            )
+            raise _row_exists()
         return False
 
     def scan(
@@ -310,6 +317,16 @@ class MemoryRowStore(_MemoryTables[Table]):
 
 class MemoryKeyStore(_MemoryTables[KeyTable]):
     """See :class:`~hcefs.store.interface.KeyStore`."""
+
+    def put_all_new(self, rows: Sequence[tuple[KeyTable, bytes, bytes]]) -> None:
+        for _, key, value in rows:
+            check_key(key)
+            check_value(value)
+        with self._lock:
+            self._require_open()
+            if any(self._rows.get((table, key), value) != value for table, key, value in rows):
+                raise _row_exists()
+            self._rows.update({(table, key): value for table, key, value in rows})
 
     def delete(self, keys: Sequence[tuple[KeyTable, bytes]]) -> None:
         self._delete(keys)

@@ -246,6 +246,21 @@ class RocksTables(Generic[TableT]):
         stored = self._use(lambda database: database.get(name))
         return None if stored is None else open_row(name, stored)
 
+    def get_many(self, table: TableT, keys: Sequence[bytes]) -> list[bytes | None]:
+        for key in keys:
+            check_key(key)
+        return self._get_named([row_name(table, key) for key in keys])
+
+    def _get_named(self, names: list[bytes]) -> list[bytes | None]:
+        if not names:
+            return []
+        keys: list[Any] = list(names)
+        found: Any = self._use(lambda database: database.get(keys))
+        return [
+            None if stored is None else open_row(name, stored)
+            for name, stored in zip(names, found, strict=True)
+        ]
+
     def put_new(self, table: TableT, key: bytes, value: bytes) -> bool:
         check_key(key)
         check_value(value)
@@ -256,10 +271,7 @@ class RocksTables(Generic[TableT]):
                 self._write(puts=((name, value),))
                 return True
         if existing != value:
-            raise Conflict(
-                "this row exists with other bytes and is never overwritten: use a new id",
-                reason="row-exists",
-            )
+            raise row_exists()
         return False
 
     def scan(
@@ -403,6 +415,14 @@ class RocksRowStore(RocksTables[Table]):
 def translate_any(error: Exception) -> HcefsError:
     """As :func:`translate`, also for errors of the operating system and our own."""
     return error if isinstance(error, HcefsError) else translate(error)
+
+
+def row_exists() -> Conflict:
+    """Why a row that is there is not replaced."""
+    return Conflict(
+        "this row exists with other bytes and is never overwritten: use a new id",
+        reason="row-exists",
+    )
 
 
 def sync_folder(folder: Path) -> None:

@@ -22,6 +22,7 @@ from hcefs.erasure.scheme import Geometry, profile_named, resolve_range
 from hcefs.errors import Conflict, Corrupt, Denied, Invalid, NotFound
 from hcefs.formats.keybox import KeyBox, KeyLink
 from hcefs.formats.manifest import Core, Layout, Opening
+from hcefs.formats.pack import decode_opening
 from hcefs.formats.shard import HEADER_SIZE, ShardHeader, file_length
 from hcefs.ids import BlobBase, BlobId, RecordId
 from hcefs.integrity import DIGEST_SIZE, leaf_hash, range_proof, split_digests
@@ -355,7 +356,7 @@ class Holder:
             Table.INDEX, prefix=bytes(record), after=after, limit=LISTING_PAGE
         ):
             for _, value in page:
-                index = self._replica.leaf_index(record, Opening.decode(value).commitment())
+                index = self._replica.leaf_index(record, decode_opening(value).commitment())
                 if index is not None:
                     entries.append(Entry(value, index))
             after = page[-1][0]

@@ -1,7 +1,7 @@
 """What waits for its append on this node, and until when.
 
-Two kinds of names wait: blobs (their shard and rows) and openings in a record's
-listing.  Each has one row a *pending* time, sorted by it, so that collection reads
+Three kinds of names wait: blobs and packs (their shard and rows), and openings in a
+record's listing.  Each has one row a *pending* time, sorted by it, so that collection reads
 only what is due, and one row with the latest of its times: a put that was refused
 may leave an earlier time behind, which must not collect what came later.
 
@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from hcefs.integrity import crc32c
 from hcefs.store.interface import RowStore, Table
 
 PENDING_BLOB = b"b"
 PENDING_OPENING = b"o"
+PENDING_PACK = b"p"
 LOCKS = 1024
 _LATEST = b"pending/"
 
@@ -50,18 +51,19 @@ class PendingNames:
                 held.enter_context(self._locks[number])
             yield
 
-    def add(self, names: Iterable[tuple[bytes, bytes, bytes]], commit_by_ms: int) -> None:
+    def add(self, names: Sequence[tuple[bytes, bytes, bytes]], commit_by_ms: int) -> None:
         """Let names, each (kind, subject, name), wait until ``commit_by_ms``.
 
         Durable on return, in one write.  Under the locks of the subjects.
         """
-        rows = []
-        for kind, subject, name in names:
-            latest = max(commit_by_ms, self.latest(kind, subject))
-            rows += [
-                (Table.PENDING, pending_key(commit_by_ms, kind, name), b""),
-                (Table.META, latest_key(kind, subject), latest.to_bytes(8, "big")),
-            ]
+        keys = [latest_key(kind, subject) for kind, subject, _ in names]
+        rows: list[tuple[Table, bytes, bytes]] = []
+        for (kind, _, name), key, known in zip(
+            names, keys, self._rows.get_many(Table.META, keys), strict=True
+        ):
+            latest = max(commit_by_ms, 0 if known is None else int.from_bytes(known, "big"))
+            rows.append((Table.PENDING, pending_key(commit_by_ms, kind, name), b""))
+            rows.append((Table.META, key, latest.to_bytes(8, "big")))
         self._rows.put(rows)
 
     def latest(self, kind: bytes, subject: bytes) -> int:

@@ -26,8 +26,9 @@ from hcefs.transport.peers import Call, Piece
 class BatchCall:
     """Who asks for a batch, by what rights: the same for every holder of one request.
 
-    ``presenter`` and ``refused`` (the blobs that this node may not serve, and why) are
-    what each node finds by its own verification; they do not travel.
+    ``presenter``, ``refused`` (the blobs that this node may not serve, and why) and
+    ``whole`` (the records on which the right is not limited to single blobs; found for
+    reads only) are what each node finds by its own verification; they do not travel.
     """
 
     tokens: tuple[bytes, ...]
@@ -39,6 +40,7 @@ class BatchCall:
     request: RequestId
     presenter: AccountId
     refused: Refused
+    whole: frozenset[RecordId] = frozenset()
 
 
 @dataclass(frozen=True)

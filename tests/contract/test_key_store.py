@@ -33,6 +33,23 @@ def test_rows_are_write_once(store: KeyStore) -> None:
     assert store.get(KeyTable.KEY_ROWS, b"k") == b"sealed"
 
 
+def test_many_rows_are_written_together_and_once(store: KeyStore) -> None:
+    rows = [(KeyTable.KEY_ROWS, b"%d" % n, b"key") for n in range(5)]
+    rows.append((KeyTable.PACK_ENVELOPES, b"0", b"envelope"))
+    store.put_all_new(rows)
+    store.put_all_new(rows)
+    store.put_all_new([])
+    assert store.get_many(KeyTable.KEY_ROWS, [b"4", b"none", b"0"]) == [b"key", None, b"key"]
+    assert store.get_many(KeyTable.KEY_ROWS, []) == []
+    with pytest.raises(Conflict) as caught:
+        store.put_all_new([(KeyTable.KEY_ROWS, b"new", b"key"), (KeyTable.KEY_ROWS, b"3", b"x")])
+    assert caught.value.reason == "row-exists"
+    assert store.get(KeyTable.KEY_ROWS, b"new") is None
+    assert store.get(KeyTable.PACK_ENVELOPES, b"0") == b"envelope"
+    with pytest.raises(Invalid):
+        store.put_all_new([(KeyTable.KEY_ROWS, b"", b"x")])
+
+
 def test_tables_are_apart(store: KeyStore) -> None:
     for table in KeyTable:
         assert store.put_new(table, b"k", bytes([table]))

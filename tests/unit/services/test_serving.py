@@ -14,7 +14,7 @@ from hcefs.errors import Denied, Exhausted, HcefsError, Invalid, Unauthenticated
 from hcefs.ids import RequestId
 from hcefs.metrics import Metrics
 from hcefs.runtime import SystemRuntime
-from hcefs.services.blob_service import decoded
+from hcefs.services.messages import decoded
 from hcefs.services.serving import CURRENT, served, streamed
 from hcefs.transport.limit import Gate
 from hcefs.wire.v1 import blob_pb2

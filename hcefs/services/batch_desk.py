@@ -1,0 +1,164 @@
+"""The front desk for batches: one proof for many payloads, each under a right of its own.
+
+The twin of :meth:`hcefs.services.desk.Desk.admit`, on the same path: can the node
+answer, who asks, may they.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hcefs.access.batch import (
+    BatchGroup,
+    PresentedBatch,
+    Refused,
+    authorize_batch,
+    present_batch,
+    whole_records,
+)
+from hcefs.access.facts import Action
+from hcefs.crypto.signing import SignedProof
+from hcefs.errors import Denied, Invalid
+from hcefs.ids import AccountId, RequestId
+from hcefs.services.desk import PERMIT_MS, Desk
+from hcefs.transport.packs import BatchCall
+
+ACTIONS = {"put-many": Action.APPEND, "get-many": Action.READ}
+"""The right that each method needs, on every record of the batch."""
+
+
+@dataclass(frozen=True)
+class AskedBatch:
+    """What a request about a batch says about itself, before anything is checked."""
+
+    tokens: tuple[bytes, ...]
+    proof: bytes
+    method: str
+    groups: tuple[BatchGroup, ...]
+    min_height: int
+    epoch: int
+    request: RequestId
+
+
+class BatchPermit:
+    """The standing permission of one batch: decides again while a stream runs."""
+
+    def __init__(
+        self, desk: Desk, presented: PresentedBatch, action: Action, refused: Refused
+    ) -> None:
+        self._desk = desk
+        self._presented = presented
+        self._action = action
+        self._refused = refused
+        self._height = desk.view.height
+        self._decided_ms = desk.runtime.now_ms()
+
+    def __call__(self) -> None:
+        """Raise when a right that is served has ended or the lease has run out.
+
+        Raises:
+            Denied, Unavailable: why the stream must end.
+        """
+        now = self._desk.runtime.now_ms()
+        height = self._desk.view.height
+        if height == self._height and now - self._decided_ms < PERMIT_MS:
+            return
+        self._desk.follower.require_fresh()
+        refused = authorize_batch(self._desk.verifier, self._presented, self._action, now)
+        for name, error in refused.items():
+            if name not in self._refused:
+                raise error
+        self._height, self._decided_ms = height, now
+
+
+class BatchDesk:
+    """Admits batches at one node."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    async def greet(self, asked: AskedBatch, *, gateway: AccountId) -> AccountId:
+        """Find out who presents a batch whose groups are still to come.
+
+        A node takes megabytes only from an active account that has signed for this
+        very method, gateway and moment.  What it signed for is compared by
+        :meth:`admit`, when the groups are there.
+
+        Raises:
+            Unavailable, Exhausted: the node cannot answer now.
+            Denied, Unauthenticated, Invalid: who asks is not known.
+        """
+        await self._desk.ready(asked)
+        _action(asked.method)
+        scope = SignedProof.decode(asked.proof).proof.token_hash
+        body = self._desk.verifier.present_scope(
+            asked.proof,
+            scope,
+            method=asked.method,
+            gateway=gateway,
+            now_ms=self._desk.runtime.now_ms(),
+            remember_nonce=False,
+        )
+        return body.presenter
+
+    async def admit(
+        self, asked: AskedBatch, *, gateway: AccountId, entry: bool
+    ) -> tuple[BatchCall, BatchPermit]:
+        """Take a batch through the whole path.
+
+        ``entry`` is true at the node that the client called: it remembers nonces.
+
+        Raises:
+            Unavailable: stale lease, behind, not in the map.
+            Denied, Unauthenticated, Invalid: why the request is refused; a batch that
+                puts is refused for any of its blobs, one that gets only for all.
+        """
+        current = await self._desk.ready(asked)
+        action = _action(asked.method)
+        verifier = self._desk.verifier
+        now = self._desk.runtime.now_ms()
+        presented = present_batch(
+            verifier,
+            asked.tokens,
+            asked.proof,
+            asked.groups,
+            method=asked.method,
+            gateway=gateway,
+            now_ms=now,
+            remember_nonce=entry,
+        )
+        refused = authorize_batch(verifier, presented, action, now)
+        if refused and action is Action.APPEND:
+            raise next(iter(refused.values()))
+        reads = action is Action.READ
+        whole = whole_records(verifier, presented, action, now) if reads else frozenset()
+        call = BatchCall(
+            asked.tokens,
+            asked.proof,
+            asked.method,
+            asked.groups,
+            asked.min_height,
+            current.epoch,
+            asked.request,
+            presented.proof.presenter,
+            refused,
+            whole,
+        )
+        return call, BatchPermit(self._desk, presented, action, refused)
+
+
+def _action(method: str) -> Action:
+    action = ACTIONS.get(method)
+    if action is None:
+        raise Invalid("this method is unknown", reason="unknown-method")
+    return action
+
+
+def require_writer(writer: AccountId, presenter: AccountId) -> None:
+    """Check that who puts a pack is who signs its append.
+
+    Raises:
+        Denied: ``wrong-writer``.
+    """
+    if writer != presenter:
+        raise Denied("the writer must be the presenter of the proof", reason="wrong-writer")

@@ -1,0 +1,236 @@
+"""Read the columns of packed payloads from shards: the data shards first, around failures.
+
+A *job* is what some payloads of one record in one pack take up of one data piece.  It is
+done when the shard of that index has given it, or any k others have given the same
+columns, from which it is rebuilt.  All jobs of a batch go to a peer in one call.  A call
+that takes longer than the hedge delay counts as late: its jobs are asked of others, and
+whoever is first wins.
+
+Not guaranteed: that what was read is what was written.  The reader compares each payload
+with the digest in its core, and reads around the shards that it finds damaged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from hcefs.erasure.codec import codec_for
+from hcefs.errors import Corrupt, HcefsError, Internal, Unavailable
+from hcefs.ids import AccountId
+from hcefs.integrity import Buffer
+from hcefs.metrics import Metrics
+from hcefs.placement.cluster_map import Node
+from hcefs.placement.ring import Seat
+from hcefs.runtime import Runtime
+from hcefs.stripes.hedge import HedgeTimer
+from hcefs.stripes.pack_holder import ANSWER_FULL
+from hcefs.stripes.pack_shape import PackShape
+from hcefs.transport.packs import BatchCall, ColumnsWanted, PackPeers, PackWanted
+from hcefs.transport.peers import Call, Piece
+
+CALL_SECONDS = 5.0
+"""A holder that has not answered by then counts as down for this read."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class ColumnJob:
+    """The columns of some payloads in one data piece, and what came of reading them.
+
+    ``avoid`` are indexes that proved damaged; ``every`` asks for all indexes instead of
+    as few as it takes, to find out which are.
+    """
+
+    payloads: PackWanted
+    column: int
+    shape: PackShape
+    seats: Mapping[int, Seat]
+    avoid: frozenset[int] = frozenset()
+    every: bool = False
+    found: dict[int, Buffer] = field(default_factory=dict)
+    asked: set[int] = field(default_factory=set)
+    late: set[int] = field(default_factory=set)
+    failed: dict[int, HcefsError] = field(default_factory=dict)
+
+    @property
+    def length(self) -> int:
+        """Bytes of the columns."""
+        return sum(self.shape.lengths_in(self.payloads.slots, self.column))
+
+    @property
+    def done(self) -> bool:
+        """Whether the columns are there, or can be rebuilt."""
+        if self.every:
+            return not self.asked and not self._spare()
+        return self.column in self.found or len(self.found) >= self.shape.profile.k
+
+    def _spare(self) -> list[int]:
+        """Indexes that were not asked yet."""
+        tried = {*self.found, *self.asked, *self.failed, *self.late} | self.avoid
+        return [index for index in range(self.shape.profile.n) if index not in tried]
+
+    def next(self, me: AccountId) -> list[int]:
+        """The indexes to ask now."""
+        if self.done:
+            return []
+        spare = self._spare()
+        if self.every:
+            return spare
+        if self.shape.profile.k == 1:
+            # Any copy will do, so this node's own is the nearest.
+            spare.sort(key=lambda index: self.seats[index].node.account != me)
+        elif not self.found and not self.asked and self.column in spare:
+            return [self.column]
+        if self.column in self.asked and self.column not in self.late:
+            return []
+        missing = self.shape.profile.k - len(self.found) - len(self.asked - self.late)
+        return spare[: max(0, missing)]
+
+    def data(self) -> Buffer:
+        """The columns; rebuilt where the shard of that index did not give them.
+
+        Raises:
+            Unavailable: too few shards gave them.
+            Corrupt: too few undamaged ones are left.
+        """
+        known = self.found.get(self.column)
+        if known is not None:
+            return known
+        if len(self.found) < self.shape.profile.k:
+            raise self._too_few()
+        return codec_for(self.shape.profile).rebuild(self.found, [self.column])[self.column]
+
+    def _too_few(self) -> HcefsError:
+        k = self.shape.profile.k
+        errors = list(self.failed.values())
+        for error in errors:
+            if not error.retryable and error.kind not in ("corrupt", "not-found"):
+                return error
+        reasons = ", ".join(sorted({error.reason for error in errors}))
+        if self.avoid or any(error.kind == "corrupt" for error in errors):
+            return Corrupt(
+                f"fewer than {k} undamaged shards are left ({reasons}); run a repair",
+                reason="too-few-shards",
+            )
+        return Unavailable(
+            f"fewer than {k} shards can be loaded now ({reasons}); retry later",
+            reason="too-few-shards",
+        )
+
+
+class ColumnReader:
+    """Runs jobs."""
+
+    def __init__(
+        self, runtime: Runtime, peers: PackPeers, metrics: Metrics, hedge: HedgeTimer, me: AccountId
+    ) -> None:
+        self._runtime = runtime
+        self._peers = peers
+        self._metrics = metrics
+        self._hedge = hedge
+        self._me = me
+
+    async def run(self, call: Call | BatchCall, jobs: Sequence[ColumnJob]) -> None:
+        """Read until every job is done or has nobody left to ask."""
+        running: dict[asyncio.Task[None], list[tuple[ColumnJob, int]]] = {}
+        started = self._runtime.monotonic()
+        hedged = False
+        try:
+            while True:
+                self._ask(call, jobs, running)
+                if not running or all(job.done for job in jobs):
+                    break
+                patience = None if hedged else self._hedge.delay_seconds
+                done, _ = await asyncio.wait(
+                    running, timeout=patience, return_when=asyncio.FIRST_COMPLETED
+                )
+                if not done:
+                    hedged = True
+                    self._be_late(running)
+                for task in done:
+                    del running[task]
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+        if jobs:
+            self._hedge.observe(self._runtime.monotonic() - started)
+
+    def _be_late(self, running: Mapping[asyncio.Task[None], list[tuple[ColumnJob, int]]]) -> None:
+        late = [(job, index) for asked in running.values() for job, index in asked if not job.done]
+        for job, index in late:
+            job.late.add(index)
+        self._metrics.count("hedged_loads_total", len(late))
+
+    def _ask(
+        self,
+        call: Call | BatchCall,
+        jobs: Sequence[ColumnJob],
+        running: dict[asyncio.Task[None], list[tuple[ColumnJob, int]]],
+    ) -> None:
+        """Start one call for each node that something is to be asked of."""
+        by_node: dict[int, tuple[Node, list[tuple[ColumnJob, int]]]] = {}
+        for job in jobs:
+            for index in job.next(self._me):
+                seat = job.seats[index]
+                job.asked.add(index)
+                by_node.setdefault(seat.node.node_id, (seat.node, []))[1].append((job, index))
+        for node, asked in by_node.values():
+            task = self._runtime.spawn(self._load(call, node, asked), name="columns")
+            running[task] = asked
+
+    async def _load(
+        self, call: Call | BatchCall, node: Node, asked: Sequence[tuple[ColumnJob, int]]
+    ) -> None:
+        wanted = [ColumnsWanted(job.payloads, index, job.column) for job, index in asked]
+        answers: Sequence[Piece | HcefsError]
+        try:
+            async with self._runtime.timeout(CALL_SECONDS):
+                answers = await self._peers.pack_peer(node).load_columns(call, wanted)
+        except HcefsError as error:
+            answers = [error] * len(asked)
+        except TimeoutError:
+            stalled = Unavailable("the holder does not answer", reason="stalled")
+            answers = [stalled] * len(asked)
+        except Exception as error:  # noqa: BLE001 - one holder's fault fails no other
+            answers = [Internal(f"loading failed: {type(error).__name__}")] * len(asked)
+        for position, ((job, index), answer) in enumerate(zip(asked, answers, strict=True)):
+            if not position and isinstance(answer, HcefsError) and answer.reason == ANSWER_FULL:
+                # The first always fits: a holder that says otherwise must not be asked for ever.
+                answer = Unavailable("the holder gives nothing", reason="stalled")
+            self._enter(call, node, job, index, answer)
+
+    def _enter(
+        self,
+        call: Call | BatchCall,
+        node: Node,
+        job: ColumnJob,
+        index: int,
+        answer: Piece | HcefsError,
+    ) -> None:
+        job.asked.discard(index)
+        job.late.discard(index)
+        if not isinstance(answer, HcefsError) and len(answer) != job.length:
+            answer = Corrupt("the holder sent another length", reason="wrong-length")
+        if not isinstance(answer, HcefsError):
+            job.found[index] = answer
+            return
+        if answer.reason == ANSWER_FULL:
+            return  # there is more of it: asked again
+        job.failed[index] = answer
+        if answer.kind == "corrupt":
+            self._metrics.count("corrupt_shards_total")
+        log.log(
+            logging.ERROR if answer.kind == "corrupt" else logging.WARNING,
+            "request %s: columns of pack %s index %d on node %d: %s (%s)",
+            call.request,
+            job.payloads.base,
+            index,
+            node.node_id,
+            answer.kind,
+            answer.reason,
+        )

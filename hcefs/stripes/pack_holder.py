@@ -1,0 +1,416 @@
+"""One node's own packs: the local implementation of ``PackPeer``.
+
+Owns what of a pack is visible and when.  Invariants:
+
+* A shard is stored only when layout, rows and piece agree (:mod:`.pack_checks`).  The
+  order is: the pending rows (so that the collector finds whatever comes of it), the
+  file, the key rows in one write, the other rows in one write.
+* A payload is *pending* until a block of the ledger holds the commitment of its
+  record's opening; pending payloads are not loaded, listed or named.
+* Nothing is overwritten: other bytes under a known base are ``Conflict``.
+* What is loaded is what the call names and its right reaches, payload by payload.
+
+Authorization happens before a call arrives here (:mod:`hcefs.services`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from hcefs.errors import Conflict, Corrupt, Exhausted, HcefsError, Invalid, NotFound
+from hcefs.formats.pack import PACK_SEGMENT_SIZE, PackLayout, PackOpening, split_slots
+from hcefs.formats.shard import HEADER_SIZE, ShardHeader, file_length
+from hcefs.ids import BlobBase, RecordId
+from hcefs.metrics import Metrics
+from hcefs.runtime import Runtime
+from hcefs.store.interface import KeyTable, ShardReader, ShardWriter, Stores, Table
+from hcefs.stripes.checks import Replica
+from hcefs.stripes.pack_checks import (
+    CheckedPack,
+    Scope,
+    check_openings,
+    check_pack,
+    pack_length,
+)
+from hcefs.stripes.pack_known import KnownGroup, KnownGroups, Name
+from hcefs.stripes.pack_shape import PackShape
+from hcefs.stripes.pending import PENDING_OPENING, PENDING_PACK, PendingNames
+from hcefs.stripes.shard_index import ShardIndex
+from hcefs.transport.packs import (
+    BatchCall,
+    ColumnsWanted,
+    PackedRows,
+    PackPart,
+    PackShard,
+    PackWanted,
+)
+from hcefs.transport.peers import Call, Piece
+
+ANSWER_BYTES_MAX = 3 << 20
+"""Of one answer, below the limit of messages between nodes; the rest is asked for again."""
+
+OPENING_SHARE = 8
+"""The opening is given where at least one payload in so many of it is asked for."""
+
+ANSWER_FULL = "answer-full"
+
+
+def index_name(record: RecordId, base: BlobBase) -> bytes:
+    """Key of a pack's opening in a record's listing: no single blob's, whose base it is not."""
+    return bytes(record) + bytes(base) + bytes(2)
+
+
+class PackHolder:
+    """The local holder of packs.
+
+    ``seated`` says whether this node is a seat of a record's partition.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        stores: Stores,
+        replica: Replica,
+        metrics: Metrics,
+        pending: PendingNames,
+        seated: Callable[[RecordId], bool],
+    ) -> None:
+        self._runtime = runtime
+        self._stores = stores
+        self._replica = replica
+        self._metrics = metrics
+        self._pending = pending
+        self._seated = seated
+        self._index = ShardIndex(stores.shards)
+        self._known = KnownGroups()
+
+    # -- store
+
+    async def store_pack(self, call: BatchCall, shard: PackShard) -> None:
+        listed = [
+            (index_name(group.record, shard.base), group.opening)
+            for group in shard.groups
+            if self._seated(group.record)
+        ]
+        started = self._runtime.monotonic()
+        await self._runtime.disk(self._store, call, shard, listed)
+        self._metrics.count("store_seconds_total", self._runtime.monotonic() - started)
+        self._metrics.count("packs_stored_total")
+        self._metrics.count("packed_payloads_stored_total", sum(len(g.cores) for g in shard.groups))
+
+    def _store(
+        self, call: BatchCall, shard: PackShard, listed: Sequence[tuple[bytes, bytes]]
+    ) -> None:
+        checked = check_pack(self._replica, call, shard)
+        writer = self._begin(shard, checked)
+        try:
+            with self._pending.locked([bytes(shard.base), *(name for name, _ in listed)]):
+                self._require_new(shard, listed)
+                # First what leads the collector here: whatever fails later is found again.
+                pack = bytes(shard.base) + bytes([shard.index])
+                self._pending.add(
+                    [
+                        (PENDING_PACK, bytes(shard.base), pack),
+                        *((PENDING_OPENING, name, name) for name, _ in listed),
+                    ],
+                    shard.commit_by_ms,
+                )
+                writer.finish(checked.footer.encode())
+                self._stores.keys.put_all_new(_key_rows(shard))
+                self._stores.rows.put([*_rows(shard), *_index_rows(listed)])
+        finally:
+            writer.abort()
+
+    def _begin(self, shard: PackShard, checked: CheckedPack) -> ShardWriter:
+        shape = checked.shape
+        profile = shape.profile
+        header = ShardHeader(
+            shard.base, shard.index, profile.name, profile.k, profile.m, PACK_SEGMENT_SIZE
+        )
+        size = file_length(header.geometry(pack_length(shape)))
+        writer = self._stores.shards.begin(shard.base, shard.index, size)
+        try:
+            writer.write(header.encode())
+            writer.write(shard.piece)
+        except BaseException:
+            writer.abort()
+            raise
+        return writer
+
+    def _require_new(self, shard: PackShard, listed: Sequence[tuple[bytes, bytes]]) -> None:
+        """Check that nothing else is known under this base.
+
+        Raises:
+            Conflict: it is.
+        """
+        layout = self._stores.rows.get(Table.LAYOUTS, bytes(shard.base))
+        if layout is not None and layout != shard.layout:
+            raise _row_exists()
+        self._require_listing(listed)
+
+    def _require_listing(self, listed: Sequence[tuple[bytes, bytes]]) -> None:
+        known = self._stores.rows.get_many(Table.INDEX, [name for name, _ in listed])
+        for found, (_, opening) in zip(known, listed, strict=True):
+            if found is not None and found != opening:
+                raise _row_exists()
+
+    async def store_openings(
+        self, call: BatchCall, openings: Sequence[bytes], commit_by_ms: int
+    ) -> None:
+        def keep() -> None:
+            checked = check_openings(self._replica, call, openings, commit_by_ms)
+            listed = [
+                (index_name(opening.record, opening.base), data)
+                for opening, data in zip(checked, openings, strict=True)
+            ]
+            with self._pending.locked(name for name, _ in listed):
+                self._require_listing(listed)
+                self._pending.add(
+                    [(PENDING_OPENING, name, name) for name, _ in listed], commit_by_ms
+                )
+                self._stores.rows.put(_index_rows(listed))
+
+        await self._runtime.disk(keep)
+
+    # -- load
+
+    async def load_packed(
+        self, call: Call | BatchCall, wanted: Sequence[PackWanted]
+    ) -> list[PackPart | HcefsError]:
+        return await self._runtime.disk(self._load_packed, call, wanted)
+
+    def _load_packed(
+        self, call: Call | BatchCall, wanted: Sequence[PackWanted]
+    ) -> list[PackPart | HcefsError]:
+        scope = Scope(call)
+        groups = self._groups([(each.base, each.record) for each in wanted])
+        chosen: list[tuple[list[int], list[tuple[int, HcefsError]]]] = []
+        names: list[bytes] = []
+        for each, group in zip(wanted, groups, strict=True):
+            slots, failures = _choose(each, group, scope)
+            chosen.append((slots, failures))
+            names += [each.base + slot.to_bytes(2, "big") for slot in slots]
+        cores = iter(self._stores.rows.get_many(Table.CORES, names))
+        wrapped = iter(self._stores.keys.get_many(KeyTable.KEY_ROWS, names))
+        envelopes = self._stores.keys.get_many(
+            KeyTable.PACK_ENVELOPES, [each.base + each.record for each in wanted]
+        )
+        answer: list[PackPart | HcefsError] = []
+        room = ANSWER_BYTES_MAX
+        for each, group, (slots, failures), envelope in zip(
+            wanted, groups, chosen, envelopes, strict=True
+        ):
+            rows = [(slot, next(cores), next(wrapped)) for slot in slots]
+            if isinstance(group, HcefsError):
+                answer.append(group)
+                continue
+            part = _part(each, group, rows, failures, envelope or b"", _whole(call, each, group))
+            room -= _size(part)
+            # At least one part goes, so that asking again makes progress.
+            answer.append(part if room >= 0 or not answer else _answer_full())
+        return answer
+
+    def _groups(self, names: Sequence[Name]) -> list[KnownGroup | HcefsError]:
+        """What is known of each name, from the disk where it was not asked for lately."""
+        found: dict[Name, KnownGroup | HcefsError] = {}
+        missing: list[Name] = []
+        for name in names:
+            known = self._known.get(name)
+            if known is not None:
+                found[name] = known
+            elif name not in found:
+                missing.append(name)
+                found[name] = NotFound("this blob is unknown here", reason="unknown-blob")
+        rows = self._stores.rows
+        openings = rows.get_many(Table.OPENINGS, [base + record for base, record in missing])
+        layouts = rows.get_many(Table.LAYOUTS, [bytes(base) for base, _ in missing])
+        for name, opening, layout in zip(missing, openings, layouts, strict=True):
+            if opening is None or layout is None:
+                continue
+            try:
+                found[name] = self._group(name, opening, layout)
+            except HcefsError as error:
+                found[name] = error
+        return [found[name] for name in names]
+
+    def _group(self, name: Name, encoded: bytes, layout: bytes) -> KnownGroup:
+        opening = PackOpening.decode(encoded)
+        tree = opening.tree()
+        if self._replica.leaf_index(opening.record, opening.commitment(tree)) is None:
+            raise NotFound("this blob is not committed on the ledger", reason="not-committed")
+        slots = frozenset(split_slots(opening.slots))
+        shape = PackShape.of(PackLayout.decode(layout))
+        group = KnownGroup(opening, encoded, tree, slots, layout, shape)
+        self._known.put(name, group)
+        return group
+
+    async def load_columns(
+        self, call: Call | BatchCall, wanted: Sequence[ColumnsWanted]
+    ) -> list[Piece | HcefsError]:
+        started = self._runtime.monotonic()
+        found = await self._runtime.disk(self._load_columns, call, wanted)
+        self._metrics.count("load_seconds_total", self._runtime.monotonic() - started)
+        return found
+
+    def _load_columns(
+        self, call: Call | BatchCall, wanted: Sequence[ColumnsWanted]
+    ) -> list[Piece | HcefsError]:
+        scope = Scope(call)
+        groups = self._groups([(each.payloads.base, each.payloads.record) for each in wanted])
+        readers: dict[tuple[BlobBase, int], ShardReader] = {}
+        answer: list[Piece | HcefsError] = []
+        room = ANSWER_BYTES_MAX
+        try:
+            for each, group in zip(wanted, groups, strict=True):
+                try:
+                    runs = _runs(each, group, scope)
+                    room -= sum(length for _, length in runs)
+                    if room < 0 and answer:
+                        raise _answer_full()
+                    answer.append(self._columns(each, runs, readers))
+                except HcefsError as error:
+                    answer.append(error)
+        finally:
+            for reader in readers.values():
+                reader.close()
+        return answer
+
+    def _columns(
+        self,
+        wanted: ColumnsWanted,
+        runs: Sequence[tuple[int, int]],
+        readers: dict[tuple[BlobBase, int], ShardReader],
+    ) -> bytes:
+        name = (wanted.payloads.base, wanted.index)
+        reader = readers.get(name)
+        if reader is None:
+            self._index.footer(*name)  # checks the file
+            reader = readers[name] = self._stores.shards.open(*name)
+        return b"".join(reader.read_at(HEADER_SIZE + offset, length) for offset, length in runs)
+
+
+def _row_exists() -> Conflict:
+    return Conflict(
+        "other rows are stored under the base of this pack: draw a new one for each put",
+        reason="row-exists",
+    )
+
+
+def _answer_full() -> Exhausted:
+    return Exhausted("the answer is full: ask for the rest again", reason=ANSWER_FULL)
+
+
+def _key_rows(shard: PackShard) -> list[tuple[KeyTable, bytes, bytes]]:
+    base = bytes(shard.base)
+    rows: list[tuple[KeyTable, bytes, bytes]] = []
+    for group in shard.groups:
+        slots, wrapped = group.slots, group.wrapped_keys
+        rows += [
+            (KeyTable.KEY_ROWS, base + slots[2 * i : 2 * i + 2], wrapped[40 * i : 40 * i + 40])
+            for i in range(len(group.cores))
+        ]
+        rows.append((KeyTable.PACK_ENVELOPES, base + group.record, group.envelope))
+    return rows
+
+
+def _rows(shard: PackShard) -> list[tuple[Table, bytes, bytes]]:
+    base = bytes(shard.base)
+    rows: list[tuple[Table, bytes, bytes]] = [(Table.LAYOUTS, base, shard.layout)]
+    for group in shard.groups:
+        slots = group.slots
+        rows += [
+            (Table.CORES, base + slots[2 * i : 2 * i + 2], core)
+            for i, core in enumerate(group.cores)
+        ]
+        rows.append((Table.OPENINGS, base + group.record, group.opening))
+    return rows
+
+
+def _index_rows(listed: Sequence[tuple[bytes, bytes]]) -> list[tuple[Table, bytes, bytes]]:
+    return [(Table.INDEX, name, opening) for name, opening in listed]
+
+
+def _choose(
+    wanted: PackWanted, group: KnownGroup | HcefsError, scope: Scope
+) -> tuple[list[int], list[tuple[int, HcefsError]]]:
+    """The slots that are served, and why others are not."""
+    slots: list[int] = []
+    failures: list[tuple[int, HcefsError]] = []
+    if isinstance(group, HcefsError):
+        return slots, failures
+    for slot in wanted.slots:
+        error = scope.refusal(wanted.record, wanted.base + slot.to_bytes(2, "big"))
+        if error is None and slot not in group.slots:
+            error = NotFound("this blob is unknown here", reason="unknown-blob")
+        if error is None:
+            slots.append(slot)
+        else:
+            failures.append((slot, error))
+    return slots, failures
+
+
+def _whole(call: Call | BatchCall, wanted: PackWanted, group: KnownGroup) -> bool:
+    """Whether the whole opening may be shown, and is worth it."""
+    return (
+        isinstance(call, BatchCall)
+        and wanted.record in call.whole
+        and len(wanted.slots) * OPENING_SHARE >= len(group.slots)
+    )
+
+
+def _part(
+    wanted: PackWanted,
+    group: KnownGroup,
+    rows: Sequence[tuple[int, bytes | None, bytes | None]],
+    failures: Sequence[tuple[int, HcefsError]],
+    envelope: bytes,
+    whole: bool,
+) -> PackPart:
+    served: list[PackedRows] = []
+    missing: list[tuple[int, HcefsError]] = list(failures)
+    for slot, core, wrapped in rows:
+        if core is None:
+            missing.append((slot, Corrupt("the core of a payload is gone", reason="missing-row")))
+            continue
+        proof = b"" if whole else group.opening.proof(slot, group.tree).encode()
+        served.append(PackedRows(slot, core, wrapped or b"", proof))
+    opening = group.encoded if whole else b""
+    return PackPart(
+        wanted.record, wanted.base, group.layout, envelope, opening, tuple(served), tuple(missing)
+    )
+
+
+def _size(part: PackPart) -> int:
+    """Bytes of a part in an answer, about."""
+    return (
+        len(part.layout)
+        + len(part.envelope)
+        + len(part.opening)
+        + 128
+        + sum(len(rows.core) + len(rows.wrapped) + len(rows.proof) + 32 for rows in part.payloads)
+        + 256 * len(part.failures)
+    )
+
+
+def _runs(
+    wanted: ColumnsWanted, group: KnownGroup | HcefsError, scope: Scope
+) -> list[tuple[int, int]]:
+    """What of the shard's piece is read.
+
+    Raises:
+        HcefsError: the payloads are not here, or the call does not reach all of them.
+    """
+    if isinstance(group, HcefsError):
+        raise group
+    if not 0 <= wanted.column_of < group.shape.profile.k:
+        raise Invalid("a column is one of a data piece", reason="bad-index")
+    if not 0 <= wanted.index < group.shape.profile.n:
+        raise Invalid(f"index {wanted.index} is not in the profile", reason="bad-index")
+    own = wanted.payloads
+    for slot in own.slots:
+        error = scope.refusal(own.record, own.base + slot.to_bytes(2, "big"))
+        if error is None and slot not in group.slots:
+            error = NotFound("this blob is unknown here", reason="unknown-blob")
+        if error is not None:
+            raise error
+    return group.shape.runs_in(own.slots, wanted.column_of)

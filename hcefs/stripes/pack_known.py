@@ -1,0 +1,72 @@
+"""What this node has been asked for of packs lately: openings with their trees, and shapes.
+
+Only groups that the ledger has committed are kept, and those do not change any more.
+Bounded by the number of payloads, because a tree has a node for each.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from hcefs.formats.pack import PackOpening
+from hcefs.ids import BlobBase, RecordId
+from hcefs.integrity import MerkleTree
+from hcefs.stripes.pack_shape import PackShape
+
+WEIGHT_MAX = 1 << 16
+"""About 250 bytes each."""
+
+GROUP_WEIGHT = 16
+"""What a group weighs beside its payloads."""
+
+Name = tuple[BlobBase, RecordId]
+
+
+@dataclass(frozen=True)
+class KnownGroup:
+    """What a pack holds of one record, committed: its opening and where the payloads lie."""
+
+    opening: PackOpening
+    encoded: bytes
+    tree: MerkleTree = field(repr=False)
+    slots: frozenset[int]
+    layout: bytes
+    shape: PackShape
+
+
+class KnownGroups:
+    """The groups that were asked for last.  Thread-safe."""
+
+    def __init__(self, weight_max: int = WEIGHT_MAX) -> None:
+        self._weight_max = weight_max
+        self._weight = 0
+        self._groups: OrderedDict[Name, KnownGroup] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, name: Name) -> KnownGroup | None:
+        """A group that is known."""
+        with self._lock:
+            found = self._groups.get(name)
+            if found is not None:
+                self._groups.move_to_end(name)
+            return found
+
+    def put(self, name: Name, group: KnownGroup) -> None:
+        """Keep a group, and drop those that were not asked for longest."""
+        with self._lock:
+            self._drop(name)
+            self._groups[name] = group
+            self._weight += _weight(group)
+            while self._weight > self._weight_max and len(self._groups) > 1:
+                self._drop(next(iter(self._groups)))
+
+    def _drop(self, name: Name) -> None:
+        old = self._groups.pop(name, None)
+        if old is not None:
+            self._weight -= _weight(old)
+
+
+def _weight(group: KnownGroup) -> int:
+    return GROUP_WEIGHT + len(group.slots) + group.shape.payloads // 8

@@ -1,0 +1,149 @@
+"""Holders of packs over gRPC with mutual TLS, on the channels of :mod:`.grpc_peers`.
+
+Calls are unary, and every message stays below the limit between nodes: a piece of a
+pack has at most 1 MiB, its rows at most 3 MiB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+
+from hcefs.errors import Denied, HcefsError, Invalid
+from hcefs.ids import AccountId
+from hcefs.integrity import crc32c
+from hcefs.placement.cluster_map import Node
+from hcefs.transport.grpc_peers import (
+    HEAD_KEY,
+    MESSAGE_BYTES_MAX,
+    UNARY_SECONDS,
+    Channels,
+    Connect,
+    between_nodes,
+    context_of,
+    observe,
+)
+from hcefs.transport.pack_messages import (
+    batch_context,
+    columns_of,
+    columns_wanted_message,
+    pack_group_message,
+    pack_wanted_message,
+    parts_of,
+)
+from hcefs.transport.packs import (
+    BatchCall,
+    ColumnsWanted,
+    PackPart,
+    PackPeer,
+    PackShard,
+    PackWanted,
+)
+from hcefs.transport.peers import Call, Heads, Piece
+from hcefs.transport.status import from_rpc_error
+from hcefs.wire.v1 import shard_pb2
+
+STORE_SECONDS = 60.0
+"""Longer than any put waits: the writer has the deadline, this only frees what hangs."""
+
+
+class GrpcPackPeer:
+    """A remote holder of packs, as a gateway calls it."""
+
+    def __init__(self, connect: Connect, heads: Heads) -> None:
+        self._connect = connect
+        self._heads = heads
+
+    async def _unary(
+        self, name: str, request: Any, response: Any, seconds: float = UNARY_SECONDS
+    ) -> Any:
+        data = request.SerializeToString()
+        if len(data) > MESSAGE_BYTES_MAX:
+            raise Invalid(
+                f"{name} would have {len(data)} bytes, {MESSAGE_BYTES_MAX} are the most: use "
+                "fewer payloads or tokens in one request",
+                reason="message-too-large",
+            )
+        channel = await self._connect()
+        method = channel.unary_unary(
+            f"/hcefs.v1.Shards/{name}", response_deserializer=response.FromString
+        )
+        head = self._heads.current()
+        call = method(data, timeout=seconds, metadata=[(HEAD_KEY, head)] if head else [])
+        try:
+            answer = await call
+        except grpc.aio.AioRpcError as error:
+            raise between_nodes(from_rpc_error(error)) from None
+        observe(self._heads, await call.initial_metadata())
+        return answer
+
+    async def store_pack(self, call: BatchCall, shard: PackShard) -> None:
+        piece = bytes(shard.piece)
+        request = shard_pb2.StorePackRequest(
+            context=batch_context(call, groups=False),
+            base=bytes(shard.base),
+            index=shard.index,
+            layout=shard.layout,
+            piece=piece,
+            crc32c=crc32c(piece),
+            piece_digest=shard.piece_digest,
+            groups=[pack_group_message(group) for group in shard.groups],
+            commit_by_ms=shard.commit_by_ms,
+        )
+        await self._unary("StorePack", request, shard_pb2.StorePackResponse, STORE_SECONDS)
+
+    async def store_openings(
+        self, call: BatchCall, openings: Sequence[bytes], commit_by_ms: int
+    ) -> None:
+        request = shard_pb2.StoreOpeningsRequest(
+            context=batch_context(call), openings=openings, commit_by_ms=commit_by_ms
+        )
+        await self._unary("StoreOpenings", request, shard_pb2.StoreOpeningsResponse, STORE_SECONDS)
+
+    async def load_packed(
+        self, call: Call | BatchCall, wanted: Sequence[PackWanted]
+    ) -> list[PackPart | HcefsError]:
+        request = shard_pb2.LoadPackedRequest(wanted=[pack_wanted_message(each) for each in wanted])
+        _enter(request, call)
+        answer = await self._unary("LoadPacked", request, shard_pb2.LoadPackedResponse)
+        return parts_of(wanted, answer.parts)
+
+    async def load_columns(
+        self, call: Call | BatchCall, wanted: Sequence[ColumnsWanted]
+    ) -> list[Piece | HcefsError]:
+        request = shard_pb2.LoadColumnsRequest(
+            wanted=[columns_wanted_message(each) for each in wanted]
+        )
+        _enter(request, call)
+        answer = await self._unary("LoadColumns", request, shard_pb2.LoadColumnsResponse)
+        return columns_of(len(wanted), answer.columns)
+
+
+def _enter(request: Any, call: Call | BatchCall) -> None:
+    if isinstance(call, BatchCall):
+        request.batch.CopyFrom(batch_context(call))
+    else:
+        request.call.CopyFrom(context_of(call))
+
+
+class GrpcPackPeers:
+    """All holders of packs: the local one for this node, channels for the others."""
+
+    def __init__(self, channels: Channels, me: AccountId, local: PackPeer) -> None:
+        self._channels = channels
+        self._me = me
+        self._local = local
+
+    def pack_peer(self, node: Node) -> PackPeer:
+        if node.account == self._me:
+            return self._local
+
+        async def connect() -> Any:
+            try:
+                return await self._channels.get(node.account, node.peer_address)
+            except Denied as error:
+                raise between_nodes(error) from None
+
+        return GrpcPackPeer(connect, self._channels.heads)
