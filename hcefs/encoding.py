@@ -109,8 +109,44 @@ def _check(value: Any, depth: int) -> None:
         raise Invalid(f"type {kind.__name__} is not allowed here", reason="malformed-encoding")
 
 
-_Pack = Callable[[Any], Any]
+_Write = Callable[[Any], bytes]
 _Unpack = Callable[[Any], Any]
+
+_INT, _BYTES, _TEXT, _ARRAY = 0x00, 0x40, 0x60, 0x80
+"""Major types of CBOR, in the upper three bits."""
+
+
+def _head(major: int, number: int) -> bytes:
+    """The first bytes of a value: its major type with an integer below 2^64, shortest form."""
+    if number < 24:
+        return bytes((major | number,))
+    for extra, size in ((24, 1), (25, 2), (26, 4), (27, 8)):
+        if number < 1 << 8 * size:
+            return bytes((major | extra,)) + number.to_bytes(size, "big")
+    raise OverflowError(number)
+
+
+_TABLE = 256
+_INT_HEADS = tuple(_head(_INT, number) for number in range(_TABLE))
+_BYTES_HEADS = tuple(_head(_BYTES, number) for number in range(_TABLE))
+
+
+def _write_int(value: int) -> bytes:
+    if 0 <= value < _TABLE:
+        return _INT_HEADS[value]
+    if 1 << 32 <= value < _INT_END:  # a time in milliseconds
+        return b"\x1b" + value.to_bytes(8, "big")
+    return dumps(int(value))
+
+
+def _write_bytes(value: bytes) -> bytes:
+    size = len(value)
+    return (_BYTES_HEADS[size] if size < _TABLE else _head(_BYTES, size)) + value
+
+
+def _write_text(value: str) -> bytes:
+    data = value.encode()
+    return _head(_TEXT, len(data)) + data
 
 
 def _wrong(what: str, value: Any) -> NoReturn:
@@ -149,11 +185,11 @@ def _bool(value: Any) -> bool:
     return bool(value)
 
 
-def _optional(hint: Any) -> tuple[_Pack, _Unpack]:
+def _optional(hint: Any) -> tuple[_Write, _Unpack]:
     inner = [arg for arg in typing.get_args(hint) if arg is not type(None)]
     if len(inner) != 1:
         raise TypeError(f"unsupported union {hint}")
-    pack, unpack = _codec_of(inner[0])
+    write, unpack = _codec_of(inner[0])
 
     def unpack_optional(value: Any) -> Any:
         items = _sequence(value)
@@ -161,22 +197,22 @@ def _optional(hint: Any) -> tuple[_Pack, _Unpack]:
             raise Invalid("expected at most one element", reason="malformed-encoding")
         return unpack(items[0]) if items else None
 
-    return (lambda v: [] if v is None else [pack(v)]), unpack_optional
+    return (lambda v: b"\x80" if v is None else b"\x81" + write(v)), unpack_optional
 
 
-def _tuple(hint: Any) -> tuple[_Pack, _Unpack]:
+def _tuple(hint: Any) -> tuple[_Write, _Unpack]:
     args = typing.get_args(hint)
     if len(args) != 2 or args[1] is not Ellipsis:
         raise TypeError(f"unsupported tuple {hint}")
-    pack, unpack = _codec_of(args[0])
+    write, unpack = _codec_of(args[0])
     return (
-        lambda v: [pack(item) for item in v],
+        lambda v: _head(_ARRAY, len(v)) + b"".join([write(item) for item in v]),
         lambda v: tuple([unpack(item) for item in _sequence(v)]),
     )
 
 
-def _codec_of(hint: Any) -> tuple[_Pack, _Unpack]:
-    """The functions that turn a value of a type into a CBOR value and back."""
+def _codec_of(hint: Any) -> tuple[_Write, _Unpack]:
+    """The functions that write a value of a type and convert one that was parsed."""
     origin = typing.get_origin(hint)
     if origin in (types.UnionType, typing.Union):
         return _optional(hint)
@@ -185,85 +221,88 @@ def _codec_of(hint: Any) -> tuple[_Pack, _Unpack]:
     if not isinstance(hint, type):
         raise TypeError(f"unsupported field type {hint}")
     if hint is bool:
-        return int, _bool
+        return _write_int, _bool
     if issubclass(hint, (enum.IntEnum, enum.IntFlag)):
-        return int, _enum_of(hint)
+        return (lambda v: _write_int(int(v))), _enum_of(hint)
     if issubclass(hint, Encoded):
-        return hint._functions()
-    inline = _inline(hint)
+        made = hint._functions()
+        return made.inside, made.unpack
+    write, check = _plain(hint)
     scope: dict[str, Any] = {"hint": hint, "new": bytes.__new__, "wrong": _wrong}
-    source = f"def unpack(v):\n{inline.check('v', 'hint')}\n return v"
-    exec(source, scope)  # noqa: S102 - made of the names in _inline alone
-    return inline.pack, scope["unpack"]
+    source = f"def unpack(v):\n{check('v', 'hint')}\n return v"
+    exec(source, scope)  # noqa: S102 - made of the lines of _plain alone
+    return write, scope["unpack"]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Inline:
-    """How a plain type is packed, and the lines that check and convert ``{v}``."""
-
-    pack: type
-    lines: str
-
-    def check(self, value: str, hint: str) -> str:
-        return self.lines.format(v=value, hint=hint, low=_INT_MIN, end=_INT_END)
+_CHECK_INT = " if type({v}) is not int or not {low} <= {v} < {end}: wrong('an integer', {v})"
+_CHECK_TEXT = " if type({v}) is not str: wrong('text', {v})"
+_CHECK_BYTES = " if type({v}) is not bytes: wrong('bytes', {v})"
+# The length is compared here too, because the call of a constructor costs more.
+_CHECK_ID = _CHECK_BYTES + "\n {v} = new({hint}, {v}) if len({v}) == {hint}.SIZE else {hint}({v})"
 
 
-_INT = _Inline(
-    int, " if type({v}) is not int or not {low} <= {v} < {end}: wrong('an integer', {v})"
-)
-_STR = _Inline(str, " if type({v}) is not str: wrong('text', {v})")
-_BYTES = _Inline(bytes, " if type({v}) is not bytes: wrong('bytes', {v})")
-_ID = _Inline(
-    bytes,
-    # The length is checked here too, because the call of a constructor costs more than it.
-    _BYTES.lines + "\n {v} = new({hint}, {v}) if len({v}) == {hint}.SIZE else {hint}({v})",
-)
+def _plain(hint: type) -> tuple[_Write, Callable[[str, str], str]]:
+    """How a plain type is written, and the lines that check and convert a variable.
 
-
-def _inline(hint: type) -> _Inline:
-    """
     Raises:
         TypeError: a type that has no encoding.
     """
+    write: _Write
     if hint is int:
-        return _INT
-    if hint is str:
-        return _STR
-    if hint is bytes:
-        return _BYTES
-    if issubclass(hint, FixedBytes):
-        return _ID
-    raise TypeError(f"unsupported field type {hint}")
+        write, lines = _write_int, _CHECK_INT
+    elif hint is str:
+        write, lines = _write_text, _CHECK_TEXT
+    elif hint is bytes:
+        write, lines = _write_bytes, _CHECK_BYTES
+    elif issubclass(hint, FixedBytes):
+        write, lines = _write_bytes, _CHECK_ID
+    else:
+        raise TypeError(f"unsupported field type {hint}")
+    return write, lambda v, name: lines.format(v=v, hint=name, low=_INT_MIN, end=_INT_END)
 
 
-def _write(cls: type[Encoded]) -> tuple[_Pack, _Unpack]:
-    """The functions of a class: ``pack(self) -> list`` and ``unpack(list) -> cls``."""
+def _is_plain(hint: Any) -> bool:
+    return isinstance(hint, type) and not issubclass(hint, (Encoded, enum.Enum, bool))
+
+
+class _Functions(typing.NamedTuple):
+    """What is made for a class.
+
+    ``inside`` writes the array of its fields as a part of another value, ``outside``
+    with kind and version; ``unpack`` is given the parsed array of the fields.
+    """
+
+    inside: _Write
+    outside: _Write
+    unpack: _Unpack
+
+
+def _functions_of(cls: type[Encoded]) -> _Functions:
     hints = typing.get_type_hints(cls)
     scope: dict[str, Any] = {"cls": cls, "new": bytes.__new__, "wrong": _wrong, "count": _count}
-    packed: list[str] = []
     lines: list[str] = []
-    values: list[str] = []
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
-        hint, value = hints[field.name], f"v{len(values)}"
-        values.append(value)
-        if (
-            hint is not bool
-            and isinstance(hint, type)
-            and not issubclass(hint, (Encoded, enum.Enum))
-        ):
-            inline = _inline(hint)
+    named = [
+        (f"v{number}", field.name)
+        for number, field in enumerate(dataclasses.fields(cls))  # type: ignore[arg-type]
+    ]
+    values = [value for value, _ in named]
+    for value, name in named:
+        hint = hints[name]
+        if _is_plain(hint):
+            scope[f"w{value}"], check = _plain(hint)
             scope[f"t{value}"] = hint
-            packed.append(f"{inline.pack.__name__}(o.{field.name})")
-            lines.append(inline.check(value, f"t{value}"))
+            lines.append(check(value, f"t{value}"))
         else:
-            scope[f"p{value}"], scope[f"u{value}"] = _codec_of(hint)
-            packed.append(f"p{value}(o.{field.name})")
+            scope[f"w{value}"], scope[f"u{value}"] = _codec_of(hint)
             lines.append(f" {value} = u{value}({value})")
     names = ", ".join(values)
+    fields = "".join(f"w{value}(o.{name}), " for value, name in named)
+    inside = _head(_ARRAY, len(values))
+    outside = _head(_ARRAY, 2 + len(values)) + _write_text(cls.KIND) + _write_int(cls.VERSION)
     source = "\n".join(
         (
-            "def pack(o):",
-            f" return [{', '.join(packed)}]",
+            f"def inside(o):\n return b''.join(({inside!r}, {fields}))",
+            f"def outside(o):\n return b''.join(({outside!r}, {fields}))",
             "def unpack(values):",
             f" if type(values) is not list or len(values) != {len(values)}: count(cls, values)",
             f" [{names}] = values",
@@ -272,7 +311,7 @@ def _write(cls: type[Encoded]) -> tuple[_Pack, _Unpack]:
         )
     )
     exec(source, scope)  # noqa: S102 - made of field names and the lines above alone
-    return scope["pack"], scope["unpack"]
+    return _Functions(scope["inside"], scope["outside"], scope["unpack"])
 
 
 def _count(cls: type[Encoded], values: Any) -> NoReturn:
@@ -295,16 +334,16 @@ class Encoded:
     MAX_BYTES: ClassVar[int] = MAX_BYTES
 
     @classmethod
-    def _functions(cls) -> tuple[_Pack, _Unpack]:
-        made = cls.__dict__.get("_made_functions")
+    def _functions(cls) -> _Functions:
+        made: _Functions | None = cls.__dict__.get("_made_functions")
         if made is None:
-            made = _write(cls)
+            made = _functions_of(cls)
             cls._made_functions = made  # type: ignore[attr-defined]
-        return typing.cast(tuple[_Pack, _Unpack], made)
+        return made
 
     def fields(self) -> list[Any]:
         """The field values as a CBOR array, without kind and version."""
-        return typing.cast(list[Any], self._functions()[0](self))
+        return _sequence(_parse(self._functions().inside(self)))
 
     @classmethod
     def from_fields(cls, values: Any) -> Self:
@@ -313,11 +352,11 @@ class Encoded:
         Raises:
             Invalid: wrong number or type of fields, or a value the type refuses.
         """
-        return typing.cast(Self, cls._functions()[1](values))
+        return typing.cast(Self, cls._functions().unpack(values))
 
     def encode(self) -> bytes:
         """The canonical bytes."""
-        return dumps([self.KIND, self.VERSION, *self._functions()[0](self)])
+        return self._functions().outside(self)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:

@@ -156,6 +156,41 @@ def test_encoded_round_trip_and_shape() -> None:
     ]  # fmt: skip
 
 
+integers = st.integers(-(1 << 63), (1 << 64) - 1) | st.sampled_from(
+    [0, 23, 24, 255, 256, 65_535, 65_536, (1 << 32) - 1, 1 << 32, (1 << 64) - 1, -1, -257]
+)
+texts = st.text(max_size=30) | st.sampled_from([23, 24, 255, 256, 65_536]).map(lambda n: "x" * n)
+inners = st.builds(Inner, integers, texts)
+outers = st.builds(
+    Outer,
+    st.binary(min_size=16, max_size=16).map(RecordId),
+    inners,
+    st.lists(inners, max_size=3).map(tuple)
+    | st.sampled_from([23, 24, 255, 256]).map(lambda n: (Inner(n, ""),) * n),
+    st.none() | st.sampled_from([0, 23, 24, 255, 256, 65_535, 65_536]).map(bytes),
+    st.booleans(),
+    st.sampled_from(Colour),
+    st.integers(0, 3).map(Rights),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(outers)
+def test_what_is_written_is_what_the_library_writes(value: Outer) -> None:
+    def inner(part: Inner) -> list[Any]:
+        return [part.number, part.name]
+
+    assert value.encode() == dumps(
+        [
+            "test-outer", 3, bytes(value.record), inner(value.inner),
+            [inner(item) for item in value.items],
+            [] if value.maybe is None else [value.maybe],
+            int(value.flag), int(value.colour), int(value.rights),
+        ]
+    )  # fmt: skip
+    assert Outer.decode(value.encode()) == value
+
+
 def test_none_is_an_empty_array() -> None:
     value = Outer(RECORD, Inner(0, ""), (), None, False, Colour.RED, Rights(0))
     assert loads(value.encode())[5] == []
