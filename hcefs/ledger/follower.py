@@ -394,7 +394,9 @@ class Follower:
                 if not self._is_next(block, previous, known):
                     continue
                 overlay, outcomes = self._replay(state, block, previous)
-                applied.append(AppliedBlock(block, overlay.writes, tuple(outcomes)))
+                applied.append(
+                    AppliedBlock(block, overlay.writes, tuple(outcomes), overlay.written_facts)
+                )
                 state, previous = overlay, block.header
                 hashes[previous.height] = previous.hash()
         except (HcefsError, _Forked) as error:
@@ -455,8 +457,9 @@ class Follower:
     def _replay(
         self, state: State, block: Block, previous: BlockHeader | None
     ) -> tuple[Overlay, Sequence[Outcome]]:
+        """Replay a block that passed :meth:`_is_next`, which saw to its signature and root."""
         try:
-            return machine.replay(state, block, self._genesis, previous)
+            return machine.replay_signed(state, block, self._genesis, previous)
         except Corrupt as error:
             raise Corrupt(
                 f"the writer signed block {block.header.height}, but it does not replay here "

@@ -9,8 +9,9 @@ Every replica, the writer's included, is one of these.  Its rows are laid out in
   ``Corrupt(reason="bad-row")`` and never an answer.
 * Only the next block can be appended.  After a failed write nothing more is
   written: what is on disk is not known until the folder is opened again.
-* Reads are safe from any thread.  What is decoded is remembered by its bytes, and
-  the bytes are read each time, so a remembered fact cannot be a stale one.
+* Reads are safe from any thread.  Facts of the state are remembered until the
+  write that changes them (:mod:`hcefs.ledger.facts`), those of a snapshot and of
+  other rows by their bytes, which are read each time.
 
 Not guaranteed: that blocks are valid (:func:`hcefs.ledger.machine.replay` says so
 before they come here; :meth:`LedgerLog.verify_chain` says so again).  Two reads of
@@ -24,7 +25,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import rocksdict
 
@@ -35,6 +36,7 @@ from hcefs.integrity import leaf_hash
 from hcefs.ledger import machine
 from hcefs.ledger.block import Block, BlockHeader, SignedHead, previous_hash
 from hcefs.ledger.draft import Draft
+from hcefs.ledger.facts import FactMemory
 from hcefs.ledger.genesis import Genesis
 from hcefs.ledger.outcome import Leaf
 from hcefs.ledger.rows import (
@@ -115,6 +117,11 @@ class _Rows:
         found = _translated(self._database.get, key)
         return None if found is None else unseal(key, found)
 
+    def present(self, keys: list[bytes]) -> list[bool]:
+        """Which of the rows there are; asks once for all."""
+        found: list[Any] = _translated(self._database.get, keys)  # type: ignore[arg-type]
+        return [value is not None for value in found]
+
     def rows(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Rows under a prefix from ``start`` (within it) on, as of the first step."""
         cursor = _translated(self._database.iter)
@@ -131,6 +138,11 @@ class _Rows:
         """Pairs of the state by ascending key."""
         for key, value in self.rows(STATE_ROWS + prefix):
             yield prefix + key, value
+
+    def fact(self, cls: type[_Fact], key: bytes) -> _Fact | None:
+        """A value of the state, decoded."""
+        value = self.get(key)
+        return None if value is None else decode_row(cls, value)
 
 
 class _FrozenRows(_Rows):
@@ -161,15 +173,7 @@ class _FrozenRows(_Rows):
         return _step(self._cursor, prefix)
 
 
-class _RowsView(StateView):
-    """A view that remembers what it decodes."""
-
-    def _read(self, cls: type[_Fact], key: bytes) -> _Fact | None:
-        value = self._state.get(key)
-        return None if value is None else decode_row(cls, value)
-
-
-class LedgerLog(_RowsView):
+class LedgerLog(StateView):
     """A replica of the ledger on disk.  Implements ``State`` and ``LedgerView``.
 
     Every method raises ``Corrupt(reason="bad-row")`` when a row it needs fails its
@@ -180,7 +184,8 @@ class LedgerLog(_RowsView):
         """Use :meth:`open`."""
         self._database = database
         self._rows = _Rows(database)
-        super().__init__(self._rows, 0, 0)
+        self._facts = FactMemory()
+        super().__init__(self, 0, 0)
         self.path = path
         self.genesis = genesis
         self._writing = threading.Lock()
@@ -297,6 +302,17 @@ class LedgerLog(_RowsView):
         """Pairs of the state by ascending key."""
         return self._rows.scan(prefix)
 
+    def fact(self, cls: type[_Fact], key: bytes) -> _Fact | None:
+        """A value of the state, decoded; remembered until a block changes it."""
+        remembered = self._facts.get(key)
+        if remembered is not None:
+            return cast(_Fact, remembered)
+        writes = self._facts.writes
+        found = self._rows.fact(cls, key)
+        if found is not None:
+            self._facts.keep(key, found, writes)
+        return found
+
     def snapshot(self) -> StateView:
         """All facts at one height, whatever is appended meanwhile.
 
@@ -306,9 +322,9 @@ class LedgerLog(_RowsView):
         rows = _FrozenRows(self._database)
         row = rows.row(TIP_ROW)
         if row is None:
-            return _RowsView(rows, 0, self.genesis.time_ms)
+            return StateView(rows, 0, self.genesis.time_ms)
         tip = decode_row(BlockHeader, row)
-        return _RowsView(rows, tip.height, tip.time_ms)
+        return StateView(rows, tip.height, tip.time_ms)
 
     # Blocks and transactions.
 
@@ -417,7 +433,7 @@ class LedgerLog(_RowsView):
             return
         with self._writing:
             self._check_writable()
-            draft = Draft(self._rows.row, self.subtree)
+            draft = Draft(self._rows.present)
             tip = self._tip
             for each in applied:
                 header = each.block.header
@@ -437,6 +453,7 @@ class LedgerLog(_RowsView):
             if newer and head is not None:
                 draft.put(HEAD_ROW, head.encode())
             self._write(_batch(draft))
+            self._facts.change(draft.facts)
             # The height is told last: who has seen it, sees everything at it.
             if newer:
                 self._head = head
@@ -518,6 +535,7 @@ class LedgerLog(_RowsView):
                 _translated(self._database.write, batch)
         except BaseException:
             self._broken = True
+            self._facts.forget()
             raise
 
 

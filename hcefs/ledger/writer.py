@@ -356,7 +356,8 @@ class LedgerWriter:
             return None, answers
         block = self._sign(context, transactions, state)
         head = self._sign_head(block.header, block.header.app_hash, now_ms)
-        log.append([AppliedBlock(block, state.writes, tuple(outcomes))], head)
+        applied = AppliedBlock(block, state.writes, tuple(outcomes), state.written_facts)
+        log.append([applied], head)
         return head, answers
 
     def _sign(self, context: BlockContext, transactions: list[bytes], state: Overlay) -> Block:
