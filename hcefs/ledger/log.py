@@ -192,7 +192,10 @@ class LedgerLog(StateView):
         self._broken = False
         self._genesis_app_hash = machine.genesis_state(genesis)[1]
         self._tip = self._fact(TIP_ROW, BlockHeader)
+        # Shown at once and written later: each under its own lock, taken in this order.
+        self._showing = threading.Lock()
         self._head = self._fact(HEAD_ROW, SignedHead)
+        self._head_written = self._head
         self._map = super().cluster_map()
         self._sync = rocksdict.WriteOptions()
         self._sync.sync = True
@@ -250,6 +253,9 @@ class LedgerLog(StateView):
     def close(self) -> None:
         """Close the folder; a second call does nothing."""
         with self._writing:
+            if not self._broken and self._head is not self._head_written:
+                with contextlib.suppress(HcefsError):
+                    self._write_head(self._head, sync=False)
             self._broken = True
             # Closing twice is an error to the binding.
             with contextlib.suppress(rocksdict.DbClosedError):
@@ -449,32 +455,46 @@ class LedgerLog(StateView):
             if tip is None:
                 return
             draft.put(TIP_ROW, tip.encode())
-            newer = head is not None and _is_newer(head, self._head)
-            if newer and head is not None:
+            shown = self._head
+            if head is None or not _is_newer(head, shown):
+                head = shown
+            if head is not None and head is not self._head_written:
                 draft.put(HEAD_ROW, head.encode())
             self._write(_batch(draft))
             self._facts.change(draft.facts)
+            self._head_written = head
             # The height is told last: who has seen it, sees everything at it.
-            if newer:
-                self._head = head
+            self._show(head)
             if draft.map_changed:
                 self._map = super().cluster_map()
             self._tip = tip
 
     def keep_head(self, head: SignedHead) -> None:
-        """Keep a verified head if it is newer; fsynced only when it is higher.
+        """Keep a verified head if it is newer; fsynced only when its block is not here.
 
-        A mere renewal may be lost by a crash: the lease then ends earlier.
+        Only then does it state what nothing else here does.  A mere renewal may be
+        lost by a crash: the lease then ends earlier.
         """
         with self._writing:
             known = self._head
             if not _is_newer(head, known):
                 return
             self._check_writable()
-            batch = rocksdict.WriteBatch(raw_mode=True)
-            batch.put(HEAD_ROW, seal(HEAD_ROW, head.encode()))
-            self._write(batch, sync=known is None or head.height > known.height)
+            self._write_head(head, sync=known is None or head.height > self.height)
+            self._show(head)
+
+    def show_head(self, head: SignedHead) -> bool:
+        """Take the verified head of a block that is new here, without waiting for the disk.
+
+        It is written with the next block or renewal, or when the log is closed.  False
+        says that it is another kind of head: it is for :meth:`keep_head`.
+        """
+        with self._showing:
+            known = self._head
+            if known is None or not known.height < head.height <= self.height:
+                return not _is_newer(head, known)
             self._head = head
+            return True
 
     def keep_fork(self, proof: ForkProof) -> None:
         """Keep the proof that the writer signed two histories; the first one stays."""
@@ -526,6 +546,18 @@ class LedgerLog(StateView):
                 "check the disk",
                 reason="ledger-log-failed",
             )
+
+    def _show(self, head: SignedHead | None) -> None:
+        with self._showing:
+            if head is not None and _is_newer(head, self._head):
+                self._head = head
+
+    def _write_head(self, head: SignedHead | None, *, sync: bool) -> None:
+        if head is not None:
+            batch = rocksdict.WriteBatch(raw_mode=True)
+            batch.put(HEAD_ROW, seal(HEAD_ROW, head.encode()))
+            self._write(batch, sync=sync)
+            self._head_written = head
 
     def _write(self, batch: rocksdict.WriteBatch, *, sync: bool = True) -> None:
         try:

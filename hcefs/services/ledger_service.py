@@ -135,12 +135,18 @@ class LedgerService:
         self._count_follower(1)
         reader = self.runtime.spawn(acknowledge(), name="follow-acknowledgements")
         stream: Any = self._writer.subscribe(first.from_height)
+        sent: SignedHead | None = None
         try:
             async for item in stream:
                 if isinstance(item, SignedHead):
+                    if item is sent:
+                        continue
                     yield ledger_pb2.FollowResponse(head=item.encode())
                 else:
-                    yield ledger_pb2.FollowResponse(block=item.encode())
+                    sent = self._writer.head_of(item)
+                    yield ledger_pb2.FollowResponse(
+                        block=item.encode(), block_head=sent.encode() if sent else b""
+                    )
                 self._nodes.account_of(context)
                 if reader.done() and not reader.cancelled():
                     # Half-closed is fine; a malformed acknowledgement ends the feed, or

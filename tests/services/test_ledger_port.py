@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from hcefs.ids import AccountId, GrantId, RecordId
+from hcefs.ledger.block import Block, SignedHead
 from hcefs.wire.v1 import ledger_pb2
 from tests.services.rig import Rig
 
@@ -148,6 +149,20 @@ async def test_follow_from_an_impossible_height(
 async def test_follow_without_a_word(rig: Rig) -> None:
     call = rig.converse(rig.ledger_peer_address, FOLLOW, [], rig.nodes[0].identity)
     await rig.refused(call, "invalid", "bad-message")
+
+
+async def test_the_last_block_comes_with_its_head(rig: Rig) -> None:
+    channel = rig.channel(rig.ledger_peer_address, rig.nodes[0].identity)
+    call = channel.stream_stream(FOLLOW)()
+    first = ledger_pb2.FollowRequest(from_height=rig.ledger.log.height)
+    await call.write(first.SerializeToString())
+    answer = ledger_pb2.FollowResponse.FromString(await call.read())
+    block, head = Block.decode(answer.block), SignedHead.decode(answer.block_head)
+    assert (head.height, head.block_hash) == (block.header.height, block.hash())
+    head.check(rig.ledger.log.genesis.writer_key)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call.read()
 
 
 async def test_acknowledgements_beyond_the_log_do_not_count(rig: Rig) -> None:

@@ -51,12 +51,14 @@ class FollowRequest(_message.Message):
     def __init__(self, from_height: _Optional[int] = ..., persisted_height: _Optional[int] = ...) -> None: ...
 
 class FollowResponse(_message.Message):
-    __slots__ = ("block", "head")
+    __slots__ = ("block", "head", "block_head")
     BLOCK_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_HEAD_FIELD_NUMBER: _ClassVar[int]
     block: bytes
     head: bytes
-    def __init__(self, block: _Optional[bytes] = ..., head: _Optional[bytes] = ...) -> None: ...
+    block_head: bytes
+    def __init__(self, block: _Optional[bytes] = ..., head: _Optional[bytes] = ..., block_head: _Optional[bytes] = ...) -> None: ...
 
 class QueryRequest(_message.Message):
     __slots__ = ("proof", "account", "record", "grant", "grants_on_record", "my_grants", "my_records", "cluster_map", "generation", "leaves", "head")
