@@ -228,6 +228,27 @@ class LedgerService:
             return ledger_pb2.HasLeafResponse(found=False)
         return ledger_pb2.HasLeafResponse(found=True, leaf=leaf.encode())
 
+    @served("has-leaves")
+    async def HasLeaves(
+        self, request: ledger_pb2.HasLeavesRequest, context: Any
+    ) -> ledger_pb2.HasLeavesResponse:
+        """Which of many commitments a record's range holds."""
+        asker = self._asker(request.proof, context)
+        if len(request.signers) != len(request.commitments):
+            raise Invalid(
+                "name a signer, or an empty one, for each commitment", reason="bad-message"
+            )
+        signers = [AccountId(signer) if signer else None for signer in request.signers]
+        leaves = await self.runtime.disk(
+            self._questions.has_leaves,
+            asker,
+            RecordId(request.record_id),
+            list(zip(request.commitments, signers, strict=True)),
+        )
+        return ledger_pb2.HasLeavesResponse(
+            leaves=[leaf.encode() if leaf is not None else b"" for leaf in leaves]
+        )
+
     @served("prove")
     async def Prove(
         self, request: ledger_pb2.ProveRequest, context: Any

@@ -110,6 +110,46 @@ async def test_questions_of_a_wrong_shape(rig: Rig) -> None:
     await rig.refused(call, "invalid", "bad-message")
 
 
+async def test_many_leaves_are_looked_for_in_one_call(rig: Rig) -> None:
+    put = await rig.patient.put(rig.record, b"to be looked for")
+    listed = await rig.patient.leaves(rig.record, put.ref.leaf_index or 0, 1)
+    leaf = listed[0]
+    other = bytes(32)
+    asked = [
+        (leaf.commitment, None),
+        (other, None),
+        (leaf.commitment, leaf.signer),
+        (leaf.commitment, rig.doctor.account),
+    ]
+    found = await rig.patient.has_leaves(rig.record, asked)
+    assert found == [leaf, None, leaf, None]
+    assert await rig.patient.has_leaves(rig.record, []) == []
+    for commitment, signer in asked:
+        one = await rig.patient.has_leaf(rig.record, commitment, signer)
+        assert one == found[asked.index((commitment, signer))]
+
+
+@pytest.mark.parametrize(
+    ("commitments", "signers", "reason"),
+    [
+        (2, [b""], "bad-message"),
+        (1, [b"short"], "bad-id"),
+        (4097, [b""] * 4097, "bad-range"),
+    ],
+)
+async def test_wrong_questions_about_leaves(
+    rig: Rig, commitments: int, signers: list[bytes], reason: str
+) -> None:
+    request = ledger_pb2.HasLeavesRequest(
+        proof=rig.proof(rig.keys_of(rig.patient), "query"),
+        record_id=bytes(rig.record),
+        commitments=[bytes(32)] * commitments,
+        signers=signers,
+    )
+    call = rig.unary(rig.ledger_address, f"{LEDGER}/HasLeaves", request)
+    await rig.refused(call, "invalid", reason)
+
+
 async def test_clients_do_not_follow(rig: Rig) -> None:
     call = rig.converse(rig.ledger_address, FOLLOW, [ledger_pb2.FollowRequest(from_height=1)])
     await rig.refused(call, "denied", "not-a-node")
@@ -124,6 +164,7 @@ async def test_unregistered_keys_do_not_follow(rig: Rig) -> None:
     for name, question in (
         ("Query", ledger_pb2.QueryRequest(head=True)),
         ("HasLeaf", ledger_pb2.HasLeafRequest(record_id=bytes(rig.record))),
+        ("HasLeaves", ledger_pb2.HasLeavesRequest(record_id=bytes(rig.record))),
         ("Prove", ledger_pb2.ProveRequest(record_id=bytes(rig.record), leaf_index=0)),
     ):
         asked = rig.unary(rig.ledger_peer_address, f"{LEDGER}/{name}", question, stray)

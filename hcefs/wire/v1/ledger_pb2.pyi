@@ -132,6 +132,24 @@ class HasLeafResponse(_message.Message):
     leaf: bytes
     def __init__(self, found: _Optional[bool] = ..., leaf: _Optional[bytes] = ...) -> None: ...
 
+class HasLeavesRequest(_message.Message):
+    __slots__ = ("proof", "record_id", "commitments", "signers")
+    PROOF_FIELD_NUMBER: _ClassVar[int]
+    RECORD_ID_FIELD_NUMBER: _ClassVar[int]
+    COMMITMENTS_FIELD_NUMBER: _ClassVar[int]
+    SIGNERS_FIELD_NUMBER: _ClassVar[int]
+    proof: bytes
+    record_id: bytes
+    commitments: _containers.RepeatedScalarFieldContainer[bytes]
+    signers: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, proof: _Optional[bytes] = ..., record_id: _Optional[bytes] = ..., commitments: _Optional[_Iterable[bytes]] = ..., signers: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class HasLeavesResponse(_message.Message):
+    __slots__ = ("leaves",)
+    LEAVES_FIELD_NUMBER: _ClassVar[int]
+    leaves: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, leaves: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
 class ProveRequest(_message.Message):
     __slots__ = ("proof", "record_id", "size", "leaf_index", "consistent_with")
     PROOF_FIELD_NUMBER: _ClassVar[int]
