@@ -21,7 +21,7 @@ from hcefs.access.facts import Account, AccountKind, Action, Generation, Record
 from hcefs.access.rights import AccessRequest, decide
 from hcefs.errors import Conflict, Corrupt, Denied, Invalid, NotFound
 from hcefs.ids import GrantId, RecordId
-from hcefs.integrity import append_peak
+from hcefs.integrity import leaf_hash, push_peak
 from hcefs.ledger.outcome import (
     BlockContext,
     GenerationAdded,
@@ -98,7 +98,7 @@ def add_generation(
         height=context.height,
         time_ms=context.time_ms,
     )
-    state.put(record_key(record.record), record.encode())
+    state.put_fact(record_key(record.record), record)
     state.put(generation_key(record.record, record.generation), generation.encode())
     return GenerationAdded(generation)
 
@@ -115,29 +115,51 @@ def append(
     row = view.put_row(signer.account, transaction.put_key)
     if row is not None:
         return _repeat(row, transaction)
-    records = _permitted_records(view, signer, transaction, context)
+    ranges = _permitted_ranges(view, signer, transaction, context)
     events: list[LeafAppended] = []
     results: list[LeafResult] = []
     for entry in transaction.entries:
-        record = records[entry.record]
-        _check_generation(view, record, entry, context)
+        grown = ranges[entry.record]
+        if entry.generation != grown.record.generation:
+            _check_generation(view, grown.record, entry, context)
         _check_commit_by(entry, context)
         leaf = Leaf(entry.commitment, signer.account, entry.generation, context.time_ms)
-        digest = leaf.hash()
-        events.append(LeafAppended(record.record, record.leaf_count, leaf, context.height))
-        results.append(LeafResult(record.record, record.leaf_count, digest))
-        records[entry.record] = replace(
-            record,
-            leaf_count=record.leaf_count + 1,
-            peaks=append_peak(record.leaf_count, record.peaks, digest),
+        encoded = leaf.encode()
+        digest = leaf_hash(encoded)
+        index = grown.count
+        completed = grown.append(digest)
+        events.append(
+            LeafAppended(entry.record, index, leaf, context.height, encoded, tuple(completed))
         )
-    for record in records.values():
-        state.put(record_key(record.record), record.encode())
+        results.append(LeafResult(entry.record, index, digest))
+    for grown in ranges.values():
+        state.put_fact(record_key(grown.record.record), grown.grown())
     commit_by_ms = max(entry.commit_by_ms for entry in transaction.entries)
     row = PutRow(commit_by_ms, tuple(results))
     state.put(put_row_key(signer.account, transaction.put_key), row.encode())
     state.put(put_expiry_key(commit_by_ms, signer.account, transaction.put_key), b"")
     return Outcome(tuple(events), tuple(results))
+
+
+class _Range:
+    """A record's mountain range, which grows by the entries of one append."""
+
+    __slots__ = ("count", "peaks", "record")
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.count = record.leaf_count
+        self.peaks = list(record.peaks)
+
+    def append(self, digest: bytes) -> list[bytes]:
+        """Add a leaf; returns the roots of the subtrees that it completes."""
+        completed = push_peak(self.count, self.peaks, digest)
+        self.count += 1
+        return completed
+
+    def grown(self) -> Record:
+        """The record as it is now."""
+        return replace(self.record, leaf_count=self.count, peaks=tuple(self.peaks))
 
 
 def expire_put_keys(state: Overlay, time_ms: int) -> None:
@@ -168,11 +190,11 @@ def _repeat(row: PutRow, transaction: Append) -> Outcome:
     return Outcome(leaves=row.leaves)
 
 
-def _permitted_records(
+def _permitted_ranges(
     view: StateView, signer: Account, transaction: Append, context: BlockContext
-) -> dict[RecordId, Record]:
-    """The records named, once the signer's right to append to each is certain."""
-    records: dict[RecordId, Record] = {}
+) -> dict[RecordId, _Range]:
+    """The ranges of the records named, once the right to append to each is certain."""
+    ranges: dict[RecordId, _Range] = {}
     decided: set[tuple[RecordId, GrantId]] = set()
     for entry in transaction.entries:
         name = (entry.record, entry.grant)
@@ -192,8 +214,8 @@ def _permitted_records(
         )
         decide(view, request, context.time_ms).require()
         decided.add(name)
-        records[entry.record] = required_record(view, entry.record)
-    return records
+        ranges[entry.record] = _Range(required_record(view, entry.record))
+    return ranges
 
 
 def required_record(view: StateView, record: RecordId) -> Record:
@@ -211,8 +233,7 @@ def required_record(view: StateView, record: RecordId) -> Record:
 def _check_generation(
     view: StateView, record: Record, entry: AppendEntry, context: BlockContext
 ) -> None:
-    if entry.generation == record.generation:
-        return
+    """Whether a generation other than the current one may still be named."""
     if entry.generation > record.generation:
         raise Invalid("the record has no such generation yet", reason="unknown-generation")
     successor = view.generation(record.record, entry.generation + 1)

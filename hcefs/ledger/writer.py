@@ -116,6 +116,7 @@ class LedgerWriter:
         self._changed = asyncio.Event()
         self._running = False
         self._head: SignedHead | None = None
+        self._newest: Block | None = None
         self._acknowledged: dict[AccountId, int] = {}
         self._replicated_height = 0
         self._tasks: list[asyncio.Task[None]] = []
@@ -216,6 +217,11 @@ class LedgerWriter:
             self._acknowledged[follower] = height
             self._count_acknowledgements()
 
+    def head_of(self, block: Block) -> SignedHead | None:
+        """The newest head, when ``block`` is the one that it names."""
+        head = self._head
+        return head if head is not None and head.height == block.header.height else None
+
     async def subscribe(self, from_height: int) -> AsyncGenerator[Block | SignedHead, None]:
         """Blocks from a height on, and after the last one the newest head, for ever.
 
@@ -241,6 +247,12 @@ class LedgerWriter:
         while self._running:
             changed = self._changed
             while cursor <= self._log.height:
+                newest = self._newest
+                if newest is not None and newest.header.height == cursor:
+                    # All followers that keep up want this one: none of them reads it.
+                    yield newest
+                    cursor += 1
+                    continue
                 for block in await self._runtime.disk(self._read_feed, cursor):
                     yield block
                     cursor += 1
@@ -301,7 +313,7 @@ class LedgerWriter:
                 await self._work.wait()
                 continue
             try:
-                head, answers = await self._runtime.disk(
+                made, answers = await self._runtime.disk(
                     self._commit, batch, self._runtime.now_ms()
                 )
             except HcefsError as error:
@@ -311,7 +323,8 @@ class LedgerWriter:
                 _logger.exception("the ledger's writer met a fault of its own")
                 self._fail(_machine_fault(), batch)
                 return
-            if head is not None:
+            if made is not None:
+                self._newest, head = made
                 self._show_head(head)
                 self._count_acknowledgements()
             for answer in answers:
@@ -322,7 +335,7 @@ class LedgerWriter:
 
     def _commit(
         self, batch: list[_Pending], now_ms: int
-    ) -> tuple[SignedHead | None, list[_Answer]]:
+    ) -> tuple[tuple[Block, SignedHead] | None, list[_Answer]]:
         """Make, sign and write one block of what applies; runs on a disk thread."""
         log = self._log
         context = BlockContext(log.height + 1, max(now_ms, log.time_ms), self._genesis)
@@ -356,8 +369,9 @@ class LedgerWriter:
             return None, answers
         block = self._sign(context, transactions, state)
         head = self._sign_head(block.header, block.header.app_hash, now_ms)
-        log.append([AppliedBlock(block, state.writes, tuple(outcomes))], head)
-        return head, answers
+        applied = AppliedBlock(block, state.writes, tuple(outcomes), state.written_facts)
+        log.append([applied], head)
+        return (block, head), answers
 
     def _sign(self, context: BlockContext, transactions: list[bytes], state: Overlay) -> Block:
         log = self._log

@@ -118,6 +118,7 @@ def ledger_handlers(service: LedgerService) -> Any:
             "Follow": bidirectional(ledger_pb2.FollowRequest, service.Follow),
             "Query": unary(ledger_pb2.QueryRequest, service.Query),
             "HasLeaf": unary(ledger_pb2.HasLeafRequest, service.HasLeaf),
+            "HasLeaves": unary(ledger_pb2.HasLeavesRequest, service.HasLeaves),
             "Prove": unary(ledger_pb2.ProveRequest, service.Prove),
         },
     )

@@ -42,7 +42,8 @@ SHARD_UNARY = [
 ]
 SHARD_STREAMS = [f"{SHARDS}/Load", f"{SHARDS}/LoadListing"]
 LEDGER_UNARY = [
-    f"{LEDGER}/{name}" for name in ("GetGenesis", "Submit", "Query", "HasLeaf", "Prove")
+    f"{LEDGER}/{name}"
+    for name in ("GetGenesis", "Submit", "Query", "HasLeaf", "HasLeaves", "Prove")
 ]
 
 
@@ -213,6 +214,7 @@ async def test_no_cbor_to_the_ledger(rig: Rig, bad: bytes) -> None:
         ("Submit", ledger_pb2.SubmitRequest(transaction=bad)),
         ("Query", ledger_pb2.QueryRequest(proof=bad, record=record)),
         ("HasLeaf", ledger_pb2.HasLeafRequest(proof=bad, record_id=record)),
+        ("HasLeaves", ledger_pb2.HasLeavesRequest(proof=bad, record_id=record)),
         ("Prove", ledger_pb2.ProveRequest(proof=bad, record_id=record, leaf_index=0)),
     ):
         call = rig.unary(rig.ledger_address, f"{LEDGER}/{name}", request)
