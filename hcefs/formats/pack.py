@@ -34,7 +34,6 @@ from hcefs.crypto.envelope import Envelope
 from hcefs.crypto.signing import verify
 from hcefs.encoding import Encoded
 from hcefs.erasure.scheme import (
-    PIECE_ALIGNMENT,
     SEAL_OVERHEAD,
     SEGMENT_SIZE,
     Geometry,
@@ -57,9 +56,9 @@ PAYLOADS_MAX = 1024
 PAYLOAD_BYTES_MAX = SEGMENT_SIZE
 """Longest plaintext that may be packed: one segment."""
 
-PIECE_BYTES_MAX = PAYLOAD_BYTES_MAX + PIECE_ALIGNMENT
-"""Longest piece: a shard of a pack fits one message with all its rows, and with every
-profile the longest payload fits."""
+PIECE_BYTES_MAX = PAYLOAD_BYTES_MAX + (64 << 10)
+"""Longest piece: a shard of a pack fits one message with all its rows; the longest payload
+fits under every profile, and ``PAYLOADS_MAX`` payloads of 4 KiB under ``ec-4-2``."""
 
 BODY_BYTES_MAX = 4 * PIECE_BYTES_MAX
 """Most bytes of a pack's body; with a profile of few data pieces :func:`body_bytes_max`."""

@@ -214,7 +214,7 @@ def test_the_longest_body_of_a_profile_has_pieces_that_fit_a_message(profile: ob
 
 
 def test_a_body_too_long_for_copies_is_refused() -> None:
-    lengths = [PIECE_BYTES_MAX - SHORTEST, SHORTEST]
+    lengths = [LONGEST, PIECE_BYTES_MAX - LONGEST]
     layout = replace(LAYOUT, profile="copy-3", shard_digests=DIGESTS[:3])
     replace(layout, lengths=join_lengths(lengths)).check_shape()
     lengths[-1] += 1
