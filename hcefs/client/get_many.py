@@ -216,7 +216,7 @@ class PackGetClient(DirectClient):
         self._pack_secrets: Recent[tuple[BlobBase, RecordId], bytes] = Recent(
             self.runtime, SECRETS_KNOWN_MAX
         )
-        self._openings: Recent[tuple[RecordId, BlobBase], _Opened] = Recent(
+        self._pack_openings: Recent[tuple[RecordId, BlobBase], _Opened] = Recent(
             self.runtime, OPENINGS_KNOWN_MAX
         )
 
@@ -378,11 +378,11 @@ class PackGetClient(DirectClient):
         if not part.opening:
             return None
         record, base = RecordId(part.record_id), BlobBase(part.base)
-        known = self._openings.get((record, base))
+        known = self._pack_openings.get((record, base))
         if known is not None and known.data == part.opening:
             return known
         opened = await self.runtime.compute(decode_opening, part.opening, record, base)
-        return self._openings.put((record, base), opened)
+        return self._pack_openings.put((record, base), opened)
 
     async def _keys_of_part(self, part: _Part, right: Right) -> Mapping[BlobId, bytes] | bytes:
         """The secret that wraps the keys of a part, or the one key that was granted.
