@@ -27,13 +27,12 @@ from hcefs.client.authorize import Right, Scope
 from hcefs.client.channels import Recent
 from hcefs.client.connection import Connection
 from hcefs.client.direct import DirectClient
-from hcefs.client.keys import blob_key
 from hcefs.client.nodes import ATTEMPTS, seated_for
 from hcefs.crypto.accounts import AccountKeys
 from hcefs.crypto.keys import unwrap_key
 from hcefs.errors import Corrupt, HcefsError, Invalid, NotFound, Unavailable
 from hcefs.formats.manifest import Core
-from hcefs.formats.pack import PackEnvelope, PackOpening, PackProof
+from hcefs.formats.pack import PAYLOADS_MAX, PackEnvelope, PackOpening, PackProof
 from hcefs.ids import AccountId, BlobBase, BlobId, RecordId
 from hcefs.integrity import blake3_digest
 from hcefs.ledger.outcome import Leaf
@@ -130,7 +129,9 @@ def decode_part(
     commitments: dict[BlobId, bytes] = {}
     failures: dict[BlobId, HcefsError] = {}
     for payload in part.payloads:
-        blob = BlobId.of(base, payload.slot)
+        if not 1 <= payload.slot <= PAYLOADS_MAX:
+            raise _rows_disagree()
+        blob = BlobId(base + payload.slot.to_bytes(2, "big"))
         if blob not in known:
             continue
         if payload.HasField("failure"):
@@ -168,7 +169,9 @@ def open_part(
 ) -> dict[BlobId, Answer]:
     """Check and open the payloads of a part; runs on a compute thread.
 
-    ``deks`` are the blobs' own keys, or the secret that wraps those of the pack.
+    ``deks`` are the blobs' own keys, or the secret that wraps those of the pack.  A key
+    needs no comparison with the core's commitment: the segment commits to it, and the
+    ledger to the segment.
     """
     opened: dict[BlobId, Answer] = dict(part.failures)
     for blob, (core, payload) in part.cores.items():
@@ -181,7 +184,6 @@ def open_part(
                 dek = unwrap_key(deks, payload.wrapped_key)
             else:
                 dek = deks[blob]
-            blob_key(dek, ranged=False, core=core)
             opened[blob] = Packed(core, open_packed(dek, core, payload.sealed), dek)
         except HcefsError as error:
             opened[blob] = error
