@@ -254,8 +254,12 @@ class Run:
                 )
 
     async def _entries(self, records: Sequence[RecordId]) -> dict[RecordId, int]:
-        facts = await asyncio.gather(*(self.cluster.patient.record(name) for name in records))
-        return {fact.record: fact.leaf_count for fact in facts}
+        """Entries of some records, each proved complete: a leaf may stand for many."""
+        lists = await asyncio.gather(*(self.cluster.patient.list(name) for name in records))
+        incomplete = [listing.record.record for listing in lists if not listing.complete]
+        if incomplete:
+            raise Corrupt(f"the entries of {incomplete[0]} are not all listed", reason="incomplete")
+        return {listing.record.record: len(listing) for listing in lists}
 
     async def _measure(
         self, name: str, size: int, todo: Sequence[Operation], payloads: int, in_flight: int
