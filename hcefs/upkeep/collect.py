@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 
 from hcefs.errors import Corrupt, Invalid
 from hcefs.formats.keybox import KeyBox
-from hcefs.formats.pack import PAYLOADS_MAX, decode_opening
+from hcefs.formats.pack import PAYLOADS_MAX, PackOpening, decode_opening
 from hcefs.ids import BlobBase
 from hcefs.metrics import Metrics
 from hcefs.runtime import Runtime
 from hcefs.store.interface import KeyTable, Stores, Table
 from hcefs.stripes.checks import Replica
-from hcefs.stripes.pending import PENDING_BLOB, PENDING_PACK, PendingNames, latest_key
+from hcefs.stripes.pending import PENDING_BLOB, PENDING_PACK, PendingNames, index_name, latest_key
 from hcefs.upkeep.worker import Progress
 
 UNIT_ROWS = 256
@@ -114,12 +114,18 @@ class Collector:
 
     def _settle(self, each: Waiting, due: int, unit: _Unit) -> None:
         """Enter what is to be deleted for one due row."""
-        committed = any(map(self._committed, self._openings(each)))
+        openings = self._openings(each)
+        lost = [opening for opening in openings if not self._committed(opening)]
         if self._names.latest(each.kind, each.subject) < due:
             unit.settled.append((Table.META, latest_key(each.kind, each.subject)))
-            if not committed and each.stored:
+            if each.kind == PENDING_PACK:
+                # They came with the pack, and are settled with it.
+                records = [PackOpening.decode(opening).record for opening in lost]
+                base = BlobBase(each.subject)
+                unit.rows += [(Table.INDEX, index_name(record, base)) for record in records]
+            if each.stored and len(lost) == len(openings):
                 self._enter(each, unit)
-            elif not committed:
+            elif not each.stored and lost:
                 unit.rows.append((Table.INDEX, each.name))
         unit.settled.append((Table.PENDING, each.key))
 

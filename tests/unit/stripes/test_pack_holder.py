@@ -15,9 +15,9 @@ from hcefs.runtime import SystemRuntime
 from hcefs.store.files import open_stores
 from hcefs.store.interface import KeyTable, Stores, Table
 from hcefs.store.memory import memory_stores
-from hcefs.stripes.pack_holder import ANSWER_FULL, PackHolder, index_name
+from hcefs.stripes.pack_holder import ANSWER_FULL, PackHolder
 from hcefs.stripes.pack_known import KnownGroup, KnownGroups
-from hcefs.stripes.pending import PENDING_PACK, PendingNames
+from hcefs.stripes.pending import PENDING_PACK, PendingNames, index_name
 from hcefs.testing.local_cluster import LocalCluster
 from hcefs.testing.local_packs import COMMIT_BY_MS, LocalPacks
 from hcefs.transport.pack_messages import batch_blobs
@@ -79,7 +79,7 @@ async def test_rows_are_kept_where_they_belong(packs: LocalPacks) -> None:
     assert stores.rows.get(Table.LAYOUTS, base) == shard.layout
     assert stores.shards.has(pack.base, 0)
     kinds = sorted(key[8:9] for key, _ in stores.rows.scan(Table.PENDING))
-    assert kinds == [b"o", b"o", PENDING_PACK]
+    assert kinds == [PENDING_PACK], "the openings are collected with the pack"
 
 
 async def test_only_seats_of_a_record_list_it(packs: LocalPacks) -> None:
@@ -300,16 +300,13 @@ def _raw(folder: Path) -> bytes:
 def test_known_groups_are_bounded() -> None:
     known = KnownGroups(weight_max=100)
 
-    class Shape:
-        payloads = 8
-
     def group(slots: int) -> KnownGroup:
-        return KnownGroup(None, b"", None, frozenset(range(slots)), b"", Shape())  # type: ignore[arg-type]
+        return KnownGroup(None, b"", None, frozenset(range(slots)), b"", None)  # type: ignore[arg-type]
 
     names = [(BlobBase(bytes([at]) * 16), RecordId(bytes(16))) for at in range(6)]
     for name in names:
-        known.put(name, group(4))
-        known.put(name, group(4))
+        known.put(name, group(8))
+        known.put(name, group(8))
         known.get(names[0])
     assert [known.get(name) is not None for name in names] == [True, False, False, True, True, True]
     known.put(names[1], group(1000))
