@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hcefs.erasure.codec import codec_for
-from hcefs.errors import Corrupt, HcefsError, Internal, Unavailable
-from hcefs.ids import AccountId
+from hcefs.errors import Corrupt, Denied, HcefsError, Internal, Unavailable
+from hcefs.ids import AccountId, BlobBase
 from hcefs.integrity import Buffer
 from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import Node
@@ -73,11 +73,11 @@ class ColumnJob:
         tried = {*self.found, *self.asked, *self.failed, *self.late} | self.avoid
         return [index for index in range(self.shape.profile.n) if index not in tried]
 
-    def next(self, me: AccountId) -> list[int]:
-        """The indexes to ask now."""
+    def next(self, me: AccountId, slow: Collection[int]) -> list[int]:
+        """The indexes to ask now; those of slow nodes only after all others."""
         if self.done:
             return []
-        spare = self._spare()
+        spare = sorted(self._spare(), key=lambda index: self.seats[index].node.node_id in slow)
         if self.every:
             return spare
         if self.shape.profile.k == 1:
@@ -108,7 +108,7 @@ class ColumnJob:
         k = self.shape.profile.k
         errors = list(self.failed.values())
         for error in errors:
-            if not error.retryable and error.kind not in ("corrupt", "not-found"):
+            if isinstance(error, Denied):
                 return error
         reasons = ", ".join(sorted({error.reason for error in errors}))
         if self.avoid or any(error.kind == "corrupt" for error in errors):
@@ -120,6 +120,10 @@ class ColumnJob:
             f"fewer than {k} shards can be loaded now ({reasons}); retry later",
             reason="too-few-shards",
         )
+
+
+_Running = dict[asyncio.Task[None], tuple[int, list[tuple[ColumnJob, int]]]]
+"""Calls under way: of which node, for what."""
 
 
 class ColumnReader:
@@ -136,21 +140,22 @@ class ColumnReader:
 
     async def run(self, call: Call | BatchCall, jobs: Sequence[ColumnJob]) -> None:
         """Read until every job is done or has nobody left to ask."""
-        running: dict[asyncio.Task[None], list[tuple[ColumnJob, int]]] = {}
+        running: _Running = {}
+        slow: set[int] = set()
         started = self._runtime.monotonic()
-        hedged = False
         try:
             while True:
-                self._ask(call, jobs, running)
+                self._ask(call, jobs, running, slow)
                 if not running or all(job.done for job in jobs):
                     break
-                patience = None if hedged else self._hedge.delay_seconds
+                waiting = any(node not in slow for node, _ in running.values())
                 done, _ = await asyncio.wait(
-                    running, timeout=patience, return_when=asyncio.FIRST_COMPLETED
+                    running,
+                    timeout=self._hedge.delay_seconds if waiting else None,
+                    return_when=asyncio.FIRST_COMPLETED,
                 )
                 if not done:
-                    hedged = True
-                    self._be_late(running)
+                    self._be_late(running, slow)
                 for task in done:
                     del running[task]
         finally:
@@ -160,28 +165,34 @@ class ColumnReader:
         if jobs:
             self._hedge.observe(self._runtime.monotonic() - started)
 
-    def _be_late(self, running: Mapping[asyncio.Task[None], list[tuple[ColumnJob, int]]]) -> None:
-        late = [(job, index) for asked in running.values() for job, index in asked if not job.done]
-        for job, index in late:
-            job.late.add(index)
-        self._metrics.count("hedged_loads_total", len(late))
+    def _be_late(self, running: _Running, slow: set[int]) -> None:
+        """Give up waiting for the nodes that have not answered yet, though they still may."""
+        late = 0
+        for node, asked in running.values():
+            slow.add(node)
+            for job, index in asked:
+                if index in job.asked and index not in job.late and not job.done:
+                    job.late.add(index)
+                    late += 1
+        self._metrics.count("hedged_loads_total", late)
 
     def _ask(
         self,
         call: Call | BatchCall,
         jobs: Sequence[ColumnJob],
-        running: dict[asyncio.Task[None], list[tuple[ColumnJob, int]]],
+        running: _Running,
+        slow: Collection[int],
     ) -> None:
         """Start one call for each node that something is to be asked of."""
         by_node: dict[int, tuple[Node, list[tuple[ColumnJob, int]]]] = {}
         for job in jobs:
-            for index in job.next(self._me):
+            for index in job.next(self._me, slow):
                 seat = job.seats[index]
                 job.asked.add(index)
                 by_node.setdefault(seat.node.node_id, (seat.node, []))[1].append((job, index))
         for node, asked in by_node.values():
             task = self._runtime.spawn(self._load(call, node, asked), name="columns")
-            running[task] = asked
+            running[task] = (node.node_id, asked)
 
     async def _load(
         self, call: Call | BatchCall, node: Node, asked: Sequence[tuple[ColumnJob, int]]
@@ -198,39 +209,41 @@ class ColumnReader:
             answers = [stalled] * len(asked)
         except Exception as error:  # noqa: BLE001 - one holder's fault fails no other
             answers = [Internal(f"loading failed: {type(error).__name__}")] * len(asked)
+        failures: dict[tuple[BlobBase, int, str], HcefsError] = {}
         for position, ((job, index), answer) in enumerate(zip(asked, answers, strict=True)):
-            if not position and isinstance(answer, HcefsError) and answer.reason == ANSWER_FULL:
-                # The first always fits: a holder that says otherwise must not be asked for ever.
-                answer = Unavailable("the holder gives nothing", reason="stalled")
-            self._enter(call, node, job, index, answer)
+            failure = _enter(job, index, answer, first=not position)
+            if failure is not None:
+                failures.setdefault((job.payloads.base, index, failure.reason), failure)
+        for (base, index, _), failure in failures.items():
+            if failure.kind == "corrupt":
+                self._metrics.count("corrupt_shards_total")
+            log.log(
+                logging.ERROR if failure.kind == "corrupt" else logging.WARNING,
+                "request %s: columns of pack %s index %d on node %d: %s (%s)",
+                call.request,
+                base,
+                index,
+                node.node_id,
+                failure.kind,
+                failure.reason,
+            )
 
-    def _enter(
-        self,
-        call: Call | BatchCall,
-        node: Node,
-        job: ColumnJob,
-        index: int,
-        answer: Piece | HcefsError,
-    ) -> None:
-        job.asked.discard(index)
-        job.late.discard(index)
-        if not isinstance(answer, HcefsError) and len(answer) != job.length:
-            answer = Corrupt("the holder sent another length", reason="wrong-length")
-        if not isinstance(answer, HcefsError):
+
+def _enter(
+    job: ColumnJob, index: int, answer: Piece | HcefsError, *, first: bool
+) -> HcefsError | None:
+    """Take one answer into its job; why it is none."""
+    job.asked.discard(index)
+    job.late.discard(index)
+    if not isinstance(answer, HcefsError):
+        if len(answer) == job.length:
             job.found[index] = answer
-            return
-        if answer.reason == ANSWER_FULL:
-            return  # there is more of it: asked again
-        job.failed[index] = answer
-        if answer.kind == "corrupt":
-            self._metrics.count("corrupt_shards_total")
-        log.log(
-            logging.ERROR if answer.kind == "corrupt" else logging.WARNING,
-            "request %s: columns of pack %s index %d on node %d: %s (%s)",
-            call.request,
-            job.payloads.base,
-            index,
-            node.node_id,
-            answer.kind,
-            answer.reason,
-        )
+            return None
+        answer = Corrupt("the holder sent another length", reason="wrong-length")
+    elif answer.reason == ANSWER_FULL:
+        if not first:
+            return None  # there is more of it: asked again
+        # The first always fits: a holder that says otherwise must not be asked for ever.
+        answer = Unavailable("the holder gives nothing", reason="stalled")
+    job.failed[index] = answer
+    return answer

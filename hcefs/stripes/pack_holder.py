@@ -3,7 +3,7 @@
 Owns what of a pack is visible and when.  Invariants:
 
 * A shard is stored only when layout, rows and piece agree (:mod:`.pack_checks`).  The
-  order is: the pending rows (so that the collector finds whatever comes of it), the
+  order is: the pending row (so that the collector finds whatever comes of it), the
   file, the key rows in one write, the other rows in one write.
 * A payload is *pending* until a block of the ledger holds the commitment of its
   record's opening; pending payloads are not loaded, listed or named.
@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from hcefs.errors import Conflict, Corrupt, Exhausted, HcefsError, Invalid, NotFound
-from hcefs.formats.pack import PACK_SEGMENT_SIZE, PackLayout, PackOpening, split_slots
+from hcefs.formats.pack import PACK_SEGMENT_SIZE, PackOpening, split_slots
 from hcefs.formats.shard import HEADER_SIZE, ShardHeader, file_length
 from hcefs.ids import BlobBase, RecordId
 from hcefs.metrics import Metrics
@@ -33,8 +33,7 @@ from hcefs.stripes.pack_checks import (
     pack_length,
 )
 from hcefs.stripes.pack_known import KnownGroup, KnownGroups, Name
-from hcefs.stripes.pack_shape import PackShape
-from hcefs.stripes.pending import PENDING_OPENING, PENDING_PACK, PendingNames
+from hcefs.stripes.pending import PENDING_OPENING, PENDING_PACK, PendingNames, index_name
 from hcefs.stripes.shard_index import ShardIndex
 from hcefs.transport.packs import (
     BatchCall,
@@ -53,11 +52,6 @@ OPENING_SHARE = 8
 """The opening is given where at least one payload in so many of it is asked for."""
 
 ANSWER_FULL = "answer-full"
-
-
-def index_name(record: RecordId, base: BlobBase) -> bytes:
-    """Key of a pack's opening in a record's listing: no single blob's, whose base it is not."""
-    return bytes(record) + bytes(base) + bytes(2)
 
 
 class PackHolder:
@@ -106,15 +100,11 @@ class PackHolder:
         try:
             with self._pending.locked([bytes(shard.base), *(name for name, _ in listed)]):
                 self._require_new(shard, listed)
-                # First what leads the collector here: whatever fails later is found again.
-                pack = bytes(shard.base) + bytes([shard.index])
-                self._pending.add(
-                    [
-                        (PENDING_PACK, bytes(shard.base), pack),
-                        *((PENDING_OPENING, name, name) for name, _ in listed),
-                    ],
-                    shard.commit_by_ms,
-                )
+                # First what leads the collector here: whatever fails later is found again,
+                # the openings in listings, too.
+                base = bytes(shard.base)
+                name = base + bytes([shard.index])
+                self._pending.add([(PENDING_PACK, base, name)], shard.commit_by_ms)
                 writer.finish(checked.footer.encode())
                 self._stores.keys.put_all_new(_key_rows(shard))
                 self._stores.rows.put([*_rows(shard), *_index_rows(listed)])
@@ -223,8 +213,10 @@ class PackHolder:
                 found[name] = NotFound("this blob is unknown here", reason="unknown-blob")
         rows = self._stores.rows
         openings = rows.get_many(Table.OPENINGS, [base + record for base, record in missing])
-        layouts = rows.get_many(Table.LAYOUTS, [bytes(base) for base, _ in missing])
-        for name, opening, layout in zip(missing, openings, layouts, strict=True):
+        bases = list({base for base, _ in missing})
+        layouts = dict(zip(bases, rows.get_many(Table.LAYOUTS, bases), strict=True))
+        for name, opening in zip(missing, openings, strict=True):
+            layout = layouts[name[0]]
             if opening is None or layout is None:
                 continue
             try:
@@ -239,7 +231,7 @@ class PackHolder:
         if self._replica.leaf_index(opening.record, opening.commitment(tree)) is None:
             raise NotFound("this blob is not committed on the ledger", reason="not-committed")
         slots = frozenset(split_slots(opening.slots))
-        shape = PackShape.of(PackLayout.decode(layout))
+        shape = self._known.shape(layout)
         group = KnownGroup(opening, encoded, tree, slots, layout, shape)
         self._known.put(name, group)
         return group

@@ -1,7 +1,8 @@
 """What this node has been asked for of packs lately: openings with their trees, and shapes.
 
 Only groups that the ledger has committed are kept, and those do not change any more.
-Bounded by the number of payloads, because a tree has a node for each.
+Bounded by the number of payloads, because a tree has a node for each; shapes, which the
+groups of one pack share, by their number.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from hcefs.formats.pack import PackOpening
+from hcefs.formats.pack import PackLayout, PackOpening
 from hcefs.ids import BlobBase, RecordId
 from hcefs.integrity import MerkleTree
 from hcefs.stripes.pack_shape import PackShape
@@ -20,6 +21,9 @@ WEIGHT_MAX = 1 << 16
 
 GROUP_WEIGHT = 16
 """What a group weighs beside its payloads."""
+
+SHAPES_MAX = 256
+"""Of up to a thousand numbers each."""
 
 Name = tuple[BlobBase, RecordId]
 
@@ -40,6 +44,7 @@ class KnownGroups:
     """The groups that were asked for last.  Thread-safe."""
 
     def __init__(self, weight_max: int = WEIGHT_MAX) -> None:
+        self._shapes: OrderedDict[bytes, PackShape] = OrderedDict()
         self._weight_max = weight_max
         self._weight = 0
         self._groups: OrderedDict[Name, KnownGroup] = OrderedDict()
@@ -52,6 +57,24 @@ class KnownGroups:
             if found is not None:
                 self._groups.move_to_end(name)
             return found
+
+    def shape(self, layout: bytes) -> PackShape:
+        """The shape of a layout.
+
+        Raises:
+            Invalid: malformed.
+        """
+        with self._lock:
+            found = self._shapes.get(layout)
+            if found is not None:
+                self._shapes.move_to_end(layout)
+                return found
+        made = PackShape.of(PackLayout.decode(layout))
+        with self._lock:
+            self._shapes[layout] = made
+            while len(self._shapes) > SHAPES_MAX:
+                self._shapes.popitem(last=False)
+        return made
 
     def put(self, name: Name, group: KnownGroup) -> None:
         """Keep a group, and drop those that were not asked for longest."""
@@ -69,4 +92,4 @@ class KnownGroups:
 
 
 def _weight(group: KnownGroup) -> int:
-    return GROUP_WEIGHT + len(group.slots) + group.shape.payloads // 8
+    return GROUP_WEIGHT + len(group.slots)

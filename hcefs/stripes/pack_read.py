@@ -14,10 +14,11 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from hcefs.erasure.codec import codec_for
-from hcefs.errors import Corrupt, HcefsError, NotFound
+from hcefs.errors import Corrupt, HcefsError, NotFound, Unavailable
 from hcefs.ids import AccountId, BlobBase, RecordId
 from hcefs.integrity import Buffer, blake3_digest
 from hcefs.metrics import Metrics
@@ -94,26 +95,34 @@ class PackReader:
         """The payloads, some at a time; those of one pack and record are neighbours."""
         ordered = sorted(keys)
         for first in range(0, len(ordered), UNIT_PAYLOADS):
-            unit = ordered[first : first + UNIT_PAYLOADS]
-            left: Sequence[Key] = unit
-            refused: set[bytes] = set()
-            for attempt in range(LAYOUTS_MAX):
-                again: list[Key] = []
-                found = await self._rows.load(call, left, refused)
-                failed, served = _sorted_out(left, found)
-                if failed:
-                    yield failed
-                for batch in _batches(served):
-                    payloads = await self._payloads(call, batch)
-                    lost = [each for each in payloads if _layout_may_lie(each)]
-                    if lost and attempt + 1 < LAYOUTS_MAX:
-                        again += [each.key for each in lost]
-                        refused |= {each.row.part.layout for each in lost if each.row}
-                        payloads = [each for each in payloads if each not in lost]
+            unit = self._unit(call, ordered[first : first + UNIT_PAYLOADS])
+            async with aclosing(unit) as found:
+                async for payloads in found:
                     yield payloads
-                left = again
-                if not left:
-                    break
+
+    async def _unit(
+        self, call: Call | BatchCall, keys: Sequence[Key]
+    ) -> AsyncGenerator[list[PackedPayload], None]:
+        """As :meth:`read`; payloads that one layout did not lead to are tried by another's."""
+        left: Sequence[Key] = keys
+        failures: dict[Key, PackedPayload] = {}
+        refused: set[bytes] = set()
+        for attempt in range(LAYOUTS_MAX):
+            again: dict[Key, PackedPayload] = {}
+            failed, served = _sorted_out(left, await self._rows.load(call, left, refused))
+            if failed:
+                yield [failures.get(each.key, each) for each in failed]
+            for batch in _batches(served):
+                payloads = await self._payloads(call, batch)
+                if attempt + 1 < LAYOUTS_MAX:
+                    again |= {each.key: each for each in payloads if _layout_may_lie(each)}
+                    payloads = [each for each in payloads if each.key not in again]
+                yield [failures.get(each.key, each) if each.error else each for each in payloads]
+            refused |= {each.row.part.layout for each in again.values() if each.row}
+            failures |= {key: each for key, each in again.items() if key not in failures}
+            left = list(again)
+            if not left:
+                return
 
     async def _payloads(
         self, call: Call | BatchCall, rows: Sequence[PackedRow]
@@ -317,4 +326,4 @@ def _differs(result: bytes | HcefsError) -> bool:
 
 
 def _layout_may_lie(payload: PackedPayload) -> bool:
-    return payload.error is not None and payload.error.reason == "too-few-shards"
+    return isinstance(payload.error, (Corrupt, Unavailable))

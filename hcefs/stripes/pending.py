@@ -16,6 +16,7 @@ import contextlib
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 
+from hcefs.ids import BlobBase, RecordId
 from hcefs.integrity import crc32c
 from hcefs.store.interface import RowStore, Table
 
@@ -34,6 +35,11 @@ def pending_key(commit_by_ms: int, kind: bytes, name: bytes) -> bytes:
 def latest_key(kind: bytes, subject: bytes) -> bytes:
     """Key of the row in ``META`` with a subject's latest pending time."""
     return _LATEST + kind + subject
+
+
+def index_name(record: RecordId, base: BlobBase) -> bytes:
+    """Key of the opening of a pack, or of a single blob, in a record's listing."""
+    return bytes(record) + bytes(base) + bytes(2)
 
 
 class PendingNames:

@@ -17,7 +17,7 @@ from hcefs.blobs.put import NodeIdentity, PutPlan, PutSession
 from hcefs.crypto.accounts import AccountKeys
 from hcefs.erasure.scheme import profile_named
 from hcefs.errors import Unavailable
-from hcefs.formats.manifest import Opening
+from hcefs.formats.pack import AnyOpening
 from hcefs.ids import AccountId, BlobId, ClusterId, GrantId, RecordId, RequestId
 from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import ClusterMap, Node, NodeState
@@ -75,7 +75,7 @@ class LedgerFacts:
     def leaf_index(self, record: RecordId, commitment: bytes) -> int | None:
         return self.leaves.get((record, commitment))
 
-    def commit(self, opening: Opening) -> None:
+    def commit(self, opening: AnyOpening) -> None:
         """What an append on the ledger does for holders."""
         self.leaves[opening.record, opening.commitment()] = len(self.leaves)
 

@@ -1,4 +1,6 @@
-"""Collect what the ledger does not and never will refer to: blobs that were never committed.
+"""Collect what the ledger does not and never will refer to: blobs and packs never committed.
+
+A pack is collected as a whole, when none of its openings was committed.
 
 Invariant: a pending blob is deleted only when the *block time applied here* is
 past its ``commit_by``, because from then on the state machine refuses its
@@ -14,22 +16,28 @@ from dataclasses import dataclass, field
 
 from hcefs.errors import Corrupt, Invalid
 from hcefs.formats.keybox import KeyBox
-from hcefs.formats.manifest import Opening
+from hcefs.formats.pack import PAYLOADS_MAX, PackOpening, decode_opening
 from hcefs.ids import BlobBase
 from hcefs.metrics import Metrics
 from hcefs.runtime import Runtime
 from hcefs.store.interface import KeyTable, Stores, Table
 from hcefs.stripes.checks import Replica
-from hcefs.stripes.pending import PENDING_BLOB, PendingNames, latest_key
+from hcefs.stripes.pending import PENDING_BLOB, PENDING_PACK, PendingNames, index_name, latest_key
 from hcefs.upkeep.worker import Progress
 
 UNIT_ROWS = 256
+UNIT_PACKS = 8
+"""Each has up to a thousand rows, which are deleted together."""
+
+PACK_ROWS = PAYLOADS_MAX + 1
+"""More than a pack has in any table."""
+
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """One pending row: a blob id and an index, or a record and a blob id."""
+    """One pending row: a blob id or a pack's base with an index, or a record and a blob id."""
 
     key: bytes
     kind: bytes
@@ -37,8 +45,13 @@ class Waiting:
 
     @property
     def subject(self) -> bytes:
-        """What is locked and settled together: a blob's base, or the opening's name."""
-        return self.name[: BlobBase.SIZE] if self.kind == PENDING_BLOB else self.name
+        """What is locked and settled together: a base, or the opening's name."""
+        return self.name[: BlobBase.SIZE] if self.stored else self.name
+
+    @property
+    def stored(self) -> bool:
+        """Whether it is about a shard with its rows, and not an opening in a listing."""
+        return self.kind in (PENDING_BLOB, PENDING_PACK)
 
 
 @dataclass
@@ -72,20 +85,22 @@ class Collector:
 
     async def work(self) -> Progress:
         """One unit: at most ``UNIT_ROWS`` pending rows that are due, then dead boxes."""
-        done = await self._runtime.disk(self._pending)
-        done += await self._runtime.disk(self._dead_boxes)
-        return Progress.BUSY if done >= UNIT_ROWS else Progress.IDLE
+        more = await self._runtime.disk(self._pending)
+        dead = await self._runtime.disk(self._dead_boxes)
+        return Progress.BUSY if more or dead >= UNIT_ROWS else Progress.IDLE
 
-    def _pending(self) -> int:
-        """Settle one unit; the number of rows that were."""
+    def _pending(self) -> bool:
+        """Settle one unit; whether there may be more."""
         # The time is read once, before anything is asked of the replica: what is not
         # committed at a later moment can then no longer be.
         due = self._replica.time_ms
-        waiting = [
+        found = [
             Waiting(key, key[8:9], key[9:])
             for key, _ in self._stores.rows.scan(Table.PENDING, limit=UNIT_ROWS)
             if int.from_bytes(key[:8], "big") < due
         ]
+        packs = [at for at, each in enumerate(found) if each.kind == PENDING_PACK]
+        waiting = found[: packs[UNIT_PACKS]] if len(packs) > UNIT_PACKS else found
         unit = _Unit()
         with self._names.locked(each.subject for each in waiting):
             for each in waiting:
@@ -95,25 +110,51 @@ class Collector:
                     # Its row is kept for repair and must not block those behind it.
                     log.error("cannot settle a pending row: %s (%s)", error.kind, error.reason)
             self._carry_out(unit)
-        return len(unit.settled)
+        return bool(unit.settled) and (len(waiting) < len(found) or len(found) == UNIT_ROWS)
 
     def _settle(self, each: Waiting, due: int, unit: _Unit) -> None:
         """Enter what is to be deleted for one due row."""
-        rows, blob = self._stores.rows, each.kind == PENDING_BLOB
-        opening = (
-            rows.get(Table.OPENINGS, each.subject) if blob else rows.get(Table.INDEX, each.name)
-        )
-        committed = opening is not None and self._committed(opening)
+        openings = self._openings(each)
+        lost = [opening for opening in openings if not self._committed(opening)]
         if self._names.latest(each.kind, each.subject) < due:
             unit.settled.append((Table.META, latest_key(each.kind, each.subject)))
-            if not committed and blob:
-                tables = (Table.CORES, Table.LAYOUTS, Table.OPENINGS)
-                unit.rows += [(table, each.subject) for table in tables]
-                unit.keys.append((KeyTable.KEY_ROWS, each.name[:-1]))
-                unit.shards.append((BlobBase(each.subject), each.name[-1]))
-            elif not committed:
+            if each.kind == PENDING_PACK:
+                # They came with the pack, and are settled with it.
+                records = [PackOpening.decode(opening).record for opening in lost]
+                base = BlobBase(each.subject)
+                unit.rows += [(Table.INDEX, index_name(record, base)) for record in records]
+            if each.stored and len(lost) == len(openings):
+                self._enter(each, unit)
+            elif not each.stored and lost:
                 unit.rows.append((Table.INDEX, each.name))
         unit.settled.append((Table.PENDING, each.key))
+
+    def _openings(self, each: Waiting) -> list[bytes]:
+        """The openings that commit what waits."""
+        rows = self._stores.rows
+        if each.kind == PENDING_PACK:
+            # One for each record; a pack has a thousand at most.
+            return [value for _, value in rows.scan(Table.OPENINGS, each.subject, limit=PACK_ROWS)]
+        table = Table.OPENINGS if each.kind == PENDING_BLOB else Table.INDEX
+        opening = rows.get(table, each.subject)
+        return [] if opening is None else [opening]
+
+    def _enter(self, each: Waiting, unit: _Unit) -> None:
+        """Everything that is stored under a base."""
+        base = each.subject
+        unit.shards.append((BlobBase(base), each.name[-1]))
+        if each.kind == PENDING_BLOB:
+            tables = (Table.CORES, Table.LAYOUTS, Table.OPENINGS)
+            unit.rows += [(table, base) for table in tables]
+            unit.keys.append((KeyTable.KEY_ROWS, each.name[:-1]))
+            return
+        unit.rows.append((Table.LAYOUTS, base))
+        for table in (Table.CORES, Table.OPENINGS):
+            found = self._stores.rows.scan(table, base, limit=PACK_ROWS)
+            unit.rows += [(table, key) for key, _ in found]
+        for keys in (KeyTable.KEY_ROWS, KeyTable.PACK_ENVELOPES):
+            kept = self._stores.keys.scan(keys, base, limit=PACK_ROWS)
+            unit.keys += [(keys, key) for key, _ in kept]
 
     def _carry_out(self, unit: _Unit) -> None:
         """Rows first: without them a shard is invisible, whatever happens next."""
@@ -129,7 +170,7 @@ class Collector:
             self._stores.rows.delete(unit.settled)
 
     def _committed(self, opening: bytes) -> bool:
-        value = Opening.decode(opening)
+        value = decode_opening(opening)
         return self._replica.leaf_index(value.record, value.commitment()) is not None
 
     def _dead_boxes(self) -> int:
@@ -152,12 +193,10 @@ class Collector:
         return len(dead)
 
     def pending(self) -> int:
-        """Number of blobs here that wait for their append, up to a bound."""
+        """Number of blobs and packs here that wait for their append, up to a bound."""
         count = 0
         for key, _ in self._stores.rows.scan(Table.PENDING, limit=10_000):
-            if key[8:9] != PENDING_BLOB:
-                continue
-            opening = self._stores.rows.get(Table.OPENINGS, key[9:25])
-            if opening is None or not self._committed(opening):
+            each = Waiting(key, key[8:9], key[9:])
+            if each.stored and not any(map(self._committed, self._openings(each))):
                 count += 1
         return count
