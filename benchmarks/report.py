@@ -52,6 +52,8 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
         shown += [slow_table(result["cases"]), ratio_table(result["ratios"])]
     if result["benchmark"] == "small":
         shown.append(small_table(result["cases"]))
+    if result["benchmark"] == "ledger":
+        shown.append(ledger_table(result["ledger"]))
     return [table for table in shown if table.rows] + [goals_table(result["goals"])]
 
 
@@ -283,6 +285,12 @@ def small_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     )
 
 
+def ledger_table(found: Mapping[str, Mapping[str, float]]) -> Table:
+    """What the ledger costs."""
+    rows = [[name, number(cost["best"]), number(cost["median"])] for name, cost in found.items()]
+    return Table("The ledger", ("WHAT", "BEST", "MEDIAN"), rows, ("BEST", "MEDIAN"))
+
+
 def goals_table(goals: Sequence[Mapping[str, Any]]) -> Table:
     """Each figure to reach, and PASS or FAIL."""
     rows = [
@@ -373,6 +381,14 @@ def panels(result: Mapping[str, Any]) -> list[Panel]:
                 if row["available"] and row["operation"] == operation
             ]
             drawn.append(Panel(title, "payloads/s", bars))
+    if result["benchmark"] == "ledger":
+        for unit in ("CPU us", "/ s"):
+            bars = [
+                Bar(name.removesuffix(unit).rstrip(": "), cost["best"], None, cost["median"])
+                for name, cost in result["ledger"].items()
+                if name.endswith(unit)
+            ]
+            drawn.append(Panel(f"The ledger: {unit}", unit, bars))
     return [panel for panel in drawn if panel.bars]
 
 

@@ -228,6 +228,25 @@ def small(
     _perform(measure, as_json=as_json, out=out, work=work)
 
 
+@app.command("ledger")
+@verb
+def ledger(
+    quick: QuickOption = False,
+    as_json: JsonOption = False,
+    out: OutOption = None,
+    work: WorkOption = None,
+) -> None:
+    """Committing, following, deciding: transactions, entries, replay, size of the state."""
+    _require_benchmarks()
+    from benchmarks import ledger as chain
+
+    async def measure(folder: Path, runtime: SystemRuntime, report: Report) -> Result:
+        effort = chain.QUICK if quick else chain.FULL
+        return await chain.run(folder, effort, runtime, report, quick=quick)
+
+    _perform(measure, as_json=as_json, out=out, work=work)
+
+
 # --- running ----------------------------------------------------------------------------
 
 Measure = Callable[[Path, SystemRuntime, Report], Awaitable[Result]]

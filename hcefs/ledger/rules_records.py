@@ -14,12 +14,11 @@ append itself is refused, so that forgetting the key cannot bring a second leaf.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import islice
 
 from hcefs.access.facts import Account, AccountKind, Action, Generation, Record
 from hcefs.access.rights import AccessRequest, decide
-from hcefs.errors import Conflict, Corrupt, Denied, Invalid, NotFound
+from hcefs.errors import Conflict, Corrupt, Denied, HcefsError, Invalid, NotFound
 from hcefs.ids import GrantId, RecordId
 from hcefs.integrity import leaf_hash, push_peak
 from hcefs.ledger.outcome import (
@@ -116,13 +115,15 @@ def append(
     if row is not None:
         return _repeat(row, transaction)
     ranges = _permitted_ranges(view, signer, transaction, context)
+    earliest_ms, latest_ms = context.time_ms, context.time_ms + COMMIT_BY_AHEAD_MS
     events: list[LeafAppended] = []
     results: list[LeafResult] = []
     for entry in transaction.entries:
         grown = ranges[entry.record]
         if entry.generation != grown.record.generation:
             _check_generation(view, grown.record, entry, context)
-        _check_commit_by(entry, context)
+        if not earliest_ms <= entry.commit_by_ms <= latest_ms:
+            raise _bad_commit_by(entry, earliest_ms)
         leaf = Leaf(entry.commitment, signer.account, entry.generation, context.time_ms)
         encoded = leaf.encode()
         digest = leaf_hash(encoded)
@@ -159,7 +160,9 @@ class _Range:
 
     def grown(self) -> Record:
         """The record as it is now."""
-        return replace(self.record, leaf_count=self.count, peaks=tuple(self.peaks))
+        was, peaks = self.record, tuple(self.peaks)
+        # Not with dataclasses.replace: one append may have thousands of these.
+        return Record(was.record, was.owner, was.generation, self.count, peaks, was.height)
 
 
 def expire_put_keys(state: Overlay, time_ms: int) -> None:
@@ -250,13 +253,12 @@ def _check_generation(
         )
 
 
-def _check_commit_by(entry: AppendEntry, context: BlockContext) -> None:
-    if entry.commit_by_ms < context.time_ms:
-        raise Conflict(
+def _bad_commit_by(entry: AppendEntry, time_ms: int) -> HcefsError:
+    if entry.commit_by_ms < time_ms:
+        return Conflict(
             "commit_by has passed and the blob may be collected: put it again",
             reason="commit-by-passed",
         )
-    if entry.commit_by_ms > context.time_ms + COMMIT_BY_AHEAD_MS:
-        raise Invalid(
-            "commit_by may lie at most 7 days after the block's time", reason="commit-by-too-far"
-        )
+    return Invalid(
+        "commit_by may lie at most 7 days after the block's time", reason="commit-by-too-far"
+    )

@@ -274,34 +274,31 @@ class StateView:
         """Time of the last block applied, milliseconds since the Unix epoch."""
         return self._time_ms
 
-    def _read(self, cls: type[_Fact], key: bytes) -> _Fact | None:
-        return self._state.fact(cls, key)
-
     def account(self, account: AccountId) -> Account | None:
         """The account, or None."""
-        return self._read(Account, account_key(account))
+        return self._state.fact(Account, account_key(account))
 
     def record(self, record: RecordId) -> Record | None:
         """The record, or None."""
-        return self._read(Record, record_key(record))
+        return self._state.fact(Record, record_key(record))
 
     def generation(self, record: RecordId, number: int) -> Generation | None:
         """One generation of a record, or None."""
         if not 0 <= number < 1 << 32:
             return None
-        return self._read(Generation, generation_key(record, number))
+        return self._state.fact(Generation, generation_key(record, number))
 
     def grant(self, grant: GrantId) -> Grant | None:
         """The grant, revoked or not, or None."""
-        return self._read(Grant, grant_key(grant))
+        return self._state.fact(Grant, grant_key(grant))
 
     def cluster_map(self) -> ClusterMap | None:
         """The cluster map in force, or None before the first."""
-        return self._read(ClusterMap, MAP_KEY)
+        return self._state.fact(ClusterMap, MAP_KEY)
 
     def put_row(self, account: AccountId, put_key: PutKey) -> PutRow | None:
         """What a put key made, while it is remembered."""
-        return self._read(PutRow, put_row_key(account, put_key))
+        return self._state.fact(PutRow, put_row_key(account, put_key))
 
     def operators(self) -> frozenset[AccountId]:
         """The active operators."""

@@ -5,8 +5,9 @@ followers read.  Invariants:
 
 * A result is returned only when its block is fsynced here and on as many followers
   as :data:`FOLLOWERS_REQUIRED` says (fewer when the map has fewer other nodes).
-* Blocks are made one at a time: while one is being written, submissions gather for
-  the next.  A transaction that does not apply never enters a block.
+* Blocks are made one at a time: while one is being written here and by the followers
+  that count, submissions gather for the next, because a block costs every replica
+  much the same, whatever it holds.  One that does not apply never enters a block.
 * Block time never goes back; nor does the time of heads.
 * A repeat of a transaction returns the first result, by the hash of its body.
 * Pending submissions are bounded in number and bytes; a follower's feed holds no
@@ -47,7 +48,7 @@ from hcefs.ledger.outcome import BlockContext, Outcome
 from hcefs.ledger.rows import AppliedBlock, SubmitResult
 from hcefs.ledger.state import Overlay
 from hcefs.ledger.transactions import SignedTransaction
-from hcefs.placement.cluster_map import NodeState
+from hcefs.placement.cluster_map import ClusterMap, NodeState
 from hcefs.runtime import Runtime
 
 __all__ = ["PENDING_BYTES_MAX", "PENDING_MAX", "LedgerWriter", "SubmitResult"]
@@ -56,6 +57,8 @@ PENDING_MAX = 10_000
 PENDING_BYTES_MAX = 64 << 20
 BLOCK_TRANSACTIONS = 512
 """Most transactions that one block takes: it bounds how long the others wait."""
+GATHER_S = 0.02
+"""Longest that submissions gather while followers write the block before."""
 FOLLOWERS_REQUIRED = 2
 REPLICATION_TIMEOUT_S = 5.0
 
@@ -119,6 +122,8 @@ class LedgerWriter:
         self._newest: Block | None = None
         self._acknowledged: dict[AccountId, int] = {}
         self._replicated_height = 0
+        self._counted_map: ClusterMap | None = None
+        self._counted: frozenset[AccountId] = frozenset()
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -307,11 +312,14 @@ class LedgerWriter:
 
     async def _commit_batches(self) -> None:
         while self._running:
-            batch = self._take()
-            if not batch:
+            if not self._queue:
                 self._work.clear()
                 await self._work.wait()
                 continue
+            await self._gather()
+            if not self._running:
+                return
+            batch = self._take()
             try:
                 made, answers = await self._runtime.disk(
                     self._commit, batch, self._runtime.now_ms()
@@ -332,6 +340,19 @@ class LedgerWriter:
                     answer.pending.future.set_result(answer.result)
                 else:
                     answer.pending.future.set_exception(answer.result)
+
+    async def _gather(self) -> None:
+        """Wait a little until the last block is replicated, or the next would be full."""
+        try:
+            async with self._runtime.timeout(GATHER_S):
+                while (
+                    self._running
+                    and self._replicated_height < self._log.height
+                    and len(self._queue) < BLOCK_TRANSACTIONS
+                ):
+                    await self._changed.wait()
+        except TimeoutError:
+            pass
 
     def _commit(
         self, batch: list[_Pending], now_ms: int
@@ -452,11 +473,14 @@ class LedgerWriter:
 
     def _counted_nodes(self) -> frozenset[AccountId]:
         cluster_map = self._log.cluster_map()
-        if cluster_map is None:
-            return frozenset()
-        gone = (NodeState.OUT, NodeState.REMOVED)
-        accounts = {node.account for node in cluster_map.nodes if node.state not in gone}
-        return frozenset(accounts - {self._own_account})
+        if cluster_map is not self._counted_map:
+            # Asked for every acknowledgement; a map is one object until the next comes.
+            gone = (NodeState.OUT, NodeState.REMOVED)
+            nodes = cluster_map.nodes if cluster_map is not None else ()
+            accounts = {node.account for node in nodes if node.state not in gone}
+            self._counted = frozenset(accounts - {self._own_account})
+            self._counted_map = cluster_map
+        return self._counted
 
     def _count_acknowledgements(self) -> None:
         nodes = self._counted_nodes()
