@@ -4,18 +4,18 @@ The hedge delay follows the running 95th percentile of how long complete stripes
 on this node, so that about one stripe in twenty is hedged at most when all is
 well, and a holder that is slow costs little more than that percentile.
 
-A holder that loses races again and again is known as slow and asked last, so that
-the reads after the first few do not wait for it at all; otherwise every stripe that
-it holds a data piece of would take the delay longer, the percentile would follow, and
-the delay with it.  Every few seconds one read asks a slow holder in addition to k
-others, without waiting for it: if it keeps up, it has its place back.
+A holder that loses races, or comes last by far, again and again is known as slow and
+asked last, so that the reads after the first few do not wait for it at all; otherwise
+every stripe that it holds a data piece of would take the delay longer, the percentile
+would follow, and the delay with it.  Every few seconds one read asks a slow holder in
+addition to k others, without waiting for it: if it keeps up, it has its place back.
 Source: Dean and Barroso, "The Tail at Scale", CACM 56(2), 2013.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from hcefs.ids import AccountId
@@ -33,9 +33,11 @@ DELAY_SECONDS_FIRST = 0.25
 """Before anything was measured."""
 
 SLOW_LOSSES = 2
-"""Races lost, less those kept up with, from which on a holder is asked last."""
+"""Races lost, less those kept up with, from which on a holder is asked last; it counts no further,
+so that one race in which a slow holder keeps up is enough."""
 
-LOSSES_MAX = 3
+STRAGGLE_FACTOR = 2.0
+STRAGGLE_SECONDS = 0.01
 PROBE_SECONDS = 2.0
 HOLDERS_MAX = 1024
 
@@ -46,6 +48,19 @@ class _Slowness:
 
     losses: int
     probed: float
+
+
+def straggler(seconds: Mapping[int, float]) -> int | None:
+    """The index that came so much later than the one before it that it held up its stripe.
+
+    ``seconds`` is how long each took.  A holder can be slow without being slower than
+    the hedge delay, and then every stripe waits for it.
+    """
+    if len(seconds) < 2:
+        return None
+    *_, before, last = sorted(seconds, key=lambda index: seconds[index])
+    late = max(seconds[before] * STRAGGLE_FACTOR, seconds[before] + STRAGGLE_SECONDS)
+    return last if seconds[last] > late else None
 
 
 class HedgeTimer:
@@ -76,15 +91,15 @@ class HedgeTimer:
         return self._delay
 
     def lost(self, holder: AccountId, now: float) -> None:
-        """Enter that a holder was late, and that the stripe was complete without it."""
+        """Enter that a stripe was complete without a holder that was late, or was held up by it."""
         known = self._slow.get(holder)
         if known is not None:
-            known.losses = min(known.losses + 1, LOSSES_MAX)
+            known.losses = min(known.losses + 1, SLOW_LOSSES)
         elif len(self._slow) < HOLDERS_MAX:
             self._slow[holder] = _Slowness(1, now)
 
     def kept_up(self, holder: AccountId) -> None:
-        """Enter that a holder delivered before the others were asked."""
+        """Enter that a holder delivered with the others."""
         known = self._slow.get(holder)
         if known is not None:
             known.losses -= 1

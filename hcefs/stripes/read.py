@@ -26,7 +26,7 @@ from hcefs.integrity import blake3_digest
 from hcefs.metrics import Metrics
 from hcefs.placement.ring import Seat
 from hcefs.runtime import Runtime
-from hcefs.stripes.hedge import HedgeTimer
+from hcefs.stripes.hedge import HedgeTimer, straggler
 from hcefs.stripes.lane import Lane
 from hcefs.stripes.stripe import rebuild_data
 from hcefs.transport.peers import Call, Peers
@@ -133,12 +133,15 @@ class StripeReader:
         waits: dict[int, asyncio.Task[None]] = {}
         late = 0
         overdue: set[int] = set()
+        took: dict[int, float] = {}
         probed = self._start_probe(segment)
         try:
             while len(pieces) < k:
                 probing = sum(i in self._lanes and i not in pieces for i in probed)
                 self._start_lanes(segment, k - len(pieces), late + probing, pieces)
                 self._take_ready(segment, size, pieces)
+                elapsed = self._runtime.monotonic() - started
+                took = {index: took.get(index, elapsed) for index in pieces}
                 waiting = {i: lane for i, lane in self._lanes.items() if i not in pieces}
                 if len(pieces) >= k or len(pieces) + len(waiting) < k:
                     continue
@@ -159,7 +162,7 @@ class StripeReader:
             for task in waits.values():
                 task.cancel()
         self._hedge.observe(self._runtime.monotonic() - started)
-        self._score(overdue, probed, pieces)
+        self._score(segment, overdue, probed, took)
         for index in [index for index in self._lanes if index not in pieces]:
             # It lost the race, or is out of step: slow is not lost, so it stays in reserve.
             self._spare.append(self._lanes[index].seat)
@@ -175,16 +178,25 @@ class StripeReader:
         return {seat.index}
 
     def _score(
-        self, overdue: Collection[int], probed: Collection[int], pieces: Mapping[int, LoadedPiece]
+        self,
+        segment: int,
+        overdue: Collection[int],
+        probed: Collection[int],
+        took: Mapping[int, float],
     ) -> None:
-        """Note who kept up, and who of those that the others were asked for did not."""
-        now = self._runtime.monotonic()
+        """Note who kept up with the others; ``took`` is how long each piece that came took.
+
+        Of each lane only the first piece counts: the later ones may be waiting already.
+        """
+        now, last = self._runtime.monotonic(), straggler(took)
         for index, lane in self._lanes.items():
+            if lane.first != segment:
+                continue
             holder = lane.seat.node.account
-            if index in pieces and index not in overdue:
-                self._hedge.kept_up(holder)
-            elif index not in pieces and (index in overdue or index in probed):
+            if index == last or (index not in took and (index in overdue or index in probed)):
                 self._hedge.lost(holder, now)
+            elif index in took and index not in overdue:
+                self._hedge.kept_up(holder)
 
     def _patience(self, started: float) -> float:
         return max(0.0, started + self._hedge.delay_seconds - self._runtime.monotonic())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar, TypeVarTuple
 
 import pytest
 
@@ -18,15 +19,32 @@ from hcefs.testing.local_cluster import LocalCluster
 from tests.unit.blobs.test_put_get import new_blob, put, sample
 
 LENGTH = 2 * SEGMENT_SIZE
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class Clock(SystemRuntime):
-    """A clock that only a test moves; delays count from now on."""
+    """A clock that only a test moves, and that knows whether the stores have work."""
 
     now = 1000.0
+    busy = 0
 
     def monotonic(self) -> float:
         return self.now
+
+    async def disk(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        self.busy += 1
+        try:
+            return await super().disk(function, *args)
+        finally:
+            self.busy -= 1
+
+    async def idle(self) -> None:
+        """Return when nothing has happened for a while."""
+        quiet = 0
+        while quiet < 20:
+            await self.sleep(0.002)
+            quiet = 0 if self.busy else quiet + 1
 
 
 @pytest.fixture
@@ -38,11 +56,17 @@ def clock() -> Iterator[Clock]:
 
 @pytest.fixture
 def cluster(clock: Clock) -> LocalCluster:
-    """Six holders, and a timer that knows them to be quick."""
+    """Six holders; the delay is far longer than a busy machine takes for a stripe in memory."""
     cluster = LocalCluster(clock)
-    for _ in range(hedge.RECOMPUTE_EVERY):
-        cluster.hedge.observe(0.0)
+    learn_delay(cluster, 0.5)
     return cluster
+
+
+def learn_delay(cluster: LocalCluster, seconds: float) -> None:
+    """Let the timer of a cluster have that delay."""
+    for _ in range(hedge.WINDOW):
+        cluster.hedge.observe(seconds / hedge.MARGIN)
+    assert cluster.hedge.delay_seconds == pytest.approx(seconds)
 
 
 async def read(cluster: LocalCluster, blob: BlobId) -> list[tuple[int, ...]]:
@@ -103,6 +127,40 @@ async def test_a_slow_holder_is_tried_besides_the_others_and_has_its_place_back(
     assert await read(cluster, blob) == [(0, 1, 2, 3)] * 2
     assert holder_of(cluster, blob, 1) == 1
     assert cluster.metrics.value("hedged_loads_total") == hedged
+
+
+async def test_a_holder_that_holds_up_its_stripes_is_slow_even_within_the_delay(
+    cluster: LocalCluster, clock: Clock
+) -> None:
+    learn_delay(cluster, hedge.DELAY_SECONDS_MAX)
+    blob = new_blob(cluster)
+    await put(cluster, cluster.plan(blob), sample(LENGTH))
+    faults = cluster.faults_of_index(blob, 1)
+    for _ in range(hedge.SLOW_LOSSES):
+        faults.waits_for = asyncio.Event()
+        reading = asyncio.ensure_future(read(cluster, blob))
+        await clock.idle()  # the others are there
+        clock.now += 0.1
+        faults.waits_for.set()
+        assert await reading == [(0, 1, 2, 3)] * 2
+    assert cluster.metrics.value("hedged_loads_total") == 0
+    assert holder_of(cluster, blob, 1) == 5
+
+
+@pytest.mark.parametrize(
+    ("seconds", "last"),
+    [
+        ({}, None),
+        ({0: 9.0}, None),
+        ({0: 0.001, 1: 0.009}, None),
+        ({0: 0.001, 1: 0.012}, 1),
+        ({0: 0.03, 1: 0.01, 2: 0.02}, None),
+        ({0: 0.05, 1: 0.01, 2: 0.02}, 0),
+        ({0: 0.05, 1: 0.05, 2: 0.02}, None),
+    ],
+)
+def test_who_came_last_by_far(seconds: dict[int, float], last: int | None) -> None:
+    assert hedge.straggler(seconds) == last
 
 
 async def test_a_slow_first_seat_does_not_stall_the_manifest(cluster: LocalCluster) -> None:
