@@ -61,7 +61,7 @@ log = logging.getLogger(__name__)
 GATHER_BYTES = 64 << 10
 """Writes smaller than this are joined; larger ones go to the kernel as they are."""
 
-UNCACHED_BYTES_MIN = 256 << 10
+UNCACHED_BYTES_MIN = 4 << 20
 """Shards from this size on bypass the page cache."""
 
 _FOLDER_MODE = 0o700
