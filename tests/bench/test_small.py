@@ -39,7 +39,6 @@ class Receipt:
 @dataclass(frozen=True)
 class Facts:
     record: RecordId
-    leaf_count: int
 
 
 class Stream:
@@ -89,15 +88,22 @@ class Pretender:
         return DiskUse(3 * sum(map(len, self.kept.values())))
 
 
+@dataclass(frozen=True)
+class Listed:
+    record: Facts
+    entries: int
+    complete: bool = True
+
+    def __len__(self) -> int:
+        return self.entries
+
+
 class Client:
     def __init__(self, world: Pretender) -> None:
         self._world = world
 
     async def open_record(self) -> Facts:
-        return Facts(RecordId(self._world.runtime.random(16)), 0)
-
-    async def record(self, record: RecordId) -> Facts:
-        return Facts(record, self._world.entries.get(record, 0))
+        return Facts(RecordId(self._world.runtime.random(16)))
 
     async def put(self, record: RecordId, payload: bytes) -> Receipt:
         world = self._world
@@ -114,6 +120,9 @@ class Client:
 
     async def get_many(self, items: Sequence[tuple[RecordId, BlobId]]) -> list[bytes]:
         return [self._world.kept[blob] for _, blob in items]
+
+    async def list(self, record: RecordId) -> Listed:
+        return Listed(Facts(record), self._world.entries.get(record, 0))
 
 
 @pytest.fixture
