@@ -333,12 +333,18 @@ class Encoded:
     VERSION: ClassVar[int] = 1
     MAX_BYTES: ClassVar[int] = MAX_BYTES
 
+    _made: ClassVar[_Functions | None] = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # Each class has functions of its own, made when its annotations can be read.
+        cls._made = None
+
     @classmethod
     def _functions(cls) -> _Functions:
-        made: _Functions | None = cls.__dict__.get("_made_functions")
+        made = cls._made
         if made is None:
-            made = _functions_of(cls)
-            cls._made_functions = made  # type: ignore[attr-defined]
+            made = cls._made = _functions_of(cls)
         return made
 
     def fields(self) -> list[Any]:
@@ -356,7 +362,7 @@ class Encoded:
 
     def encode(self) -> bytes:
         """The canonical bytes."""
-        return self._functions().outside(self)
+        return (self._made or self._functions()).outside(self)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:

@@ -145,7 +145,7 @@ def leaf_rows(record: bytes = b"") -> bytes:
 
 
 def leaf_row(record: RecordId, index: int) -> bytes:
-    return leaf_rows(record) + u64(index)
+    return b"l" + record + index.to_bytes(8, "big")
 
 
 def commitment_row(record: RecordId, commitment: bytes) -> bytes:
@@ -157,7 +157,7 @@ def copied_row(record: RecordId, commitment: bytes, signer: AccountId) -> bytes:
 
 
 def subtree_row(record: RecordId, level: int, index: int) -> bytes:
-    return b"n" + record + bytes((level,)) + u64(index)
+    return b"n" + record + (level << 64 | index).to_bytes(9, "big")
 
 
 def result_row(transaction_hash: bytes) -> bytes:

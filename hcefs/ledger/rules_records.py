@@ -128,7 +128,8 @@ def append(
         encoded = leaf.encode()
         digest = leaf_hash(encoded)
         index = grown.count
-        completed = grown.append(digest)
+        completed = push_peak(index, grown.peaks, digest)
+        grown.count += 1
         events.append(
             LeafAppended(entry.record, index, leaf, context.height, encoded, tuple(completed))
         )
@@ -151,12 +152,6 @@ class _Range:
         self.record = record
         self.count = record.leaf_count
         self.peaks = list(record.peaks)
-
-    def append(self, digest: bytes) -> list[bytes]:
-        """Add a leaf; returns the roots of the subtrees that it completes."""
-        completed = push_peak(self.count, self.peaks, digest)
-        self.count += 1
-        return completed
 
     def grown(self) -> Record:
         """The record as it is now."""
