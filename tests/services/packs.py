@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,9 +53,13 @@ def batch_authorization(
     groups: Sequence[BatchGroup],
     *,
     token: bytes = b"",
+    says: Mapping[str, Any] | None = None,
     **fields: Any,
 ) -> pack_pb2.BatchAuthorization:
-    """An honest authorization of a batch, except for ``fields`` of its proof."""
+    """An honest authorization of a batch, except for ``fields`` of its proof.
+
+    ``says`` is the same, for fields that have the names of parameters.
+    """
     keys = rig.keys_of(client)
     token = token or rig.token(keys, grant.grant if grant else rig.append_grant.grant)
     honest: dict[str, Any] = {
@@ -63,7 +67,7 @@ def batch_authorization(
         "gateway": gateway.account,
         "purpose": "TREAT" if grant else "PATRQT",
     }
-    proof = rig.proof(keys, method, **(honest | fields))
+    proof = rig.proof(keys, method, **(honest | fields | dict(says or {})))
     return pack_pb2.BatchAuthorization(tokens=[token], proof=proof)
 
 
