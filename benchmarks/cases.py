@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Final
 
 from benchmarks import limits
 from benchmarks.goals import GIB, KIB, MIB
-from benchmarks.harness import CLIENT, Batch
+from benchmarks.harness import CLIENT, NODES, Batch
 from benchmarks.payloads import from_file
 from hcefs.cli.cluster_files import LEDGER
 from hcefs.errors import Invalid
@@ -57,35 +58,48 @@ class Effort:
     """How much of each case is measured.
 
     A batch moves about ``volume`` bytes in at most ``operations_max`` operations,
-    but never fewer than the concurrency.  ``seconds`` None is without an end.
+    but never fewer than the concurrency.  Every gateway has moved ``warm`` bytes
+    before anything is measured.  ``stage_bytes`` go through each stage at a time.
+    ``seconds`` None is without an end.
     """
 
     volume: int
     operations_max: int
     rounds: int
-    limits: limits.Effort
+    warm: int
+    stage_bytes: int
     seconds: float | None = None
 
     def operations(self, case: Case) -> int:
         """Operations of one batch."""
         return max(case.concurrency, min(self.operations_max, self.volume // max(1, case.size)), 1)
 
+    def warming(self, case: Case) -> tuple[int, int]:
+        """Streams at once, and their size, that fill a process's pools and heap for a case."""
+        streams = min(case.concurrency, WARM_STREAMS_MAX)
+        return streams, max(1, min(case.size, self.warm // streams))
 
-FULL: Final = Effort(256 * MIB, 256, 3, limits.FULL)
-QUICK: Final = Effort(128 * MIB, 64, 1, limits.Effort(32 * MIB, 2), 41.0)
 
-QUICK_CASES: Final = (
-    (Case("gateway", "node", 64 * MIB, 1), Case("direct", "client", 64 * MIB, 1)),
-    (
-        Case("gateway", "node", MIB, 16),
-        Case("gateway", "node", 4 * KIB, 16),
-        Case("gateway", "client", MIB, 16),
-        Case("direct", "client", MIB, 16),
-    ),
-    (Case("gateway", "node", 64 * MIB, 4), Case("direct", "client", 64 * MIB, 4)),
-    (Case("gateway", "node", GIB, 1), Case("direct", "client", GIB, 1)),
+WARM_STREAMS_MAX: Final = 4
+FULL: Final = Effort(256 * MIB, 256, 3, 64 * MIB, 64 * MIB)
+QUICK: Final = Effort(128 * MIB, 32, 3, 16 * MIB, 32 * MIB, 46.0)
+
+PUT_GET: Final = ("put", "get")
+QUICK_GROUPS: Final[Sequence[Mapping[Case, Sequence[str]]]] = (
+    {
+        Case("gateway", "node", 64 * MIB, 1): (*PUT_GET, "degraded"),
+        Case("gateway", "node", 64 * MIB, 4): ("put",),
+    },
+    {
+        Case("direct", "client", 64 * MIB, 1): PUT_GET,
+        Case("direct", "client", 64 * MIB, 4): ("put",),
+    },
+    {Case("gateway", "node", MIB, 16): PUT_GET},
+    {Case("gateway", "node", GIB, 1): PUT_GET},
+    {Case("direct", "client", GIB, 1): PUT_GET},
+    {Case("gateway", "node", 4 * KIB, 16): PUT_GET},
 )
-"""What the goals need, the most telling first; of these, nodes are killed for the first group."""
+"""What the goals need, and what others are compared with; and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -132,11 +146,13 @@ def choose(
     return groups, skipped
 
 
-def bytes_written(group: Sequence[Case], effort: Effort) -> int:
+def bytes_written(group: Iterable[Case], effort: Effort) -> int:
     """Bytes on the disk that measuring a group takes, generously."""
-    put = sum(case.size * (effort.operations(case) * effort.rounds + 1) for case in group)
-    files = sum({case.size for case in group if from_file(case.size)})
-    return int(put * DISK_FACTOR) + files
+    cases = list(group)
+    put = sum(case.size * effort.operations(case) * effort.rounds for case in cases)
+    warm = sum(math.prod(effort.warming(case)) * NODES for case in cases)
+    files = sum({case.size for case in cases if from_file(case.size)})
+    return int((put + warm) * DISK_FACTOR) + files
 
 
 def pair_to_kill(
@@ -164,6 +180,7 @@ class Found:
     batches: list[Batch] = field(default_factory=list)
     reason: str = ""
     against_healthy: list[float] = field(default_factory=list)
+    against_one: list[float] = field(default_factory=list)
     shards_per_byte: list[float] = field(default_factory=list)
     all_per_byte: list[float] = field(default_factory=list)
     allocated_per_byte: list[float] = field(default_factory=list)
@@ -212,14 +229,22 @@ def others_share(batches: Sequence[Batch], cores: int) -> float:
 
 
 def limit_of(
-    case: Case, operation: str, best: float, stages: dict[str, dict[str, Any]]
+    case: Case, operation: str, spent: Mapping[str, float], stages: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    """The limit of a path, its terms, and how near ``best`` (CPU-s/GB) comes."""
+    """The limit of a path, its terms, and how near the path comes.
+
+    ``spent`` are best and median in CPU-s/GB.  Both sides of a ratio are the same
+    sort of number: ``ratio`` is the best of the stages over the best of the path.
+    """
     terms = limits.unavoidable(
         operation, case.mode, case.seal, from_file=operation == "put" and from_file(case.size)
     )
+    signature = limits.content_signature(operation)
+    unsigned = limits.cost_of(terms, stages)
+    signed = unsigned + limits.cost_of(signature, stages)
+    if limits.needs_content_signature(case.mode, case.seal):
+        terms += signature
     cost = limits.cost_of(terms, stages)
-    extra = limits.cost_of(limits.content_signature(operation), stages)
     return {
         "terms": [
             {
@@ -231,8 +256,10 @@ def limit_of(
             for term in terms
         ],
         "cpu_s_per_gb": cost,
-        "ratio": cost / best,
-        "ratio_with_content_signature": (cost + extra) / best,
+        "ratio": cost / spent["best"],
+        "ratio_of_medians": limits.cost_of(terms, stages, "median") / spent["median"],
+        "ratio_without_content_signature": unsigned / spent["best"],
+        "ratio_with_content_signature": signed / spent["best"],
     }
 
 
@@ -268,7 +295,7 @@ def row_of(
     if operation == "range":
         row["range_bytes"] = case.range[1]
     else:
-        row["limit"] = limit_of(case, operation, rates["cpu_s_per_gb"]["best"], stages)
+        row["limit"] = limit_of(case, operation, rates["cpu_s_per_gb"], stages)
     if operation == "put":
         row["degraded_puts"] = found.degraded_puts
         row["disk"] = {
@@ -276,6 +303,8 @@ def row_of(
             "all_per_byte": median(found.all_per_byte),
             "allocated_per_byte": median(found.allocated_per_byte),
         }
+    if found.against_one:
+        row["cpu_against_one_stream"] = median(found.against_one)
     if operation == "degraded":
         row["against_healthy"] = median(found.against_healthy)
     return row

@@ -99,6 +99,17 @@ CPU_PUT_MIB: Final = 8.5
 CPU_GET_MIB: Final = 6.0
 
 
+def cpu_goal(operation: str, mode: str, seal: str, size: int, concurrency: int) -> float | None:
+    """The CPU-s/GB to reach in a measurement, if there is such a figure."""
+    if (mode, seal) not in VARIANTS or operation not in ("put", "get"):
+        return None
+    if (size, concurrency) == (64 * MIB, 1):
+        return (CPU_PUT if operation == "put" else CPU_GET)[mode]
+    if (mode, size, concurrency) == ("gateway", MIB, 16):
+        return CPU_PUT_MIB if operation == "put" else CPU_GET_MIB
+    return None
+
+
 class Cases:
     """The rows of a data result, looked up by what they measured."""
 
@@ -168,12 +179,11 @@ def data_goals(rows: Sequence[Mapping[str, Any]]) -> list[Goal]:
     for mode, seal in VARIANTS:
         one = cases.value(("put", mode, seal, 64 * MIB, 1), _cpu)
         goals.append(_at_most(f"put 64 MiB, {mode}: CPU-s/GB", CPU_PUT[mode], one))
-        four = cases.value(("put", mode, seal, 64 * MIB, 4), _cpu)
-        goals.append(
-            _at_most(
-                f"put 64 MiB, {mode}: CPU of four streams / one", FOUR_STREAMS, _divided(four, one)
-            )
+        four = cases.value(
+            ("put", mode, seal, 64 * MIB, 4), lambda row: row.get("cpu_against_one_stream")
         )
+        name = f"put 64 MiB, {mode}: CPU of four streams / one"
+        goals.append(_at_most(name, FOUR_STREAMS, four))
         found = cases.value(("get", mode, seal, 64 * MIB, 1), _cpu)
         goals.append(_at_most(f"get 64 MiB, {mode}: CPU-s/GB", CPU_GET[mode], found))
     for operation, bound in (("put", CPU_PUT_MIB), ("get", CPU_GET_MIB)):
@@ -202,13 +212,19 @@ def data_goals(rows: Sequence[Mapping[str, Any]]) -> list[Goal]:
     return goals
 
 
-def _divided(
-    left: tuple[float | None, str], right: tuple[float | None, str]
-) -> tuple[float | None, str]:
-    for value, reason in (left, right):
-        if value is None:
-            return None, reason
-    return (left[0] or 0.0) / (right[0] or 1.0), ""
+# --- slow ---------------------------------------------------------------------------
+
+SLOW_NODE: Final = 1.5
+
+
+def slow_goals(ratios: Mapping[str, Mapping[str, Any]]) -> list[Goal]:
+    """The goals of ``hcefs bench slow``; ``ratios`` as in its result, by mode."""
+    goals = []
+    for mode, found in ratios.items():
+        value = (found["p99"], "") if "p99" in found else (None, str(found.get("reason", "")))
+        name = f"get 1 MiB, {mode}: p99 with one node 10 times slower / healthy"
+        goals.append(_at_most(name, SLOW_NODE, value))
+    return goals
 
 
 # --- small --------------------------------------------------------------------------
@@ -232,6 +248,11 @@ _SMALL: Final = (
     ("get", "single gets 4 KiB, 64 in flight: gets/s", GET_SINGLE),
     ("get-many", "GetMany 4 KiB: payloads/s", GET_MANY),
 )
+
+
+def rate_goal(operation: str, size: int) -> float | None:
+    """The payloads/s to reach with small payloads, if there is such a figure."""
+    return next((rate for name, _, rate in _SMALL if (name, 4 * KIB) == (operation, size)), None)
 
 
 def small_goals(rows: Sequence[Mapping[str, Any]], authority_ms: float | None) -> list[Goal]:

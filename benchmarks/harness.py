@@ -157,6 +157,7 @@ class BenchCluster:
         self.connection: Connection
         self.patient: Client
         self.operator: Client
+        self._patient_keys: AccountKeys
         self.record: RecordId
 
     async def start(self, report: Report) -> None:
@@ -176,6 +177,7 @@ class BenchCluster:
             signed = await self.operator.register(hospital, AccountKind.INSTITUTION)
             await second.admit(self.operator.cosign(signed))
             await institution.admit(await institution.register(patient, AccountKind.PATIENT))
+        self._patient_keys = patient
         self.patient = self._client(patient)
         self.record = (await self.patient.open_record()).record
 
@@ -183,6 +185,10 @@ class BenchCluster:
         client = Client(self.connection, keys, self.runtime)
         self._clients.append(client)
         return client
+
+    def fresh_patient(self) -> Client:
+        """The same account in a new client that knows nothing yet; closed with the cluster."""
+        return self._client(self._patient_keys)
 
     def _new_keys(self) -> AccountKeys:
         return AccountKeys.generate(self.connection.cluster, self.runtime.random(128))
@@ -238,7 +244,7 @@ class BenchCluster:
         Raises:
             Unavailable: they do not.
         """
-        ways = [{"node": self._config(n).client_address} for n in self.folder.node_numbers()]
+        ways = [{"node": address} for address in self.addresses()]
         deadline = Deadline(self.runtime, REVIVE_SECONDS)
         for way in [*ways, *modes]:
             while not await self._reaches_all(way):
@@ -256,6 +262,10 @@ class BenchCluster:
             return False
 
     # -- where things are
+
+    def addresses(self) -> list[str]:
+        """Where clients reach each node."""
+        return [self._config(number).client_address for number in self.folder.node_numbers()]
 
     def _config(self, number: int) -> Any:
         return load_node_config(self.folder.config_of(node_name(number)))

@@ -104,6 +104,7 @@ async def open_hop(folder: Path, me: int, runtime: SystemRuntime) -> AsyncIterat
             address,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            env=hcefs.cli.process.environment(),
         )
         try:
             await _ready(process, runtime)

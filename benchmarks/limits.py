@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -53,8 +54,8 @@ class Effort:
     repeats: int
 
 
-FULL: Final = Effort(256 << 20, 7)
-QUICK: Final = Effort(64 << 20, 3)
+FULL: Final = Effort(256 << 20, 11)
+QUICK: Final = Effort(64 << 20, 7)
 
 
 @dataclass(frozen=True)
@@ -212,10 +213,41 @@ class _Files:
 # --- the whole ------------------------------------------------------------------------
 
 
-async def measure(
-    folder: Path, effort: Effort, data: bytes, runtime: SystemRuntime
-) -> dict[str, dict[str, Any]]:
-    """Every stage's cost, by its name; ``folder`` takes files of ``effort.volume`` bytes.
+class Stages:
+    """The stages, ready to be measured at any moment.  Made by :func:`open_stages`.
+
+    ``data`` benchmarks repeat them between what they measure, so that the limit and
+    the path see the same machine.
+    """
+
+    def __init__(self, stages: dict[str, Stage], exact: dict[str, dict[str, Any]]) -> None:
+        self._stages = stages
+        self._exact = exact
+        self._timings: dict[str, list[Timing]] = {name: [] for name in stages}
+
+    async def warm(self) -> None:
+        """Fill caches, buffers and the connection; not counted."""
+        for stage in self._stages.values():
+            await stage()
+
+    async def repeat(self) -> None:
+        """Measure every stage once more."""
+        for name, stage in self._stages.items():
+            self._timings[name].append(await stage())
+
+    def found(self) -> dict[str, dict[str, Any]]:
+        """Best and median of all repeats so far, by stage; there must be one."""
+        return {
+            name: summary(timings) | self._exact.get(name, {})
+            for name, timings in self._timings.items()
+        }
+
+
+@asynccontextmanager
+async def open_stages(
+    folder: Path, volume: int, data: bytes, runtime: SystemRuntime
+) -> AsyncIterator[Stages]:
+    """Stages that move ``volume`` bytes each; ``folder`` takes files of that size.
 
     ``data`` is some of what is to be stored, in whole segments (``POOL_BYTES``).
 
@@ -223,7 +255,6 @@ async def measure(
         Unavailable: the receiver of the hop does not start.
         OSError: the disk failed.
     """
-    volume = effort.volume
     files = _Files(folder, volume, data)
     view = memoryview(data)
     segments = [view[i : i + SEGMENT_SIZE] for i in range(0, len(view), SEGMENT_SIZE)]
@@ -232,38 +263,34 @@ async def measure(
     stages["blake3"] = _timed(
         volume, PIECE_BYTES, [partial(blake3_digest, piece) for piece in pieces]
     )
+    exact: dict[str, dict[str, Any]] = {}
     for k, m in CODES:
         stages[f"erasure-{k}-{m}"] = _encoding(volume, k, m, segments)
+        equal = equals_zfec(k, m, segments[0])
+        exact[f"erasure-{k}-{m}"] = {"equal_to_zfec": equal, "kernel": Codec(k, m).kernel}
     async with open_hop(folder / "hop", os.getpid(), runtime) as hop:
         for name, size in HOP_SIZES:
             stages[name] = _hopping(volume, size, hop)
         stages["write-fsync"] = files.write
         stages["write-fsync-allocated"] = files.write_allocated
         stages["file-read"] = files.read
-        timings: dict[str, list[Timing]] = {name: [] for name in stages}
-        for repeat in range(effort.repeats + 1):
-            for name, stage in stages.items():
-                timing = await stage()
-                if repeat:  # the first one warms caches, buffers and the connection
-                    timings[name].append(timing)
-    result = {name: summary(found) for name, found in timings.items()}
-    for k, m in CODES:
-        result[f"erasure-{k}-{m}"]["equal_to_zfec"] = equals_zfec(k, m, segments[0])
-        result[f"erasure-{k}-{m}"]["kernel"] = Codec(k, m).kernel
-    return result
+        opened = Stages(stages, exact)
+        await opened.warm()
+        yield opened
 
 
-def best_of(
-    first: dict[str, dict[str, Any]], second: dict[str, dict[str, Any]]
+async def measure(
+    folder: Path, effort: Effort, data: bytes, runtime: SystemRuntime
 ) -> dict[str, dict[str, Any]]:
-    """Two measurements of one run as one: the better best, the median of the first."""
-    merged: dict[str, dict[str, Any]] = {}
-    for name, stage in first.items():
-        merged[name] = dict(stage)
-        for key, pick in (("gb_s", max), ("cpu_s_per_gb", min)):
-            best = pick(stage[key]["best"], second[name][key]["best"])
-            merged[name][key] = stage[key] | {"best": best}
-    return merged
+    """Every stage's cost by its name, one repeat after the other.
+
+    Raises:
+        Unavailable, OSError: as :func:`open_stages`.
+    """
+    async with open_stages(folder, effort.volume, data, runtime) as stages:
+        for _ in range(effort.repeats):
+            await stages.repeat()
+        return stages.found()
 
 
 # --- the limit of a path ----------------------------------------------------------------
@@ -314,21 +341,29 @@ def unavoidable(
 
 
 def content_signature(operation: str) -> list[Term]:
-    """What the writer's signature over the content costs on top: not in the ratio.
-
-    It can be switched off, but by default a put makes it and a whole get checks it.
-    """
+    """What the writer's signature over the content costs: its digest, in put and whole get."""
     if operation in ("put", "get", "degraded"):
         return [Term("blake3", 1.0, "digest of the whole content, which the writer signs")]
     return []
 
 
-def cost_of(terms: Sequence[Term], stages: dict[str, dict[str, Any]]) -> float:
-    """CPU seconds for each GB of payload: each stage at its best."""
-    return sum(term.factor * stage_cost(term.stage, stages) for term in terms)
+def needs_content_signature(mode: str, seal: str) -> bool:
+    """Whether a way cannot do without that signature.
+
+    Where a node seals, nothing else keeps that node from putting other content in:
+    the design demands it, so its digest is part of the limit.  Where the client
+    seals, the core that its entry commits to already binds the ciphertext: what the
+    signature then costs is counted against us.
+    """
+    return mode == "gateway" and seal == "node"
 
 
-def stage_cost(stage: str, stages: dict[str, dict[str, Any]]) -> float:
-    """CPU-s/GB of a stage at its best; a write is the cheaper of the two kinds."""
+def cost_of(terms: Sequence[Term], stages: dict[str, dict[str, Any]], which: str = "best") -> float:
+    """CPU seconds for each GB of payload: each stage at its best, or its median."""
+    return sum(term.factor * stage_cost(term.stage, stages, which) for term in terms)
+
+
+def stage_cost(stage: str, stages: dict[str, dict[str, Any]], which: str = "best") -> float:
+    """CPU-s/GB of a stage; a write is the cheaper of the two kinds."""
     names = [stage, "write-fsync-allocated"] if stage == "write-fsync" else [stage]
-    return min(float(stages[name]["cpu_s_per_gb"]["best"]) for name in names)
+    return min(float(stages[name]["cpu_s_per_gb"][which]) for name in names)

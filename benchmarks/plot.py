@@ -1,7 +1,7 @@
 """Horizontal bars as SVG: one panel below the other, nothing but text and rectangles.
 
-Each bar is the best of a run's repeats, a thin line its median, and a diamond the
-limit where there is one.  Pure; needs no library.
+Each bar is the best of a run's repeats, a thin line its median, a diamond the limit
+and a green line the figure to reach, where there is one.  Pure; needs no library.
 """
 
 from __future__ import annotations
@@ -21,6 +21,11 @@ TITLE_HEIGHT: Final = 84
 PANEL_HEAD: Final = 40
 PANEL_FOOT: Final = 38
 TICKS_MAX: Final = 6
+LETTER: Final = 7
+LEGEND_GAP: Final = 20
+GOAL_ROOM: Final = 48
+"""Pixels between a bar and the figure to reach that the bar's own number needs."""
+
 NONE: Final = "-"
 
 _STYLE: Final = """
@@ -29,17 +34,19 @@ text { font-family: "DejaVu Sans", Helvetica, Arial, sans-serif; font-size: 12px
 .panel { font-size: 14px; font-weight: bold } .tick { fill: #5b6875; font-size: 11px }
 .grid { stroke: #dde3e8; stroke-width: 1 } .bar { fill: #3f7fb5 }
 .median { stroke: #24303c; stroke-width: 1.5 } .limit { fill: #d9822b }
+.goal { stroke: #2f8f4e; stroke-width: 3 }
 """
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar: its name, the best value, the limit and the median if there are any."""
+    """One bar: its name, the best value; the limit, median and figure to reach if there are any."""
 
     name: str
     value: float
     limit: float | None = None
     median: float | None = None
+    goal: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,8 +79,8 @@ def tick_step(largest: float) -> float:
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
 
 
-def chart(title: str, subtitle: str, panels: Sequence[Panel]) -> str:
-    """The drawing of some panels."""
+def chart(title: str, subtitle: str, panels: Sequence[Panel], bars: str = "best") -> str:
+    """The drawing of some panels; ``bars`` says what a bar is."""
     parts: list[str] = []
     top = TITLE_HEIGHT
     for panel in panels:
@@ -90,25 +97,31 @@ def chart(title: str, subtitle: str, panels: Sequence[Panel]) -> str:
         f'<rect width="{WIDTH}" height="{top}" fill="#ffffff"/>',
         _text(24, 32, title, "title"),
         _text(24, 52, subtitle, "sub"),
-        *_legend(panels),
+        *_legend(panels, bars),
     ]
     return "\n".join([*head, *parts, "</svg>"]) + "\n"
 
 
-def _legend(panels: Sequence[Panel]) -> list[str]:
+def _legend(panels: Sequence[Panel], what: str) -> list[str]:
     bars = [bar for panel in panels for bar in panel.bars]
     if not bars:
         return []
-    parts = ['<rect class="bar" x="24" y="62" width="22" height="10"/>', _text(52, 71, "best")]
+    parts = ['<rect class="bar" x="24" y="62" width="22" height="10"/>', _text(52, 71, what)]
+    x = 52 + LETTER * len(what) + LEGEND_GAP
     if any(bar.median is not None for bar in bars):
-        parts += [
-            '<line class="median" x1="100" x2="100" y1="60" y2="74"/>',
-            _text(107, 71, "median"),
-        ]
+        parts += [_line("median", x, 60, 74), _text(x + 7, 71, "median")]
+        x += 7 + LETTER * len("median") + LEGEND_GAP
+    if any(bar.goal is not None for bar in bars):
+        parts += [_line("goal", x, 60, 74), _text(x + 8, 71, "to reach")]
+        x += 8 + LETTER * len("to reach") + LEGEND_GAP
     if any(bar.limit is not None for bar in bars):
         text = "limit: the sum of the stages that the way cannot avoid"
-        parts += [_diamond(178, 67), _text(188, 71, text)]
+        parts += [_diamond(x, 67), _text(x + 10, 71, text)]
     return parts
+
+
+def _line(style: str, x: float, top: float, bottom: float) -> str:
+    return f'<line class="{style}" x1="{x:.1f}" x2="{x:.1f}" y1="{top:.1f}" y2="{bottom:.1f}"/>'
 
 
 def _height(panel: Panel) -> int:
@@ -119,7 +132,7 @@ def _panel(panel: Panel, top: int) -> list[str]:
     values = [
         value
         for bar in panel.bars
-        for value in (bar.value, bar.limit, bar.median)
+        for value in (bar.value, bar.limit, bar.median, bar.goal)
         if value is not None
     ]
     step = tick_step(max(values, default=0.0))
@@ -130,9 +143,7 @@ def _panel(panel: Panel, top: int) -> list[str]:
     parts = [_text(24, top + 24, panel.title, "panel")]
     for index in range(ticks + 1):
         x = LEFT + index * step * scale
-        parts.append(
-            f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{first - 4}" y2="{bottom}"/>'
-        )
+        parts.append(_line("grid", x, first - 4, bottom))
         parts.append(_text(x, bottom + 14, number(index * step, 4), "tick", "middle"))
     parts.append(_text(WIDTH - 10, bottom + 14, panel.unit, "tick", "end"))
     for index, bar in enumerate(panel.bars):
@@ -149,12 +160,14 @@ def _bar(bar: Bar, y: int, scale: float) -> list[str]:
     ]
     ends = [length]
     if bar.median is not None:
-        x = LEFT + bar.median * scale
-        ends.append(x - LEFT)
-        parts.append(
-            f'<line class="median" x1="{x:.1f}" x2="{x:.1f}" y1="{y - 2}" '
-            f'y2="{y + BAR_HEIGHT + 2}"/>'
-        )
+        ends.append(bar.median * scale)
+        parts.append(_line("median", LEFT + bar.median * scale, y - 2, y + BAR_HEIGHT + 2))
+    if bar.goal is not None:
+        x = bar.goal * scale
+        parts.append(_line("goal", LEFT + x, y - 2, y + BAR_HEIGHT + 2))
+        # The figure stands behind the bar, unless that is where the line is.
+        if x - max(ends) < GOAL_ROOM:
+            ends.append(x + 2)
     if bar.limit is not None:
         ends.append(bar.limit * scale + 6)
         parts.append(_diamond(LEFT + bar.limit * scale, middle))

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks import rivals
+from benchmarks.goals import SLOW_NODE, cpu_goal, rate_goal
 from benchmarks.plot import NONE, Bar, Panel, chart, number
 from hcefs.cli.output import size_text
 
@@ -16,12 +18,13 @@ _SIDE_KEYS: Final = ("send", "receive")
 
 @dataclass(frozen=True)
 class Table:
-    """A title, columns and rows; ``right`` names the columns of numbers."""
+    """A title, columns, rows and remarks; ``right`` names the columns of numbers."""
 
     title: str
     columns: tuple[str, ...]
     rows: list[list[str]]
     right: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def both(pair: Mapping[str, float]) -> str:
@@ -44,9 +47,13 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
         shown.append(limits_table(result["limits"]))
     if result["benchmark"] == "data":
         shown += [data_table(result["cases"]), path_table(result["cases"])]
-        shown.append(memory_table(result["cases"]))
+        shown += [memory_table(result["cases"]), rivals_table(result["cases"])]
+    if result["benchmark"] == "slow":
+        shown += [slow_table(result["cases"]), ratio_table(result["ratios"])]
     if result["benchmark"] == "small":
         shown.append(small_table(result["cases"]))
+    if result["benchmark"] == "ledger":
+        shown.append(ledger_table(result["ledger"]))
     return [table for table in shown if table.rows] + [goals_table(result["goals"])]
 
 
@@ -82,6 +89,7 @@ def _case(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
+_KEY: Final = ("operation", "mode", "seal", "size", "concurrency")
 _CASE: Final = ("WHAT", "WAY", "SEALS", "SIZE", "AT ONCE")
 
 
@@ -90,10 +98,12 @@ def data_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     shown = []
     for row in rows:
         if not row["available"]:
-            shown.append([*_case(row), *[NONE] * 8, str(row["reason"])])
+            shown.append([*_case(row), *[NONE] * 9, str(row["reason"])])
             continue
         latency, limit = row["latency_ms"], row["limit"]
         note = f"{number(row['against_healthy'], 2)} of healthy" if "against_healthy" in row else ""
+        if "cpu_against_one_stream" in row:
+            note = f"{number(row['cpu_against_one_stream'])} x the CPU of one stream"
         if row.get("degraded_puts"):
             note = f"{row['degraded_puts']} degraded puts"
         shown.append(
@@ -104,11 +114,15 @@ def data_table(rows: Sequence[Mapping[str, Any]]) -> Table:
                 *(number(latency[f"p{percent}"]) for percent in (50, 95, 99)),
                 both(row["cpu_s_per_gb"]),
                 number(limit["ratio"], 2) if limit else NONE,
+                number(limit["ratio_without_content_signature"], 2) if limit else NONE,
                 f"{row['others_share']:.0%}",
                 note,
             ]
         )
-    numbers = ("MB/s", "OPS/s", "p50 ms", "p95", "p99", "CPU-s/GB", "TO LIMIT", "OTHERS")
+    numbers = (
+        *("MB/s", "OPS/s", "p50 ms", "p95", "p99"),
+        *("CPU-s/GB", "TO LIMIT", "UNSIGNED", "OTHERS"),
+    )
     return Table(
         "Data path: best (median)",
         (*_CASE, *numbers, "NOTE"),
@@ -167,6 +181,81 @@ def memory_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     )
 
 
+def rivals_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """What users would otherwise pick, and what this run found."""
+    shown = [[name, *(_compared(cell) for cell in cells)] for name, cells in rivals.ours(rows)]
+    shown += [[system.name, *system.found] for system in rivals.RIVALS if shown]
+    numbers = tuple(f"{what} {size_text(size)}" for what, size in rivals.COLUMNS)
+    return Table(
+        f"What users would otherwise pick, measured on two such cores, {rivals.IN_FLIGHT} in "
+        "flight: MB/s (CPU-s/GB)",
+        ("SYSTEM", *numbers),
+        shown,
+        numbers,
+        rivals.CAVEATS,
+    )
+
+
+def _compared(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return NONE
+    fewer = "" if row["concurrency"] == rivals.IN_FLIGHT else f" x{row['concurrency']}"
+    if row["size"] < 1 << 20:
+        return f"{number(row['ops_s']['best'])}/s{fewer}"
+    return f"{number(row['mb_s']['best'])} ({number(row['cpu_s_per_gb']['best'], 2)}){fewer}"
+
+
+def slow_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Gets with all nodes healthy, and with one slow."""
+    shown = []
+    for row in rows:
+        name = [str(row["mode"]), str(row["phase"])]
+        if not row["available"]:
+            shown.append([*name, *[NONE] * 6, str(row["reason"])])
+            continue
+        latency = row["latency_ms"]
+        shown.append(
+            [
+                *name,
+                *(number(latency[f"p{percent}"]) for percent in (50, 95, 99)),
+                both(row["ops_s"]),
+                both(row["cpu_s_per_gb"]),
+                f"{row['others_share']:.0%}",
+                "",
+            ]
+        )
+    numbers = ("p50 ms", "p95", "p99", "GETS/s", "CPU-s/GB", "OTHERS")
+    return Table(
+        "Gets with all nodes healthy and with one slow: medians of the phases",
+        ("WAY", "NODES", *numbers, "NOTE"),
+        shown,
+        numbers,
+    )
+
+
+def ratio_table(ratios: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What the slow node cost, pair by pair."""
+    shown = []
+    for mode, found in ratios.items():
+        if "p99" not in found:
+            continue
+        ran = found["slow_node_ran"]
+        shown.append(
+            [
+                mode,
+                *(number(found[f"p{percent}"]) for percent in (50, 95, 99)),
+                " ".join(number(value, 2) for value in found["p99_of_each_pair"]),
+                NONE if ran is None else f"{ran:.1%}",
+            ]
+        )
+    return Table(
+        "Slow over healthy: median of the pairs",
+        ("WAY", "p50", "p95", "p99", "p99 OF EACH PAIR", "SLOW NODE RAN"),
+        shown,
+        ("p50", "p95", "p99", "SLOW NODE RAN"),
+    )
+
+
 def small_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Small payloads."""
     shown = []
@@ -184,7 +273,7 @@ def small_table(rows: Sequence[Mapping[str, Any]]) -> Table:
                 both(row["cpu_ms_per_payload"]),
                 number(disk.get("all_per_byte")),
                 f"{row['others_share']:.0%}",
-                "",
+                f"{row['degraded']} degraded puts" if row.get("degraded") else "",
             ]
         )
     numbers = ("PAYLOADS/s", "p50 ms", "p95", "p99", "CPU ms", "DISK/BYTE", "OTHERS")
@@ -194,6 +283,12 @@ def small_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         shown,
         ("SIZE", *numbers),
     )
+
+
+def ledger_table(found: Mapping[str, Mapping[str, float]]) -> Table:
+    """What the ledger costs."""
+    rows = [[name, number(cost["best"]), number(cost["median"])] for name, cost in found.items()]
+    return Table("The ledger", ("WHAT", "BEST", "MEDIAN"), rows, ("BEST", "MEDIAN"))
 
 
 def goals_table(goals: Sequence[Mapping[str, Any]]) -> Table:
@@ -257,27 +352,64 @@ def panels(result: Mapping[str, Any]) -> list[Panel]:
                     row[key]["best"],
                     row["limit"]["cpu_s_per_gb"] if key == "cpu_s_per_gb" else None,
                     row[key]["median"],
+                    cpu_goal(*(row[name] for name in _KEY)) if key == "cpu_s_per_gb" else None,
                 )
                 for row in result["cases"]
                 # The cost of small payloads is one of calls: it would hide all the others.
                 if row["available"] and row["operation"] == operation and row["size"] >= 1 << 20
             ]
             drawn.append(Panel(f"{title}: {unit}", unit, bars))
+    if result["benchmark"] == "slow":
+        drawn += _slow_panels(result["cases"])
     if result["benchmark"] == "small":
         for operation, title in (
             ("put", "Single puts, 64 in flight"),
-            ("get", "Single gets, 64 in flight"),
+            ("get", "Single gets by a new client, 64 in flight"),
             ("put-many-one", "PutMany into one record"),
             ("put-many-different", "PutMany into different records"),
-            ("get-many", "GetMany"),
+            ("get-many", "GetMany by a new client"),
         ):
             bars = [
-                Bar(size_text(row["size"]), row["ops_s"]["best"], None, row["ops_s"]["median"])
-                for row in result["cases"]
+                Bar(
+                    size_text(row["size"]),
+                    row["ops_s"]["best"],
+                    None,
+                    row["ops_s"]["median"],
+                    rate_goal(operation, row["size"]),
+                )
+                for row in sorted(result["cases"], key=lambda row: int(row["size"]))
                 if row["available"] and row["operation"] == operation
             ]
             drawn.append(Panel(title, "payloads/s", bars))
+    if result["benchmark"] == "ledger":
+        for unit in ("CPU us", "/ s"):
+            bars = [
+                Bar(name.removesuffix(unit).rstrip(": "), cost["best"], None, cost["median"])
+                for name, cost in result["ledger"].items()
+                if name.endswith(unit)
+            ]
+            drawn.append(Panel(f"The ledger: {unit}", unit, bars))
     return [panel for panel in drawn if panel.bars]
+
+
+def _slow_panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
+    drawn = []
+    healthy: dict[str, float] = {}
+    for mode in dict.fromkeys(row["mode"] for row in rows):
+        bars = []
+        for row in rows:
+            if row["mode"] != mode or not row["available"]:
+                continue
+            for percent in (50, 95, 99):
+                name, value = f"{row['phase']}: p{percent}", row["latency_ms"][f"p{percent}"]
+                goal = None
+                if row["phase"] == "healthy":
+                    healthy[f"{mode} {percent}"] = value
+                elif percent == 99:
+                    goal = SLOW_NODE * healthy.get(f"{mode} {percent}", value)
+                bars.append(Bar(name, value, goal=goal))
+        drawn.append(Panel(f"Gets, {mode}: all nodes healthy, and one slow", "ms", bars))
+    return drawn
 
 
 def _bar_name(row: Mapping[str, Any]) -> str:
@@ -302,6 +434,7 @@ def text_of(result: Mapping[str, Any]) -> str:
                 for name, width, cell in zip(table.columns, widths, row, strict=True)
             )
             lines.append("  ".join(aligned).rstrip())
+        lines += table.remarks
     return "\n".join(lines) + "\n"
 
 
@@ -310,6 +443,7 @@ def save(result: Mapping[str, Any], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"bench-{result['benchmark']}{'-quick' if result['quick'] else ''}"
     title = f"hcefs bench {result['benchmark']}"
+    what = "median of the phases" if result["benchmark"] == "slow" else "best"
     environment = result["environment"]
     subtitle = (
         f"{environment['cpu']}, {environment['cores']} cores, {environment['kernel']}; "
@@ -318,7 +452,7 @@ def save(result: Mapping[str, Any], folder: Path) -> list[Path]:
     written = {
         f"{stem}.json": json.dumps(result, indent=2) + "\n",
         f"{stem}.txt": text_of(result),
-        f"{stem}.svg": chart(title, subtitle, panels(result)),
+        f"{stem}.svg": chart(title, subtitle, panels(result), what),
     }
     for name, text in written.items():
         (folder / name).write_text(text, encoding="utf-8")

@@ -1,8 +1,14 @@
 """``hcefs bench small``: payloads of 1, 4 and 16 KiB, as a ledger node brings them.
 
 Single puts and gets with 64 in flight, and many payloads in one call: all into
-one record, or each into a record of its own.  Every put counts when it is durable
-on its holders and committed on the ledger, and not before.
+one record, or each into a record of its own.  Every payload is another one.  A put
+counts when its receipt says that it is durable on its holders and committed on the
+ledger, and not before; after each batch the ledger is asked whether it has as many
+entries more.  What comes back is compared after the clock has stopped.
+
+Gets are measured twice: by the client that has just put, and by a new client of the
+same account that has seen none of these blobs; the goals look at the new one, after
+its first contact with the cluster.
 
 Of the client it uses, if they exist::
 
@@ -45,23 +51,55 @@ from hcefs.runtime import SystemRuntime
 SIZES: Final = (4 * KIB, KIB, 16 * KIB)
 """The one that has goals first."""
 
-OPERATIONS: Final = ("put", "get", "put-many-one", "put-many-different", "get-many")
+PUT: Final = "put"
+GET: Final = "get"
+PUT_MANY_ONE: Final = "put-many-one"
+PUT_MANY_DIFFERENT: Final = "put-many-different"
+GET_MANY: Final = "get-many"
+BY_PUTTER: Final = "-by-putter"
+OPERATIONS: Final = (
+    PUT,
+    GET + BY_PUTTER,
+    GET,
+    PUT_MANY_ONE,
+    PUT_MANY_DIFFERENT,
+    GET_MANY + BY_PUTTER,
+    GET_MANY,
+)
 IN_FLIGHT: Final = 64
 MANY_IN_FLIGHT: Final = 4
 """Calls of ``put_many`` and ``get_many`` that run at the same time."""
 
-OPENING: Final = 32
+OPENING: Final = 128
 BATCH_SECONDS: Final = 120.0
-TEARDOWN_SECONDS: Final = 3.0
+TEARDOWN_SECONDS: Final = 2.0
 WORST_BYTES: Final = 64 * KIB
 """Bytes that may be written for a payload, generously."""
 
-Names = list[tuple[RecordId, BlobId]]
+WORST_RUN_BYTES: Final = 16 << 30
+HELD_BYTES_MAX: Final = 64 << 20
+"""Payloads of one batch that are kept for comparison."""
+
+CHECKED_RECORDS: Final = 16
+"""Records whose number of entries is asked for after a batch of puts."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A payload that was put, and where."""
+
+    record: RecordId
+    blob: BlobId
+    payload: bytes
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured: single operations, payloads of a many-call, calls, rounds."""
+    """How much is measured.
+
+    ``singles`` operations and ``calls`` of ``many`` payloads at most in a batch, as
+    many as take about ``batch`` seconds.
+    """
 
     singles: int
     many: int
@@ -69,11 +107,12 @@ class Effort:
     records: int
     rounds: int
     authorizations: int
+    batch: float = 3.0
     seconds: float | None = None
 
 
-FULL: Final = Effort(2048, 1024, 16, 1024, 5, 5000)
-QUICK: Final = Effort(256, 512, 8, 256, 2, 1000, 41.0)
+FULL: Final = Effort(4096, 1024, 32, 1024, 5, 5000)
+QUICK: Final = Effort(2048, 512, 16, 512, 3, 1000, 1.2, 42.0)
 
 
 @dataclass(frozen=True)
@@ -90,11 +129,12 @@ class Options:
 
 @dataclass
 class Found:
-    """Everything measured for one operation and size; ``payloads`` is those of a batch."""
+    """Everything measured for one operation and size; ``payloads`` of each batch."""
 
     batches: list[Batch] = field(default_factory=list)
-    payloads: int = 0
+    payloads: list[int] = field(default_factory=list)
     reason: str = ""
+    degraded: int = 0
     all_per_byte: list[float] = field(default_factory=list)
     shards_per_byte: list[float] = field(default_factory=list)
 
@@ -113,6 +153,8 @@ class Run:
         self.report = report
         self.payloads = Payloads(options.data, options.seed, options.work / "payloads")
         self.records: list[RecordId] = []
+        self._offset = 0
+        self._pace: dict[str, float] = {}
         self.found = {
             (operation, size): Found(reason=missing(operation))
             for size in options.sizes
@@ -129,61 +171,134 @@ class Run:
 
         await asyncio.gather(*(work() for _ in range(min(OPENING, self.effort.records))))
 
+    async def warm(self) -> None:
+        """Every kind of operation once: connections, pools, heaps, and a first idea of the pace."""
+        found, self.found = self.found, {(name, KIB): Found() for name in OPERATIONS}
+        await self._round(KIB)
+        reasons = {name: self.found[name, KIB].reason for name in OPERATIONS}
+        self.found = found
+        for (name, _), entry in self.found.items():
+            if reasons[name].startswith("failed"):
+                entry.reason = entry.reason or reasons[name]
+
     async def rounds(self) -> None:
         """Every operation with every size, over and over."""
         for number, size in itertools.product(range(self.effort.rounds), self.options.sizes):
+            first = number == 0 and size == self.options.sizes[0]
+            if not first and not self.deadline.allows(self.effort.batch + TEARDOWN_SECONDS):
+                self._note_what_is_missing()
+                return
             self.report(f"round {number + 1}: payloads of {size / KIB:g} KiB")
             await self._round(size)
 
+    def _note_what_is_missing(self) -> None:
+        for found in self.found.values():
+            if not found.batches:
+                found.reason = found.reason or "out of time"
+
     async def _round(self, size: int) -> None:
-        payload = self.payloads.part(0, size)
-        singles, packed = Names(), Names()
+        fresh = self.cluster.fresh_patient()
+        # Its first contact: connections, map and record, but none of the blobs to come.
+        first: list[Sent] = []
+        await self._puts(first, size, 1)[0]()
+        await self._gets(fresh, first, [])[0]()
+
+        sent: list[Sent] = []
+        count = self._count(PUT, IN_FLIGHT, self.effort.singles, size)
+        await self._measure_puts(PUT, size, self._puts(sent, size, count), sent, IN_FLIGHT)
+        for name, client in ((GET + BY_PUTTER, self.cluster.patient), (GET, fresh)):
+            got: list[tuple[bytes, bytes]] = []
+            await self._measure(name, size, self._gets(client, sent, got), len(sent), IN_FLIGHT)
+            _compare(got)
+
+        packed: list[Sent] = []
         one = [self.cluster.record] * self.effort.many
         different = list(itertools.islice(itertools.cycle(self.records or one), self.effort.many))
-        await self._measure("put", size, self._puts(singles, payload), IN_FLIGHT, 1)
-        await self._measure("get", size, self._gets(singles, payload), IN_FLIGHT, 1)
-        for operation, records in (("put-many-one", one), ("put-many-different", different)):
-            calls = self._puts_many(packed, records, payload)
-            await self._measure(operation, size, calls, MANY_IN_FLIGHT, self.effort.many)
-        gets = self._gets_many(packed, payload)
-        await self._measure("get-many", size, gets, MANY_IN_FLIGHT, self.effort.many)
+        for name, records in ((PUT_MANY_ONE, one), (PUT_MANY_DIFFERENT, different)):
+            calls = self._count(name, MANY_IN_FLIGHT, self.effort.calls, size, self.effort.many)
+            new: list[Sent] = []
+            todo = self._puts_many(new, records, size, calls)
+            await self._measure_puts(name, size, todo, new, MANY_IN_FLIGHT)
+            packed += new
+        for name, client in ((GET_MANY + BY_PUTTER, self.cluster.patient), (GET_MANY, fresh)):
+            got = []
+            todo = self._gets_many(client, packed, got)
+            payloads = len(todo) * self.effort.many
+            await self._measure(name, size, todo, payloads, MANY_IN_FLIGHT)
+            _compare(got)
+
+    def _count(self, name: str, least: int, most: int, size: int, each: int = 1) -> int:
+        """Operations of a batch: as many as take about the time that a batch should."""
+        most = max(1, min(most, HELD_BYTES_MAX // (size * each)))
+        wanted = int(self._pace.get(name, 0.0) * self.effort.batch / each)
+        return min(most, max(least, wanted))
+
+    async def _measure_puts(
+        self, name: str, size: int, todo: Sequence[Operation], sent: list[Sent], in_flight: int
+    ) -> None:
+        """A batch of puts, and whether the ledger has as many entries more afterwards."""
+        before: dict[RecordId, int] = {}
+        records = [self.cluster.record, *self.records[:CHECKED_RECORDS]]
+        found = self.found[name, size]
+        if not found.reason:
+            before = await self._entries(records)
+        payloads = len(todo) * (1 if name == PUT else self.effort.many)
+        shards, everything = await self._disk()
+        batch = await self._measure(name, size, todo, payloads, in_flight)
+        if batch is None:
+            return
+        after_shards, after_everything = await self._disk()
+        found.shards_per_byte.append((after_shards - shards) / batch.bytes)
+        found.all_per_byte.append((after_everything - everything) / batch.bytes)
+        after = await self._entries(records)
+        for record in records:
+            put = sum(entry.record == record for entry in sent)
+            if after[record] - before[record] != put:
+                raise Corrupt(
+                    f"{put} puts were acknowledged and the ledger has "
+                    f"{after[record] - before[record]} entries more",
+                    reason="not-committed",
+                )
+
+    async def _entries(self, records: Sequence[RecordId]) -> dict[RecordId, int]:
+        """Entries of some records, each proved complete: a leaf may stand for many."""
+        lists = await asyncio.gather(*(self.cluster.patient.list(name) for name in records))
+        incomplete = [listing.record.record for listing in lists if not listing.complete]
+        if incomplete:
+            raise Corrupt(f"the entries of {incomplete[0]} are not all listed", reason="incomplete")
+        return {listing.record.record: len(listing) for listing in lists}
 
     async def _measure(
-        self, operation: str, size: int, todo: Sequence[Operation], in_flight: int, each: int
-    ) -> None:
+        self, name: str, size: int, todo: Sequence[Operation], payloads: int, in_flight: int
+    ) -> Batch | None:
         """One batch, unless it cannot be or failed before; why not is noted."""
-        found = self.found[operation, size]
+        found = self.found[name, size]
         if found.reason:
-            return
+            return None
         if not todo:
             found.reason = "" if found.batches else "nothing was put"
-            return
-        if not self.deadline.allows(self._expected(found) + TEARDOWN_SECONDS):
+            return None
+        expected = payloads / self._pace.get(name, float("inf"))
+        if not self.deadline.allows(expected + TEARDOWN_SECONDS):
             found.reason = "" if found.batches else "out of time"
-            return
-        shards, everything = await self._disk()
+            return None
         left = self.deadline.left
         seconds = BATCH_SECONDS if left is None else min(BATCH_SECONDS, left)
         try:
             batch = await run_batch(self.cluster.pids(), todo, in_flight, self.runtime, seconds)
         except HcefsError as error:
             found.reason = f"failed: {error.kind} ({error.reason})"
-            return
+            return None
         except (TypeError, AttributeError) as error:
             found.reason = f"not available: another interface than expected ({error})"
-            return
+            return None
         except TimeoutError:
-            found.reason = "out of time"
-            return
+            found.reason = "" if found.batches else "out of time"
+            return None
         found.batches.append(batch)
-        found.payloads = len(todo) * each
-        if operation.startswith("put"):
-            after_shards, after_everything = await self._disk()
-            found.shards_per_byte.append((after_shards - shards) / batch.bytes)
-            found.all_per_byte.append((after_everything - everything) / batch.bytes)
-
-    def _expected(self, found: Found) -> float:
-        return max((batch.seconds for batch in found.batches), default=0.0)
+        found.payloads.append(payloads)
+        self._pace[name] = payloads / batch.seconds
+        return batch
 
     async def _disk(self) -> tuple[int, int]:
         shards = await self.runtime.disk(self.cluster.shards)
@@ -192,71 +307,107 @@ class Run:
 
     # -- operations
 
-    def _puts(self, names: Names, payload: bytes) -> list[Operation]:
+    def _payload(self, size: int) -> bytes:
+        """The next payload: none comes twice."""
+        self._offset += size
+        return self.payloads.part(self._offset - size, size)
+
+    def _acknowledged(self, name: str, size: int, receipt: Any) -> None:
+        """Check that a put is committed, and note whether it is as durable as it can be.
+
+        Raises:
+            Corrupt: the receipt names no leaf.
+        """
+        if not receipt.leaf or not receipt.height:
+            raise Corrupt("a put was acknowledged without an entry", reason="not-committed")
+        self.found[name, size].degraded += bool(receipt.degraded)
+
+    def _puts(self, sent: list[Sent], size: int, count: int) -> list[Operation]:
         client, record = self.cluster.patient, self.cluster.record
 
-        async def put() -> int:
-            receipt = await client.put(record, payload)
-            names.append((record, receipt.ref.blob))
-            return len(payload)
-
-        return [put] * self.effort.singles
-
-    def _gets(self, names: Names, payload: bytes) -> list[Operation]:
-        client = self.cluster.patient
-
-        def get(record: RecordId, blob: BlobId) -> Operation:
+        def put(payload: bytes) -> Operation:
             async def operation() -> int:
-                stream = await client.get(record, blob)
-                async with stream:
-                    data = await stream.read()
-                return _same(data, payload)
+                receipt = await client.put(record, payload)
+                self._acknowledged(PUT, size, receipt)
+                sent.append(Sent(record, receipt.ref.blob, payload))
+                return len(payload)
 
             return operation
 
-        return [get(*name) for name in names]
+        return [put(self._payload(size)) for _ in range(count)]
+
+    def _gets(
+        self, client: Client, sent: Sequence[Sent], got: list[tuple[bytes, bytes]]
+    ) -> list[Operation]:
+        def get(entry: Sent) -> Operation:
+            async def operation() -> int:
+                stream = await client.get(entry.record, entry.blob)
+                async with stream:
+                    data = await stream.read()
+                got.append((data, entry.payload))
+                return len(data)
+
+            return operation
+
+        return [get(entry) for entry in sent]
 
     def _puts_many(
-        self, names: Names, records: Sequence[RecordId], payload: bytes
+        self, sent: list[Sent], records: Sequence[RecordId], size: int, calls: int
     ) -> list[Operation]:
         method: Callable[..., Awaitable[Any]] | None = _method("put_many", self.cluster.patient)
-        items = [(record, payload) for record in records]
+        name = PUT_MANY_ONE if len(set(records)) == 1 else PUT_MANY_DIFFERENT
 
-        async def put() -> int:
-            if method is None:
-                raise AttributeError("put_many")
-            receipts = await method(items)
-            blobs = [receipt.ref.blob for receipt in receipts]
-            if len(blobs) != len(items):
-                raise Corrupt("put_many acknowledged another number", reason="wrong-number")
-            names.extend(zip(records, blobs, strict=True))
-            return len(payload) * len(blobs)
+        def put(items: list[tuple[RecordId, bytes]]) -> Operation:
+            async def operation() -> int:
+                if method is None:
+                    raise AttributeError("put_many")
+                receipts = await method(items)
+                if len(receipts) != len(items):
+                    raise Corrupt("put_many acknowledged another number", reason="wrong-number")
+                for (record, payload), receipt in zip(items, receipts, strict=True):
+                    self._acknowledged(name, size, receipt)
+                    sent.append(Sent(record, receipt.ref.blob, payload))
+                return sum(len(payload) for _, payload in items)
 
-        return [put] * self.effort.calls
+            return operation
 
-    def _gets_many(self, names: Names, payload: bytes) -> list[Operation]:
-        method: Callable[..., Awaitable[Any]] | None = _method("get_many", self.cluster.patient)
+        if method is None:
+            return []
+        return [put([(record, self._payload(size)) for record in records]) for _ in range(calls)]
 
-        def get(wanted: Names) -> Operation:
+    def _gets_many(
+        self, client: Client, sent: Sequence[Sent], got: list[tuple[bytes, bytes]]
+    ) -> list[Operation]:
+        method: Callable[..., Awaitable[Any]] | None = _method("get_many", client)
+
+        def get(wanted: Sequence[Sent]) -> Operation:
             async def operation() -> int:
                 if method is None:
                     raise AttributeError("get_many")
-                contents = await _all_of(await method(wanted))
+                contents = await _all_of(
+                    await method([(entry.record, entry.blob) for entry in wanted])
+                )
                 if len(contents) != len(wanted):
                     raise Corrupt("get_many returned another number", reason="wrong-number")
-                return sum(_same(data, payload) for data in contents)
+                got.extend(zip(contents, (entry.payload for entry in wanted), strict=True))
+                return sum(map(len, contents))
 
             return operation
 
         many = self.effort.many
-        parts = [names[i : i + many] for i in range(0, len(names), many)]
+        parts = [sent[i : i + many] for i in range(0, len(sent), many)]
         return [get(part) for part in parts if len(part) == many][: self.effort.calls]
 
 
-def _same(data: bytes, payload: bytes) -> int:
-    if data != payload:
-        raise Corrupt("what came back is not what was put", reason="wrong-content")
-    return len(data)
+def _compare(got: Sequence[tuple[bytes, bytes]]) -> None:
+    """Check what came back, after the clock has stopped.
+
+    Raises:
+        Corrupt: it is not what was put.
+    """
+    for data, payload in got:
+        if data != payload:
+            raise Corrupt("what came back is not what was put", reason="wrong-content")
 
 
 async def _all_of(answer: Iterable[Any] | AsyncIterable[Any]) -> list[bytes]:
@@ -272,9 +423,9 @@ def _method(name: str, client: Client) -> Callable[..., Awaitable[Any]] | None:
 
 def missing(operation: str) -> str:
     """Why the client cannot do this, or nothing."""
-    if operation in ("put", "get"):
+    if operation in (PUT, GET, GET + BY_PUTTER):
         return ""
-    method = "get_many" if operation == "get-many" else "put_many"
+    method = "get_many" if operation.startswith(GET_MANY) else "put_many"
     return "" if hasattr(Client, method) else f"not available: the client has no {method}"
 
 
@@ -291,13 +442,16 @@ async def run(options: Options, runtime: SystemRuntime, report: Report) -> dict[
     effort = options.effort
     deadline = Deadline(runtime, effort.seconds)
     payloads = effort.singles + 2 * effort.many * effort.calls
-    require_space(options.work, payloads * effort.rounds * len(options.sizes) * WORST_BYTES)
+    wanted = payloads * effort.rounds * len(options.sizes) * WORST_BYTES
+    require_space(options.work, min(wanted, WORST_RUN_BYTES))
     report("proof, token and rights by themselves")
     authority = [cpu_ms(effort.authorizations) for _ in range(max(3, effort.rounds))]
     async with open_cluster(options.work / "cluster", runtime, report) as cluster:
         self = Run(options, cluster, deadline, report)
         report("opening records")
         await self.open_records()
+        report("every kind of operation once")
+        await self.warm()
         await self.rounds()
     named = environment(options.work)
     rows = [_row(*key, found, named["cores"]) for key, found in self.found.items()]
@@ -330,11 +484,13 @@ def _row(operation: str, size: int, found: Found, cores: int) -> dict[str, Any]:
     }
     if not found.batches:
         return row
-    rates = [found.payloads / batch.seconds for batch in found.batches]
-    cpu = [batch.spent.cpu_total / found.payloads * 1000 for batch in found.batches]
+    both = list(zip(found.payloads, found.batches, strict=True))
+    rates = [payloads / batch.seconds for payloads, batch in both]
+    cpu = [batch.spent.cpu_total / payloads * 1000 for payloads, batch in both]
     row |= {
         "rounds": len(found.batches),
-        "payloads": found.payloads * len(found.batches),
+        "payloads": sum(found.payloads),
+        "degraded": found.degraded,
         "ops_s": {"best": max(rates), "median": median(rates)},
         "cpu_ms_per_payload": {"best": min(cpu), "median": median(cpu)},
         "latency_ms": cases.latency_of(found.batches),

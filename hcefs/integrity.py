@@ -48,6 +48,8 @@ def blake3_hasher() -> blake3:
 
 def crc32c(data: Buffer) -> int:
     """CRC-32C (Castagnoli) of ``data``."""
+    if type(data) is bytes:
+        return int(google_crc32c.value(data))
     return crc32c_of((data,))
 
 
@@ -337,17 +339,31 @@ def append_peak(count: int, peaks: tuple[bytes, ...], leaf: bytes) -> tuple[byte
     Raises:
         Corrupt: ``bad-peaks``: the number of peaks does not fit the count.
     """
+    grown = list(peaks)
+    push_peak(count, grown, leaf)
+    return tuple(grown)
+
+
+def push_peak(count: int, peaks: list[bytes], leaf: bytes) -> list[bytes]:
+    """As :func:`append_peak`, changing the list of peaks.
+
+    Returns the roots of the subtrees that the leaf completes, smallest first.
+
+    Raises:
+        Corrupt: ``bad-peaks``: the number of peaks does not fit the count.
+    """
     _check_peaks(count, peaks)
-    merged = leaf
-    kept = len(peaks)
+    completed: list[bytes] = []
+    node = leaf
     while count & 1:
-        kept -= 1
-        merged = node_hash(peaks[kept], merged)
+        node = node_hash(peaks.pop(), node)
+        completed.append(node)
         count >>= 1
-    return (*peaks[:kept], merged)
+    peaks.append(node)
+    return completed
 
 
-def _check_peaks(count: int, peaks: tuple[bytes, ...]) -> None:
+def _check_peaks(count: int, peaks: Sequence[bytes]) -> None:
     if count < 0 or len(peaks) != count.bit_count():
         raise Corrupt(
             f"{len(peaks)} peaks do not belong to {count} leaves: "

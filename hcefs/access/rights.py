@@ -158,8 +158,9 @@ def _check_request(view: LedgerView, request: AccessRequest) -> Record:
     record = view.record(request.record)
     if record is None:
         raise _Refusal("unknown-record")
-    for party in (request.presenter, request.holder):
-        _active(view, party)
+    _active(view, request.presenter)
+    if request.holder != request.presenter:
+        _active(view, request.holder)
     if request.purpose not in PURPOSES:
         raise _Refusal("unknown-purpose")
     if request.action not in ACTION_NAMES:  # nothing, or several at once

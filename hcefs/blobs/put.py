@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from hcefs.crypto.envelope import SUITE_XWING, Envelope, EnvelopeContext
 from hcefs.crypto.keys import dek_commitment, seal_envelope, seal_metadata
@@ -28,10 +29,13 @@ from hcefs.ids import AccountId, BlobId, ClusterId, RecordId
 from hcefs.metrics import Metrics
 from hcefs.placement.ring import Seat
 from hcefs.runtime import Runtime
-from hcefs.stripes.fanout import Fanout
+from hcefs.stripes.fanout import Fanout, require_durable
 from hcefs.stripes.stripe import EncodedStripe, encode_stripe, stripe_buffer
 from hcefs.stripes.write import Stored, StripeWriter
-from hcefs.transport.peers import Call, Peers, ShardRows
+from hcefs.transport.peers import Call, Peer, Peers, ShardRows
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 PIPELINE = 2
 """Segments that are sealed and encoded at the same time by one put."""
@@ -243,7 +247,6 @@ class PutSession:
             raise Invalid("the sealed segments do not add up to the length", reason="wrong-length")
         while self._jobs:
             await self._send_one()
-        await self._writer.flush()
         shard_digests = self._writer.shard_digests()
         core, key_row = self._rows(metadata, sealed_metadata, shard_digests)
         layout = self._layout(shard_digests)
@@ -255,17 +258,42 @@ class PutSession:
             self._plan.previous_leaf,
         )
         encoded = (core.encode(), layout.encode(), key_row.encode(), opening.encode())
-        stored, _ = await _both(
-            self._writer.finish(lambda digests: ShardRows(*encoded, digests)),
-            self._fanout.store(
-                self._plan.record_seats,
-                self._plan.record_profile,
-                lambda peer: peer.store_opening(call, encoded[3], core.commit_by_ms),
-            ),
-        )
+        stored = await self._store_rows(encoded, core.commit_by_ms, call)
         if stored.degraded:
             self._metrics.count("degraded_puts_total")
         return PutDone(core, layout, stored)
+
+    async def _store_rows(
+        self, encoded: tuple[bytes, bytes, bytes, bytes], commit_by_ms: int, call: Call
+    ) -> Stored:
+        """Rows to every holder, and the opening to every seat of the record.
+
+        A holder that is a seat of the record keeps the opening with its shard; the
+        others, and those that could not, are asked by themselves.
+
+        Raises:
+            Unavailable: fewer than k+1 of either have what they need.
+        """
+        plan = self._plan
+        holders = {seat.node.account for seat in plan.seats}
+
+        async def keep(peer: Peer) -> None:
+            await peer.store_opening(call, encoded[3], commit_by_ms)
+
+        apart = [seat for seat in plan.record_seats if seat.node.account not in holders]
+        stored, failed = await _both(
+            self._writer.finish(lambda digests: ShardRows(*encoded, digests)),
+            self._fanout.attempt(apart, keep),
+        )
+        left = [
+            seat
+            for seat in plan.record_seats
+            if seat.node.account in holders and seat.node.account not in stored.listed
+        ]
+        failed += await self._fanout.attempt(left, keep)
+        total = len(plan.record_seats)
+        require_durable(total - len(failed), total, plan.record_profile, failed)
+        return stored
 
     def _rows(
         self, metadata: bytes, sealed_metadata: bytes, shard_digests: tuple[bytes, ...]
@@ -337,13 +365,11 @@ class PutSession:
         await self._writer.abort()
 
 
-async def _both(first: Awaitable[Stored], second: Awaitable[int]) -> tuple[Stored, int]:
+async def _both(first: Awaitable[A], second: Awaitable[B]) -> tuple[A, B]:
     """Wait for both; the first failure is raised after both ended."""
-    results = await asyncio.gather(first, second, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    stored, durable = results
-    if not isinstance(stored, Stored) or not isinstance(durable, int):
-        raise TypeError("results of another type")
-    return stored, durable
+    one, two = await asyncio.gather(first, second, return_exceptions=True)
+    if isinstance(one, BaseException):
+        raise one
+    if isinstance(two, BaseException):
+        raise two
+    return one, two

@@ -15,7 +15,7 @@ import logging
 import shutil
 import signal
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -144,13 +144,16 @@ def data_(
     from benchmarks import cases
     from benchmarks import data as paths
 
-    chosen = bool(size or concurrency or mode or seal)
     groups, skipped = cases.choose(
         [parse_size(text) for text in _words(size)] or cases.SIZES,
         [_count(text) for text in _words(concurrency)] or cases.CONCURRENCIES,
         _words(mode) or cases.MODES,
         _words(seal) or cases.SEALS,
     )
+    wanted: Sequence[Mapping[cases.Case, Sequence[str]]]
+    wanted = [dict.fromkeys(group, cases.OPERATIONS) for group in groups]
+    if quick and not (size or concurrency or mode or seal):
+        wanted, skipped = cases.QUICK_GROUPS, []
     effort = cases.QUICK if quick else cases.FULL
     if rounds:
         effort = replace(effort, rounds=_count(str(rounds)))
@@ -158,16 +161,42 @@ def data_(
     async def measure(folder: Path, runtime: SystemRuntime, report: Report) -> Result:
         options = paths.Options(
             work=folder,
-            groups=groups if chosen or not quick else cases.QUICK_CASES,
-            skipped=skipped if chosen or not quick else (),
+            groups=wanted,
+            skipped=skipped,
             effort=effort,
             data=data,
             seed=seed,
-            degraded=cases.QUICK_CASES[0] if quick and not chosen else None,
             one_cluster=quick,
             quick=quick,
         )
         return await paths.run(options, runtime, report)
+
+    _perform(measure, as_json=as_json, out=out, work=work)
+
+
+@app.command("slow")
+@verb
+def slow(
+    data: DataOption = "random",
+    seed: SeedOption = DEFAULT_SEED,
+    quick: QuickOption = False,
+    as_json: JsonOption = False,
+    out: OutOption = None,
+    work: WorkOption = None,
+) -> None:
+    """What one node that runs a tenth of the time costs the gets of the others."""
+    _require_benchmarks()
+    from benchmarks import slow as reads
+
+    async def measure(folder: Path, runtime: SystemRuntime, report: Report) -> Result:
+        options = reads.Options(
+            work=folder,
+            effort=reads.QUICK if quick else reads.FULL,
+            data=data,
+            seed=seed,
+            quick=quick,
+        )
+        return await reads.run(options, runtime, report)
 
     _perform(measure, as_json=as_json, out=out, work=work)
 
@@ -195,6 +224,25 @@ def small(
             quick=quick,
         )
         return await payloads.run(options, runtime, report)
+
+    _perform(measure, as_json=as_json, out=out, work=work)
+
+
+@app.command("ledger")
+@verb
+def ledger(
+    quick: QuickOption = False,
+    as_json: JsonOption = False,
+    out: OutOption = None,
+    work: WorkOption = None,
+) -> None:
+    """Committing, following, deciding: transactions, entries, replay, size of the state."""
+    _require_benchmarks()
+    from benchmarks import ledger as chain
+
+    async def measure(folder: Path, runtime: SystemRuntime, report: Report) -> Result:
+        effort = chain.QUICK if quick else chain.FULL
+        return await chain.run(folder, effort, runtime, report, quick=quick)
 
     _perform(measure, as_json=as_json, out=out, work=work)
 
@@ -266,6 +314,8 @@ def _print(console: Console, result: Result) -> None:
             for row in table.rows
         ]
         print_table(console, table.columns, rows, right=table.right)
+        for remark in table.remarks:
+            console.print(Text(remark, style="dim"))
 
 
 def _words(text: str) -> list[str]:

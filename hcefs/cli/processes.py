@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hcefs.cli.cluster_files import LEDGER, ClusterFolder, node_name, replace_file
+from hcefs.cli.process import environment
 from hcefs.errors import NotFound, Unavailable
 from hcefs.runtime import SystemRuntime
 
@@ -71,6 +72,7 @@ class Processes:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env=environment(),
                 start_new_session=True,
             )
         _children[child.pid] = child

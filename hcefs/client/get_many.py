@@ -27,13 +27,12 @@ from hcefs.client.authorize import Right, Scope
 from hcefs.client.channels import Recent
 from hcefs.client.connection import Connection
 from hcefs.client.direct import DirectClient
-from hcefs.client.keys import blob_key
 from hcefs.client.nodes import ATTEMPTS, seated_for
 from hcefs.crypto.accounts import AccountKeys
 from hcefs.crypto.keys import unwrap_key
 from hcefs.errors import Corrupt, HcefsError, Invalid, NotFound, Unavailable
 from hcefs.formats.manifest import Core
-from hcefs.formats.pack import PackEnvelope, PackOpening, PackProof
+from hcefs.formats.pack import PAYLOADS_MAX, PackEnvelope, PackOpening, PackProof
 from hcefs.ids import AccountId, BlobBase, BlobId, RecordId
 from hcefs.integrity import blake3_digest
 from hcefs.ledger.outcome import Leaf
@@ -47,6 +46,10 @@ BLOBS_A_CALL = 1024
 CALLS_AT_ONCE = 2
 SECRETS_KNOWN_MAX = 4096
 """Wrapping secrets of (pack, record) that are kept after the first use."""
+
+
+OPENINGS_KNOWN_MAX = 16
+"""Openings of packs that are kept decoded: some 200 KB each."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,35 @@ class _Part:
     failures: Mapping[BlobId, HcefsError]
 
 
-def decode_part(part: pack_pb2.PackedPart, wanted: Iterable[BlobId]) -> _Part:
+@dataclass(frozen=True)
+class _Opened:
+    """A pack's opening, decoded: an answer repeats it in each of its messages."""
+
+    data: bytes
+    digests: Mapping[BlobId, bytes]
+    commitment: bytes
+
+
+def decode_opening(data: bytes, record: RecordId, base: BlobBase) -> _Opened:
+    """Read a pack's opening.
+
+    Raises:
+        Corrupt: ``rows-disagree``: of another record or pack.
+        Invalid: malformed.
+    """
+    opening = PackOpening.decode(data)
+    opening.check()
+    if (opening.record, opening.base) != (record, base):
+        raise _rows_disagree()
+    return _Opened(data, dict(opening.entries()), opening.commitment())
+
+
+def decode_part(
+    part: pack_pb2.PackedPart, wanted: Iterable[BlobId], opened: _Opened | None
+) -> _Part:
     """Read one part of an answer; a payload that proves nothing becomes a failure.
+
+    ``opened`` is the part's opening, where it has one.
 
     Raises:
         Corrupt, Invalid: the part itself is malformed.
@@ -92,20 +122,16 @@ def decode_part(part: pack_pb2.PackedPart, wanted: Iterable[BlobId]) -> _Part:
     envelope = PackEnvelope.decode(part.envelope) if part.envelope else None
     if envelope is not None and (envelope.record, envelope.base) != (record, base):
         raise _rows_disagree()
-    digests: dict[BlobId, bytes] = {}
-    commitment = b""
-    if part.opening:
-        opening = PackOpening.decode(part.opening)
-        opening.check()
-        if (opening.record, opening.base) != (record, base):
-            raise _rows_disagree()
-        digests, commitment = dict(opening.entries()), opening.commitment()
-    known = set(wanted)
+    digests: Mapping[BlobId, bytes] = opened.digests if opened else {}
+    commitment = opened.commitment if opened else b""
+    known = wanted if isinstance(wanted, Mapping) else set(wanted)
     cores: dict[BlobId, tuple[Core, pack_pb2.PackedPayload]] = {}
     commitments: dict[BlobId, bytes] = {}
     failures: dict[BlobId, HcefsError] = {}
     for payload in part.payloads:
-        blob = BlobId.of(base, payload.slot)
+        if not 1 <= payload.slot <= PAYLOADS_MAX:
+            raise _rows_disagree()
+        blob = BlobId(base + payload.slot.to_bytes(2, "big"))
         if blob not in known:
             continue
         if payload.HasField("failure"):
@@ -143,7 +169,9 @@ def open_part(
 ) -> dict[BlobId, Answer]:
     """Check and open the payloads of a part; runs on a compute thread.
 
-    ``deks`` are the blobs' own keys, or the secret that wraps those of the pack.
+    ``deks`` are the blobs' own keys, or the secret that wraps those of the pack.  A key
+    needs no comparison with the core's commitment: the segment commits to it, and the
+    ledger to the segment.
     """
     opened: dict[BlobId, Answer] = dict(part.failures)
     for blob, (core, payload) in part.cores.items():
@@ -156,7 +184,6 @@ def open_part(
                 dek = unwrap_key(deks, payload.wrapped_key)
             else:
                 dek = deks[blob]
-            blob_key(dek, ranged=False, core=core)
             opened[blob] = Packed(core, open_packed(dek, core, payload.sealed), dek)
         except HcefsError as error:
             opened[blob] = error
@@ -190,6 +217,9 @@ class PackGetClient(DirectClient):
         super().__init__(connection, keys, runtime)
         self._pack_secrets: Recent[tuple[BlobBase, RecordId], bytes] = Recent(
             self.runtime, SECRETS_KNOWN_MAX
+        )
+        self._pack_openings: Recent[tuple[RecordId, BlobBase], _Opened] = Recent(
+            self.runtime, OPENINGS_KNOWN_MAX
         )
 
     async def _packed(
@@ -314,7 +344,7 @@ class PackGetClient(DirectClient):
     async def _take_part(
         self, data: pack_pb2.PackedPart, asked: Mapping[BlobId, Wanted]
     ) -> dict[Wanted, Answer]:
-        part = await self.runtime.compute(decode_part, data, asked)
+        part = await self.runtime.compute(decode_part, data, asked, await self._opened(data))
         if not part.cores:
             return {asked[blob]: error for blob, error in part.failures.items()}
         leaves: dict[bytes, Leaf | None] = {}
@@ -344,6 +374,17 @@ class PackGetClient(DirectClient):
             found.update((asked[blob], answer) for blob, answer in opened.items())
         found.update((asked[blob], error) for blob, error in part.failures.items())
         return found
+
+    async def _opened(self, part: pack_pb2.PackedPart) -> _Opened | None:
+        """A part's opening, decoded unless the same one was just before."""
+        if not part.opening:
+            return None
+        record, base = RecordId(part.record_id), BlobBase(part.base)
+        known = self._pack_openings.get((record, base))
+        if known is not None and known.data == part.opening:
+            return known
+        opened = await self.runtime.compute(decode_opening, part.opening, record, base)
+        return self._pack_openings.put((record, base), opened)
 
     async def _keys_of_part(self, part: _Part, right: Right) -> Mapping[BlobId, bytes] | bytes:
         """The secret that wraps the keys of a part, or the one key that was granted.

@@ -11,7 +11,7 @@ against the record's peaks, in :mod:`hcefs.client.listing`.)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -316,6 +316,39 @@ class LedgerClient(Session):
         leaf = Leaf.decode(answer.leaf)
         _require_same(leaf.commitment, commitment)
         return leaf
+
+    async def has_leaves(
+        self, record: RecordId, asked: Sequence[tuple[bytes, AccountId | None]]
+    ) -> list[Leaf | None]:
+        """For each (commitment, writer) what :meth:`has_leaf` says, in few calls.
+
+        Raises:
+            Corrupt: ``wrong-fact``: the ledger answers something else.
+        """
+        found: list[Leaf | None] = []
+        for start in range(0, len(asked), LEAVES_PAGE):
+            found += await self._has_leaves_page(record, asked[start : start + LEAVES_PAGE])
+        return found
+
+    async def _has_leaves_page(
+        self, record: RecordId, asked: Sequence[tuple[bytes, AccountId | None]]
+    ) -> list[Leaf | None]:
+        answer = await self._ledger(
+            "HasLeaves",
+            lambda: ledger_pb2.HasLeavesRequest(
+                proof=self._authorizer.plain("query", record),
+                record_id=bytes(record),
+                commitments=[commitment for commitment, _ in asked],
+                signers=[bytes(signer) if signer is not None else b"" for _, signer in asked],
+            ),
+            ledger_pb2.HasLeavesResponse,
+        )
+        _require_same(len(answer.leaves), len(asked))
+        leaves = [Leaf.decode(data) if data else None for data in answer.leaves]
+        for leaf, (commitment, signer) in zip(leaves, asked, strict=True):
+            if leaf is not None:
+                _require_same((leaf.commitment, signer or leaf.signer), (commitment, leaf.signer))
+        return leaves
 
     async def status(self, address: str) -> admin_pb2.StatusResponse:
         """The state of the process at an address; for operators and nodes."""

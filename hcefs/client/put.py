@@ -15,6 +15,7 @@ node, when an attempt fails in a way that a retry can mend.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,7 @@ from hcefs.client.put_many import (
     PackPutClient,
     PackRoom,
     Payload,
+    packs_of,
 )
 from hcefs.client.receipts import PutReceipt
 from hcefs.client.sources import Source, length_of, read_pieces, segments
@@ -55,6 +57,7 @@ from hcefs.formats.manifest import (
     Metadata,
     Opening,
 )
+from hcefs.formats.pack import PAYLOAD_BYTES_MAX
 from hcefs.ids import AccountId, BlobId, GrantId, PutKey, RecordId
 from hcefs.integrity import blake3_hasher
 from hcefs.ledger.transactions import Append, AppendEntry
@@ -66,8 +69,11 @@ from hcefs.wire.v1 import blob_pb2
 
 Progress = Callable[[int], None]
 
-SMALL_BYTES = 16 << 10
-"""Bytes up to this length are packed when they are put without further wishes."""
+SMALL_BYTES = PAYLOAD_BYTES_MAX
+"""Bytes up to this length are packed when they are put without further wishes.
+
+A file or a stream is not: whoever puts those puts one at a time.
+"""
 
 PUT_ATTEMPTS = 3
 APPEND_ATTEMPTS = 12
@@ -133,19 +139,23 @@ class PutClient(PackPutClient):
     ) -> Sequence[PutReceipt | HcefsError]:
         """One pack of concurrent small puts, for one purpose, through one node."""
         purpose, node = cast(tuple[str, str | None], kind)
+        packs = packs_of(orders, await self._body_max())
+        if len(packs) > 1:  # a cluster of small packs
+            answers = await asyncio.gather(*(self._put_small(kind, pack) for pack in packs))
+            return [answer for answered in answers for answer in answered]
         try:
             return await self._put_pack(orders, purpose, node)
         except HcefsError as error:
             if error.retryable or len(orders) == 1:
                 raise
         # One of them may not be put, and only that one may fail.
-        answers: list[PutReceipt | HcefsError] = []
+        alone: list[PutReceipt | HcefsError] = []
         for order in orders:
             try:
-                answers += await self._put_pack([order], purpose, node)
+                alone += await self._put_pack([order], purpose, node)
             except HcefsError as error:
-                answers.append(error)
-        return answers
+                alone.append(error)
+        return alone
 
     async def put(
         self,

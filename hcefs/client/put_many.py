@@ -30,13 +30,16 @@ from hcefs.client.receipts import PutReceipt
 from hcefs.crypto.accounts import AccountKeys
 from hcefs.crypto.keys import METADATA_OVERHEAD
 from hcefs.crypto.stream import SEAL_OVERHEAD
+from hcefs.erasure.scheme import profile_named
 from hcefs.errors import Conflict, Corrupt, HcefsError, Invalid, Unavailable
 from hcefs.formats.manifest import SEALED_METADATA_MAX, BlobRef, Metadata
 from hcefs.formats.pack import (
     BODY_BYTES_MAX,
+    METADATA_BYTES_MAX,
     PAYLOAD_BYTES_MAX,
     PAYLOADS_MAX,
     PackLayout,
+    body_bytes_max,
     join_lengths,
     join_slots,
     packed_leaf,
@@ -95,36 +98,42 @@ class Order:
 class PackRoom:
     """What still fits one pack: payloads, bytes, tokens, and one right for each record."""
 
-    def __init__(self) -> None:
+    def __init__(self, body_max: int = BODY_BYTES_MAX) -> None:
+        self._body_max = body_max
         self._count = 0
         self._body = 0
+        self._metadata = 0
         self._rights: dict[RecordId, Right] = {}
         self._tokens: set[Right] = set()
 
     def enter(self, order: Order) -> bool:
         """Take one more payload in; False when it does not fit."""
         body = self._body + len(order.data) + SEAL_OVERHEAD
+        metadata = self._metadata
+        if order.metadata:
+            metadata += len(order.metadata) + METADATA_OVERHEAD
         if (
             self._count >= PAYLOADS_MAX
-            or body > BODY_BYTES_MAX
+            or body > self._body_max
+            or metadata > METADATA_BYTES_MAX
             or self._rights.get(order.record, order.right) != order.right
             or len(self._tokens | {order.right}) > TOKENS_MAX
         ):
             return False
-        self._count, self._body = self._count + 1, body
+        self._count, self._body, self._metadata = self._count + 1, body, metadata
         self._rights[order.record] = order.right
         self._tokens.add(order.right)
         return True
 
 
-def packs_of(orders: Sequence[Order]) -> list[list[Order]]:
+def packs_of(orders: Sequence[Order], body_max: int = BODY_BYTES_MAX) -> list[list[Order]]:
     """The orders cut into packs, in order."""
     packs: list[list[Order]] = [[]]
-    room = PackRoom()
+    room = PackRoom(body_max)
     for order in orders:
         if not room.enter(order):
             packs.append([])
-            room = PackRoom()
+            room = PackRoom(body_max)
             room.enter(order)
         packs[-1].append(order)
     return packs
@@ -199,13 +208,19 @@ class PackPutClient(DirectClient):
             async with gate:
                 return await self._put_pack(pack, purpose, node)
 
-        found = await asyncio.gather(*map(one, packs_of(orders)), return_exceptions=True)
+        packs = packs_of(orders, await self._body_max())
+        found = await asyncio.gather(*map(one, packs), return_exceptions=True)
         receipts: list[PutReceipt] = []
         for result in found:
             if isinstance(result, BaseException):
                 raise result
             receipts += result
         return receipts
+
+    async def _body_max(self) -> int:
+        """Most bytes of a pack under the cluster's default profile."""
+        cluster_map = await self.cluster_map()
+        return body_bytes_max(profile_named(cluster_map.default_profile))
 
     def _order(
         self, payload: Payload | tuple[RecordId, Buffer], grant: GrantId | None, purpose: str

@@ -234,6 +234,7 @@ class SyncClient:
     cluster_map = _blocking(Client.cluster_map)
     leaves = _blocking(Client.leaves)
     has_leaf = _blocking(Client.has_leaf)
+    has_leaves = _blocking(Client.has_leaves)
     status = _blocking(Client.status)
     open_record = _blocking(Client.open_record)
     give = _blocking(Client.give)

@@ -94,7 +94,7 @@ class Core(Encoded):
         if (
             self.k < 1
             or len(self.data_digests) != self.k
-            or any(len(digest) != DIGEST_SIZE for digest in self.data_digests)
+            or set(map(len, self.data_digests)) != {DIGEST_SIZE}
         ):
             raise Invalid("core: needs one 32-byte digest for each data shard", reason="bad-core")
         if len(self.dek_commitment) != 32 or len(self.sealed_metadata) > SEALED_METADATA_MAX:

@@ -33,7 +33,13 @@ from dataclasses import dataclass, replace
 from hcefs.crypto.envelope import Envelope
 from hcefs.crypto.signing import verify
 from hcefs.encoding import Encoded
-from hcefs.erasure.scheme import SEAL_OVERHEAD, Geometry, Profile, profile_named
+from hcefs.erasure.scheme import (
+    SEAL_OVERHEAD,
+    SEGMENT_SIZE,
+    Geometry,
+    Profile,
+    profile_named,
+)
 from hcefs.errors import Corrupt, Invalid
 from hcefs.formats.manifest import DIGEST_SIZE, SALT_SIZE, Opening, Signer
 from hcefs.ids import AccountId, BlobBase, BlobId, RecordId
@@ -47,14 +53,15 @@ from hcefs.integrity import (
 PAYLOADS_MAX = 1024
 """Most payloads of a pack."""
 
-BODY_BYTES_MAX = 4 << 20
+PAYLOAD_BYTES_MAX = SEGMENT_SIZE
+"""Longest plaintext that may be packed: one segment."""
+
+PIECE_BYTES_MAX = PAYLOAD_BYTES_MAX + (64 << 10)
+"""Longest piece: a shard of a pack fits one message with all its rows; the longest payload
+fits under every profile, and ``PAYLOADS_MAX`` payloads of 4 KiB under ``ec-4-2``."""
+
+BODY_BYTES_MAX = 4 * PIECE_BYTES_MAX
 """Most bytes of a pack's body; with a profile of few data pieces :func:`body_bytes_max`."""
-
-PIECE_BYTES_MAX = 1 << 20
-"""Longest piece, so that a shard of a pack fits one message with all its rows."""
-
-PAYLOAD_BYTES_MAX = 256 << 10
-"""Longest plaintext that may be packed."""
 
 METADATA_BYTES_MAX = 512 << 10
 """Most bytes of sealed metadata in a pack: they travel in one message with the shard."""

@@ -6,10 +6,9 @@ appended together give the same rows as blocks appended one by one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from hcefs.ids import RecordId
-from hcefs.integrity import leaf_hash, node_hash
+from hcefs.encoding import Encoded
 from hcefs.ledger.block import BlockHeader
 from hcefs.ledger.outcome import LeafAppended, Outcome
 from hcefs.ledger.rows import (
@@ -32,29 +31,21 @@ from hcefs.ledger.transactions import SignedTransaction
 
 
 class Draft:
-    """The rows of one atomic append; ``rows`` maps keys to sealed values, None deletes."""
+    """The rows of one atomic append; ``rows`` maps keys to sealed values, None deletes.
 
-    def __init__(
-        self,
-        known: Callable[[bytes], bytes | None],
-        subtree: Callable[[RecordId, int, int], bytes],
-    ) -> None:
-        self._known = known
-        self._subtree = subtree
+    ``facts`` says of every key of the state that changes what it now means, None
+    where that is to be read.  ``present`` says which of some rows the log has.
+    """
+
+    def __init__(self, present: Callable[[list[bytes]], list[bool]]) -> None:
+        self._present = present
         self.rows: dict[bytes, bytes | None] = {}
+        self.facts: dict[bytes, Encoded | None] = {}
         self.map_changed = False
-        self._nodes: dict[bytes, bytes] = {}
 
     def put(self, key: bytes, value: bytes) -> None:
         """Add one row."""
         self.rows[key] = seal(key, value)
-
-    def _put_first(self, key: bytes, value: bytes) -> bool:
-        """Add a row unless there is one, here or in the log."""
-        if key in self.rows or self._known(key) is not None:
-            return False
-        self.put(key, value)
-        return True
 
     def add(self, applied: AppliedBlock) -> None:
         """Add the rows of the next block."""
@@ -62,36 +53,56 @@ class Draft:
         self.put(block_row(header.height), block.encode())
         self.put(block_hash_row(header.height), header.hash())
         for key, value in applied.writes.items():
+            self.facts[key] = applied.facts.get(key)
             if value is None:
                 self.rows[STATE_ROWS + key] = None
             else:
                 self.put(STATE_ROWS + key, value)
         self.map_changed |= MAP_KEY in applied.writes
-        for data, outcome in zip(block.transactions, applied.outcomes, strict=True):
-            self._add_result(data, header, outcome)
-            for event in outcome.events:
-                if isinstance(event, LeafAppended):
-                    self._add_leaf(event)
+        self._add_results(block.transactions, header, applied.outcomes)
+        self._add_leaves(
+            [
+                event
+                for outcome in applied.outcomes
+                for event in outcome.events
+                if isinstance(event, LeafAppended)
+            ]
+        )
 
-    def _add_result(self, data: bytes, header: BlockHeader, outcome: Outcome) -> None:
+    def _put_first(self, rows: Sequence[tuple[bytes, bytes]]) -> list[int]:
+        """Add rows, each unless there is one, here or in the log; the numbers of those."""
+        known = self._present([key for key, _ in rows]) if rows else []
+        refused = []
+        for number, (key, value) in enumerate(rows):
+            if known[number] or key in self.rows:
+                refused.append(number)
+            else:
+                self.put(key, value)
+        return refused
+
+    def _add_results(
+        self, transactions: Sequence[bytes], header: BlockHeader, outcomes: Sequence[Outcome]
+    ) -> None:
         # The first result stays: a body that the chain holds twice did nothing the second time.
-        result = SubmitResult(header.height, header.time_ms, outcome.leaves)
-        self._put_first(result_row(SignedTransaction.decode(data).hash()), result.encode())
+        rows = []
+        for data, outcome in zip(transactions, outcomes, strict=True):
+            result = SubmitResult(header.height, header.time_ms, outcome.leaves)
+            name = result_row(SignedTransaction.decode(data).hash())
+            rows.append((name, result.encode()))
+        self._put_first(rows)
 
-    def _add_leaf(self, event: LeafAppended) -> None:
-        record, index, leaf = event.record, event.index, event.leaf
-        self.put(leaf_row(record, index), leaf_value(event.height, leaf))
-        if not self._put_first(commitment_row(record, leaf.commitment), u64(index)):
-            self._put_first(copied_row(record, leaf.commitment, leaf.signer), u64(index))
-        # Each set low bit of the index completes one subtree more.
-        level, node = 0, leaf_hash(leaf.encode())
-        self._nodes[subtree_row(record, 0, index)] = node
-        while index & 1:
-            left = self._nodes.get(subtree_row(record, level, index - 1))
-            if left is None:
-                left = self._subtree(record, level, index - 1)
-            node = node_hash(left, node)
-            level, index = level + 1, index >> 1
-            key = subtree_row(record, level, index)
-            self._nodes[key] = node
-            self.put(key, node)
+    def _add_leaves(self, events: Sequence[LeafAppended]) -> None:
+        firsts = []
+        for event in events:
+            record, index = event.record, event.index
+            self.put(leaf_row(record, index), leaf_value(event.height, event.encoded))
+            firsts.append((commitment_row(record, event.leaf.commitment), u64(index)))
+            # Each set low bit of the index completes one subtree more.
+            for level, root in enumerate(event.completed, 1):
+                self.put(subtree_row(record, level, index >> level), root)
+        copies = []
+        for number in self._put_first(firsts):
+            event = events[number]
+            key = copied_row(event.record, event.leaf.commitment, event.leaf.signer)
+            copies.append((key, u64(event.index)))
+        self._put_first(copies)

@@ -54,6 +54,8 @@ QUEUED_MESSAGES_MAX = 32
 BATCH_BYTES = 8 << 20
 """Blocks of about this size are verified and fsynced together while catching up."""
 HEADS_AHEAD_MAX = 256
+HEADS_REMEMBERED = 64
+"""Verified heads that are known again by their bytes: peers pass on the same few."""
 
 _logger = logging.getLogger(__name__)
 
@@ -114,7 +116,7 @@ class Follower:
         self._ahead: dict[int, SignedHead] = {}
         self._applied_head: SignedHead | None = None
         self._newest_time_ms = 0
-        self._last_seen = b""
+        self._seen: dict[bytes, SignedHead] = {}
         self._told_height = log.height
         kept = log.head
         if kept is not None:
@@ -229,7 +231,7 @@ class Follower:
             Invalid: malformed, or of another cluster or term.
             Unauthenticated: the writer did not sign it.
         """
-        if data == self._last_seen or self._status is FollowerStatus.FORKED:
+        if data in self._seen or self._status is FollowerStatus.FORKED:
             return
         head = SignedHead.decode(data)
         known = self._applied_head
@@ -247,11 +249,17 @@ class Follower:
             self._end(FollowerStatus.FORKED, _forked_error())
             self._runtime.spawn(self._keep_fork(fork), name="ledger-fork")
             return
-        self._last_seen = data
+        self._remember(data, head)
         higher = head.height > max([0, *self._ahead, known.height if known else 0])
         self._place(head, height)
         if higher:
             self._runtime.spawn(self._keep_head(head), name="ledger-head")
+
+    def _remember(self, data: bytes, head: SignedHead) -> None:
+        """Know a head again that was verified, compared and placed."""
+        self._seen[data] = head
+        if len(self._seen) > HEADS_REMEMBERED:
+            del self._seen[next(iter(self._seen))]
 
     def _require_trusted(self) -> None:
         refusal = self._refusal
@@ -370,11 +378,14 @@ class Follower:
         newest: SignedHead | None = None
         for message in messages:
             if isinstance(message, HeadBytes):
-                head = SignedHead.decode(message.data)
-                self._place(head, self._check_head(head))
-                newest = head
+                newest = self._seen.get(message.data)
+                if newest is None:
+                    newest = SignedHead.decode(message.data)
+                    self._place(newest, self._check_head(newest))
+                    self._remember(message.data, newest)
         if newest is not None:
-            await self._runtime.disk(self._log.keep_head, newest)
+            if not self._log.show_head(newest):
+                await self._runtime.disk(self._log.keep_head, newest)
             self._pulse()
 
     def _verify_and_append(self, blocks: Sequence[bytes]) -> _Verified:
@@ -394,7 +405,9 @@ class Follower:
                 if not self._is_next(block, previous, known):
                     continue
                 overlay, outcomes = self._replay(state, block, previous)
-                applied.append(AppliedBlock(block, overlay.writes, tuple(outcomes)))
+                applied.append(
+                    AppliedBlock(block, overlay.writes, tuple(outcomes), overlay.written_facts)
+                )
                 state, previous = overlay, block.header
                 hashes[previous.height] = previous.hash()
         except (HcefsError, _Forked) as error:
@@ -455,8 +468,9 @@ class Follower:
     def _replay(
         self, state: State, block: Block, previous: BlockHeader | None
     ) -> tuple[Overlay, Sequence[Outcome]]:
+        """Replay a block that passed :meth:`_is_next`, which saw to its signature and root."""
         try:
-            return machine.replay(state, block, self._genesis, previous)
+            return machine.replay_signed(state, block, self._genesis, previous)
         except Corrupt as error:
             raise Corrupt(
                 f"the writer signed block {block.header.height}, but it does not replay here "
@@ -473,8 +487,12 @@ class Follower:
         Returns the height of the replica that it was compared at: a block that a disk
         thread persists meanwhile must not make the head count uncompared.
         """
-        height = self._log.height
         head.check(self._genesis.writer_key)
+        return self._compare_head(head)
+
+    def _compare_head(self, head: SignedHead) -> int:
+        """As :meth:`_check_head`, of a head whose signature was checked before."""
+        height = self._log.height
         if head.cluster != self._genesis.cluster or head.term != FIRST_TERM:
             raise Invalid(
                 "this head is of another cluster or term: check the configuration",
@@ -514,7 +532,7 @@ class Follower:
         for height in [height for height in self._ahead if height <= self._log.height]:
             head = self._ahead.pop(height)
             # It may have arrived while its block was being verified.
-            self._place(head, self._check_head(head))
+            self._place(head, self._compare_head(head))
 
     async def _keep_head(self, head: SignedHead) -> None:
         try:

@@ -9,8 +9,9 @@ Every replica, the writer's included, is one of these.  Its rows are laid out in
   ``Corrupt(reason="bad-row")`` and never an answer.
 * Only the next block can be appended.  After a failed write nothing more is
   written: what is on disk is not known until the folder is opened again.
-* Reads are safe from any thread.  What is decoded is remembered by its bytes, and
-  the bytes are read each time, so a remembered fact cannot be a stale one.
+* Reads are safe from any thread.  Facts of the state are remembered until the
+  write that changes them (:mod:`hcefs.ledger.facts`), those of a snapshot and of
+  other rows by their bytes, which are read each time.
 
 Not guaranteed: that blocks are valid (:func:`hcefs.ledger.machine.replay` says so
 before they come here; :meth:`LedgerLog.verify_chain` says so again).  Two reads of
@@ -24,7 +25,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import rocksdict
 
@@ -35,6 +36,7 @@ from hcefs.integrity import leaf_hash
 from hcefs.ledger import machine
 from hcefs.ledger.block import Block, BlockHeader, SignedHead, previous_hash
 from hcefs.ledger.draft import Draft
+from hcefs.ledger.facts import FactMemory
 from hcefs.ledger.genesis import Genesis
 from hcefs.ledger.outcome import Leaf
 from hcefs.ledger.rows import (
@@ -115,6 +117,11 @@ class _Rows:
         found = _translated(self._database.get, key)
         return None if found is None else unseal(key, found)
 
+    def present(self, keys: list[bytes]) -> list[bool]:
+        """Which of the rows there are; asks once for all."""
+        found: list[Any] = _translated(self._database.get, keys)  # type: ignore[arg-type]
+        return [value is not None for value in found]
+
     def rows(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Rows under a prefix from ``start`` (within it) on, as of the first step."""
         cursor = _translated(self._database.iter)
@@ -131,6 +138,11 @@ class _Rows:
         """Pairs of the state by ascending key."""
         for key, value in self.rows(STATE_ROWS + prefix):
             yield prefix + key, value
+
+    def fact(self, cls: type[_Fact], key: bytes) -> _Fact | None:
+        """A value of the state, decoded."""
+        value = self.get(key)
+        return None if value is None else decode_row(cls, value)
 
 
 class _FrozenRows(_Rows):
@@ -161,15 +173,7 @@ class _FrozenRows(_Rows):
         return _step(self._cursor, prefix)
 
 
-class _RowsView(StateView):
-    """A view that remembers what it decodes."""
-
-    def _read(self, cls: type[_Fact], key: bytes) -> _Fact | None:
-        value = self._state.get(key)
-        return None if value is None else decode_row(cls, value)
-
-
-class LedgerLog(_RowsView):
+class LedgerLog(StateView):
     """A replica of the ledger on disk.  Implements ``State`` and ``LedgerView``.
 
     Every method raises ``Corrupt(reason="bad-row")`` when a row it needs fails its
@@ -180,14 +184,18 @@ class LedgerLog(_RowsView):
         """Use :meth:`open`."""
         self._database = database
         self._rows = _Rows(database)
-        super().__init__(self._rows, 0, 0)
+        self._facts = FactMemory()
+        super().__init__(self, 0, 0)
         self.path = path
         self.genesis = genesis
         self._writing = threading.Lock()
         self._broken = False
         self._genesis_app_hash = machine.genesis_state(genesis)[1]
         self._tip = self._fact(TIP_ROW, BlockHeader)
+        # Shown at once and written later: each under its own lock, taken in this order.
+        self._showing = threading.Lock()
         self._head = self._fact(HEAD_ROW, SignedHead)
+        self._head_written = self._head
         self._map = super().cluster_map()
         self._sync = rocksdict.WriteOptions()
         self._sync.sync = True
@@ -245,6 +253,9 @@ class LedgerLog(_RowsView):
     def close(self) -> None:
         """Close the folder; a second call does nothing."""
         with self._writing:
+            if not self._broken and self._head is not self._head_written:
+                with contextlib.suppress(HcefsError):
+                    self._write_head(self._head, sync=False)
             self._broken = True
             # Closing twice is an error to the binding.
             with contextlib.suppress(rocksdict.DbClosedError):
@@ -297,6 +308,17 @@ class LedgerLog(_RowsView):
         """Pairs of the state by ascending key."""
         return self._rows.scan(prefix)
 
+    def fact(self, cls: type[_Fact], key: bytes) -> _Fact | None:
+        """A value of the state, decoded; remembered until a block changes it."""
+        remembered = self._facts.get(key)
+        if remembered is not None:
+            return cast(_Fact, remembered)
+        writes = self._facts.writes
+        found = self._rows.fact(cls, key)
+        if found is not None:
+            self._facts.keep(key, found, writes)
+        return found
+
     def snapshot(self) -> StateView:
         """All facts at one height, whatever is appended meanwhile.
 
@@ -306,9 +328,9 @@ class LedgerLog(_RowsView):
         rows = _FrozenRows(self._database)
         row = rows.row(TIP_ROW)
         if row is None:
-            return _RowsView(rows, 0, self.genesis.time_ms)
+            return StateView(rows, 0, self.genesis.time_ms)
         tip = decode_row(BlockHeader, row)
-        return _RowsView(rows, tip.height, tip.time_ms)
+        return StateView(rows, tip.height, tip.time_ms)
 
     # Blocks and transactions.
 
@@ -417,7 +439,7 @@ class LedgerLog(_RowsView):
             return
         with self._writing:
             self._check_writable()
-            draft = Draft(self._rows.row, self.subtree)
+            draft = Draft(self._rows.present)
             tip = self._tip
             for each in applied:
                 header = each.block.header
@@ -433,31 +455,46 @@ class LedgerLog(_RowsView):
             if tip is None:
                 return
             draft.put(TIP_ROW, tip.encode())
-            newer = head is not None and _is_newer(head, self._head)
-            if newer and head is not None:
+            shown = self._head
+            if head is None or not _is_newer(head, shown):
+                head = shown
+            if head is not None and head is not self._head_written:
                 draft.put(HEAD_ROW, head.encode())
             self._write(_batch(draft))
+            self._facts.change(draft.facts)
+            self._head_written = head
             # The height is told last: who has seen it, sees everything at it.
-            if newer:
-                self._head = head
+            self._show(head)
             if draft.map_changed:
                 self._map = super().cluster_map()
             self._tip = tip
 
     def keep_head(self, head: SignedHead) -> None:
-        """Keep a verified head if it is newer; fsynced only when it is higher.
+        """Keep a verified head if it is newer; fsynced only when its block is not here.
 
-        A mere renewal may be lost by a crash: the lease then ends earlier.
+        Only then does it state what nothing else here does.  A mere renewal may be
+        lost by a crash: the lease then ends earlier.
         """
         with self._writing:
             known = self._head
             if not _is_newer(head, known):
                 return
             self._check_writable()
-            batch = rocksdict.WriteBatch(raw_mode=True)
-            batch.put(HEAD_ROW, seal(HEAD_ROW, head.encode()))
-            self._write(batch, sync=known is None or head.height > known.height)
+            self._write_head(head, sync=known is None or head.height > self.height)
+            self._show(head)
+
+    def show_head(self, head: SignedHead) -> bool:
+        """Take the verified head of a block that is new here, without waiting for the disk.
+
+        It is written with the next block or renewal, or when the log is closed.  False
+        says that it is another kind of head: it is for :meth:`keep_head`.
+        """
+        with self._showing:
+            known = self._head
+            if known is None or not known.height < head.height <= self.height:
+                return not _is_newer(head, known)
             self._head = head
+            return True
 
     def keep_fork(self, proof: ForkProof) -> None:
         """Keep the proof that the writer signed two histories; the first one stays."""
@@ -510,6 +547,18 @@ class LedgerLog(_RowsView):
                 reason="ledger-log-failed",
             )
 
+    def _show(self, head: SignedHead | None) -> None:
+        with self._showing:
+            if head is not None and _is_newer(head, self._head):
+                self._head = head
+
+    def _write_head(self, head: SignedHead | None, *, sync: bool) -> None:
+        if head is not None:
+            batch = rocksdict.WriteBatch(raw_mode=True)
+            batch.put(HEAD_ROW, seal(HEAD_ROW, head.encode()))
+            self._write(batch, sync=sync)
+            self._head_written = head
+
     def _write(self, batch: rocksdict.WriteBatch, *, sync: bool = True) -> None:
         try:
             if sync:
@@ -518,6 +567,7 @@ class LedgerLog(_RowsView):
                 _translated(self._database.write, batch)
         except BaseException:
             self._broken = True
+            self._facts.forget()
             raise
 
 

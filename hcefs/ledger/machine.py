@@ -79,6 +79,7 @@ __all__ = [
     "genesis_state",
     "next_app_hash",
     "replay",
+    "replay_signed",
     "transaction_root",
 ]
 
@@ -199,12 +200,39 @@ def replay(
     """
     header = block.header
     _check_header(block, genesis, previous)
+    if header.transaction_root != transaction_root(block.transactions):
+        raise Corrupt(
+            f"block {header.height} does not carry the transactions that its header names",
+            reason="bad-transaction-root",
+        )
     try:
         block.check_signature(genesis.writer_key)
     except HcefsError as error:
         raise Corrupt(
             f"block {header.height}: its writer did not sign it", reason="bad-block-signature"
         ) from error
+    return _replay_signed(base, block, genesis, previous)
+
+
+def replay_signed(
+    base: State, block: Block, genesis: Genesis, previous: BlockHeader | None
+) -> tuple[Overlay, list[Outcome]]:
+    """As :func:`replay`, of a block that the caller knows to be the writer's.
+
+    The caller has checked the signature of the header, and that the header names the
+    block's transactions.
+
+    Raises:
+        Corrupt: as :func:`replay`.
+    """
+    _check_header(block, genesis, previous)
+    return _replay_signed(base, block, genesis, previous)
+
+
+def _replay_signed(
+    base: State, block: Block, genesis: Genesis, previous: BlockHeader | None
+) -> tuple[Overlay, list[Outcome]]:
+    header = block.header
     state = Overlay(base)
     context = BlockContext(header.height, header.time_ms, genesis)
     try:
@@ -256,11 +284,6 @@ def _check_header(block: Block, genesis: Genesis, previous: BlockHeader | None) 
         ),
         (header.time_ms >= time_ms, "time-went-back", "is older than the block before it"),
         (not header.snapshot_root, "bad-snapshot-root", "names a snapshot; none is known yet"),
-        (
-            header.transaction_root == transaction_root(block.transactions),
-            "bad-transaction-root",
-            "does not carry the transactions that its header names",
-        ),
     )
     for holds, reason, what in refusals:
         if not holds:

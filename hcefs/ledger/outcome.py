@@ -58,12 +58,18 @@ class LeafResult(Encoded):
 
 @dataclass(frozen=True)
 class LeafAppended:
-    """A record has one more leaf."""
+    """A record has one more leaf.
+
+    ``encoded`` is its canonical bytes; ``completed`` are the roots of the subtrees of
+    2, 4, 8 ... leaves that it completes, smallest first.
+    """
 
     record: RecordId
     index: int
     leaf: Leaf
     height: int
+    encoded: bytes
+    completed: tuple[bytes, ...]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ Source: docs/ARCHITECTURE.md, "Identity and genesis"; RFC 6962 section 2.1 for p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from hcefs.access.facts import Account, AccountKind, Generation, Grant, Record
 from hcefs.errors import Invalid, NotFound
@@ -130,10 +130,28 @@ class Questions:
         given the opening (by a node that permitted it) can name it.  Who reads by
         a lent capability has no grant of its own and still verifies what it got.
         """
+        return self.has_leaves(asker, record, [(commitment, signer)])[0]
+
+    def has_leaves(
+        self,
+        asker: Account | None,
+        record: RecordId,
+        asked: Sequence[tuple[bytes, AccountId | None]],
+    ) -> list[Leaf | None]:
+        """As :meth:`has_leaf`, for up to ``LEAVES_MAX`` pairs of commitment and signer.
+
+        Raises:
+            Invalid: ``bad-range``: more are asked.
+        """
         if asker is None or not asker.active:
             raise _not_found()
-        found = self._log.leaf_of(record, commitment, signer)
-        return None if found is None else found[1]
+        if len(asked) > LEAVES_MAX:
+            raise Invalid(
+                f"one question is about at most {LEAVES_MAX} commitments: split it",
+                reason="bad-range",
+            )
+        found = [self._log.leaf_of(record, commitment, signer) for commitment, signer in asked]
+        return [None if each is None else each[1] for each in found]
 
     def prove(
         self,

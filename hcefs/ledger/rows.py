@@ -22,21 +22,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
+from hcefs.access.facts import Account, Generation, Grant, Record
 from hcefs.encoding import Encoded
 from hcefs.errors import Corrupt, Invalid
 from hcefs.ids import AccountId, RecordId
 from hcefs.integrity import crc32c
 from hcefs.ledger.block import Block
 from hcefs.ledger.outcome import Leaf, LeafResult, Outcome
-from hcefs.placement.cluster_map import ClusterMap
 
 GENESIS_ROW, TIP_ROW, HEAD_ROW, FORK_ROW = b"mgenesis", b"mtip", b"mhead", b"mfork"
 STATE_ROWS = b"s"
 
 _DECODED_FACTS_MAX = 8192
+_SMALL = frozenset((Account, Generation, Grant, Leaf, Record))
 
 _Fact = TypeVar("_Fact", bound=Encoded)
 
@@ -69,11 +70,15 @@ class ForkProof(Encoded):
 
 @dataclass(frozen=True)
 class AppliedBlock:
-    """A block with what applying it wrote and yielded, ready for the log."""
+    """A block with what applying it wrote and yielded, ready for the log.
+
+    ``facts`` are what some of the writes mean, by their keys.
+    """
 
     block: Block
     writes: Mapping[bytes, bytes | None]
     outcomes: tuple[Outcome, ...]
+    facts: Mapping[bytes, Encoded] = field(default_factory=dict)
 
 
 @functools.lru_cache(maxsize=_DECODED_FACTS_MAX)
@@ -89,9 +94,9 @@ def decode_row(cls: type[_Fact], value: bytes) -> _Fact:
         Corrupt: ``bad-state``: the bytes are not what they should be.
     """
     try:
-        # A map or a block may be large: hashing it for the cache costs as much as it saves.
-        large = cls in (ClusterMap, Block)
-        return cls.decode(value) if large else cast(_Fact, _decoded(cast(Any, cls), value))
+        # Others may be large, and then too much to remember thousands of.
+        small = cls in _SMALL
+        return cast(_Fact, _decoded(cast(Any, cls), value)) if small else cls.decode(value)
     except Invalid as error:
         raise Corrupt(
             f"a {cls.KIND} row of the ledger cannot be read ({error.message}): run "
@@ -159,11 +164,11 @@ def result_row(transaction_hash: bytes) -> bytes:
     return b"t" + transaction_hash
 
 
-def leaf_value(height: int, leaf: Leaf) -> bytes:
-    """A leaf with the height of the block that appended it."""
-    return u64(height) + leaf.encode()
+def leaf_value(height: int, leaf: bytes) -> bytes:
+    """A leaf's canonical bytes with the height of the block that appended it."""
+    return u64(height) + leaf
 
 
 def split_leaf_value(value: bytes) -> tuple[bytes, int]:
-    """The inverse of :func:`leaf_value`: the leaf's canonical bytes and the height."""
+    """The inverse of :func:`leaf_value`."""
     return value[8:], int.from_bytes(value[:8], "big")

@@ -33,7 +33,7 @@ OPERATORS_ADMIT = frozenset({AccountKind.OPERATOR, AccountKind.NODE, AccountKind
 
 def put_account(state: Overlay, account: Account) -> None:
     """Write an account and keep the index of active operators."""
-    state.put(account_key(account.account), account.encode())
+    state.put_fact(account_key(account.account), account)
     if account.kind == AccountKind.OPERATOR:
         if account.active:
             state.put(operator_key(account.account), b"")

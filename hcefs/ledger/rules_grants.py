@@ -57,7 +57,7 @@ def give(
         raise Denied("the grantee was deactivated", reason="inactive-grantee")
     grant = _grant_of(transaction, signer.account, context)
     _check_may_give(view, grant, context)
-    state.put(grant_key(grant.grant), grant.encode())
+    state.put_fact(grant_key(grant.grant), grant)
     state.put(grants_on_key(grant.record, grant.grant), b"")
     state.put(grants_to_key(grant.grantee, grant.grant), b"")
     return Outcome((GrantGiven(grant),))
@@ -109,7 +109,7 @@ def revoke(
     events: list[Event] = []
     if not grant.revoked_height:
         grant = replace(grant, revoked_height=context.height)
-        state.put(grant_key(grant.grant), grant.encode())
+        state.put_fact(grant_key(grant.grant), grant)
         events.append(GrantRevoked(grant))
     if rotates:
         record = replace(record, generation=record.generation + 1)

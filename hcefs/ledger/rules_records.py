@@ -14,14 +14,13 @@ append itself is refused, so that forgetting the key cannot bring a second leaf.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import islice
 
 from hcefs.access.facts import Account, AccountKind, Action, Generation, Record
 from hcefs.access.rights import AccessRequest, decide
-from hcefs.errors import Conflict, Corrupt, Denied, Invalid, NotFound
+from hcefs.errors import Conflict, Corrupt, Denied, HcefsError, Invalid, NotFound
 from hcefs.ids import GrantId, RecordId
-from hcefs.integrity import append_peak
+from hcefs.integrity import leaf_hash, push_peak
 from hcefs.ledger.outcome import (
     BlockContext,
     GenerationAdded,
@@ -98,7 +97,7 @@ def add_generation(
         height=context.height,
         time_ms=context.time_ms,
     )
-    state.put(record_key(record.record), record.encode())
+    state.put_fact(record_key(record.record), record)
     state.put(generation_key(record.record, record.generation), generation.encode())
     return GenerationAdded(generation)
 
@@ -115,29 +114,55 @@ def append(
     row = view.put_row(signer.account, transaction.put_key)
     if row is not None:
         return _repeat(row, transaction)
-    records = _permitted_records(view, signer, transaction, context)
+    ranges = _permitted_ranges(view, signer, transaction, context)
+    earliest_ms, latest_ms = context.time_ms, context.time_ms + COMMIT_BY_AHEAD_MS
     events: list[LeafAppended] = []
     results: list[LeafResult] = []
     for entry in transaction.entries:
-        record = records[entry.record]
-        _check_generation(view, record, entry, context)
-        _check_commit_by(entry, context)
+        grown = ranges[entry.record]
+        if entry.generation != grown.record.generation:
+            _check_generation(view, grown.record, entry, context)
+        if not earliest_ms <= entry.commit_by_ms <= latest_ms:
+            raise _bad_commit_by(entry, earliest_ms)
         leaf = Leaf(entry.commitment, signer.account, entry.generation, context.time_ms)
-        digest = leaf.hash()
-        events.append(LeafAppended(record.record, record.leaf_count, leaf, context.height))
-        results.append(LeafResult(record.record, record.leaf_count, digest))
-        records[entry.record] = replace(
-            record,
-            leaf_count=record.leaf_count + 1,
-            peaks=append_peak(record.leaf_count, record.peaks, digest),
+        encoded = leaf.encode()
+        digest = leaf_hash(encoded)
+        index = grown.count
+        completed = grown.append(digest)
+        events.append(
+            LeafAppended(entry.record, index, leaf, context.height, encoded, tuple(completed))
         )
-    for record in records.values():
-        state.put(record_key(record.record), record.encode())
+        results.append(LeafResult(entry.record, index, digest))
+    for grown in ranges.values():
+        state.put_fact(record_key(grown.record.record), grown.grown())
     commit_by_ms = max(entry.commit_by_ms for entry in transaction.entries)
     row = PutRow(commit_by_ms, tuple(results))
     state.put(put_row_key(signer.account, transaction.put_key), row.encode())
     state.put(put_expiry_key(commit_by_ms, signer.account, transaction.put_key), b"")
     return Outcome(tuple(events), tuple(results))
+
+
+class _Range:
+    """A record's mountain range, which grows by the entries of one append."""
+
+    __slots__ = ("count", "peaks", "record")
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.count = record.leaf_count
+        self.peaks = list(record.peaks)
+
+    def append(self, digest: bytes) -> list[bytes]:
+        """Add a leaf; returns the roots of the subtrees that it completes."""
+        completed = push_peak(self.count, self.peaks, digest)
+        self.count += 1
+        return completed
+
+    def grown(self) -> Record:
+        """The record as it is now."""
+        was, peaks = self.record, tuple(self.peaks)
+        # Not with dataclasses.replace: one append may have thousands of these.
+        return Record(was.record, was.owner, was.generation, self.count, peaks, was.height)
 
 
 def expire_put_keys(state: Overlay, time_ms: int) -> None:
@@ -168,11 +193,11 @@ def _repeat(row: PutRow, transaction: Append) -> Outcome:
     return Outcome(leaves=row.leaves)
 
 
-def _permitted_records(
+def _permitted_ranges(
     view: StateView, signer: Account, transaction: Append, context: BlockContext
-) -> dict[RecordId, Record]:
-    """The records named, once the signer's right to append to each is certain."""
-    records: dict[RecordId, Record] = {}
+) -> dict[RecordId, _Range]:
+    """The ranges of the records named, once the right to append to each is certain."""
+    ranges: dict[RecordId, _Range] = {}
     decided: set[tuple[RecordId, GrantId]] = set()
     for entry in transaction.entries:
         name = (entry.record, entry.grant)
@@ -192,8 +217,8 @@ def _permitted_records(
         )
         decide(view, request, context.time_ms).require()
         decided.add(name)
-        records[entry.record] = required_record(view, entry.record)
-    return records
+        ranges[entry.record] = _Range(required_record(view, entry.record))
+    return ranges
 
 
 def required_record(view: StateView, record: RecordId) -> Record:
@@ -211,8 +236,7 @@ def required_record(view: StateView, record: RecordId) -> Record:
 def _check_generation(
     view: StateView, record: Record, entry: AppendEntry, context: BlockContext
 ) -> None:
-    if entry.generation == record.generation:
-        return
+    """Whether a generation other than the current one may still be named."""
     if entry.generation > record.generation:
         raise Invalid("the record has no such generation yet", reason="unknown-generation")
     successor = view.generation(record.record, entry.generation + 1)
@@ -229,13 +253,12 @@ def _check_generation(
         )
 
 
-def _check_commit_by(entry: AppendEntry, context: BlockContext) -> None:
-    if entry.commit_by_ms < context.time_ms:
-        raise Conflict(
+def _bad_commit_by(entry: AppendEntry, time_ms: int) -> HcefsError:
+    if entry.commit_by_ms < time_ms:
+        return Conflict(
             "commit_by has passed and the blob may be collected: put it again",
             reason="commit-by-passed",
         )
-    if entry.commit_by_ms > context.time_ms + COMMIT_BY_AHEAD_MS:
-        raise Invalid(
-            "commit_by may lie at most 7 days after the block's time", reason="commit-by-too-far"
-        )
+    return Invalid(
+        "commit_by may lie at most 7 days after the block's time", reason="commit-by-too-far"
+    )

@@ -17,7 +17,9 @@ and the order of keys is the order of numbers::
     put-expiry/<u64 ms>/<account>/<key>  ""
 
 Invariants: keys and values are bytes, a value is never None; an overlay never
-changes its base.  The height, the app hash and the log are not part of the state.
+changes its base, and its base does not change while it is used.  A fact is what the
+value of its key decodes to, however often it is asked for and whoever remembers it.
+The height, the app hash and the log are not part of the state.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import heapq
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 from hcefs.access.facts import Account, Generation, Grant, Record
 from hcefs.encoding import Encoded
@@ -122,6 +124,31 @@ class State(Protocol):
         The state must not change while the iterator is in use.
         """
 
+    def fact(self, cls: type[_Fact], key: bytes) -> _Fact | None:
+        """The value, decoded; a key always has the same class.
+
+        Raises:
+            Corrupt: ``bad-state``: the value cannot be read.
+        """
+
+
+def decode_fact(cls: type[_Fact], value: bytes | None) -> _Fact | None:
+    """What a value of the state means.
+
+    Raises:
+        Corrupt: ``bad-state``: it cannot be read.
+    """
+    if value is None:
+        return None
+    try:
+        return cls.decode(value)
+    except Invalid as error:
+        raise Corrupt(
+            f"a {cls.KIND} row of the ledger's state cannot be read ({error.message}): "
+            "verify the log and rebuild the state",
+            reason="bad-state",
+        ) from error
+
 
 class MemoryState:
     """A state in memory: for verification by replay, and for tests."""
@@ -143,6 +170,9 @@ class MemoryState:
                 return
             yield key, self._values[key]
 
+    def fact(self, cls: type[_Fact], key: bytes) -> _Fact | None:
+        return decode_fact(cls, self._values.get(key))
+
     def write(self, writes: Mapping[bytes, bytes | None]) -> None:
         """Apply the writes of an overlay; None deletes."""
         for key, value in writes.items():
@@ -162,16 +192,35 @@ class Overlay:
     def __init__(self, base: State) -> None:
         self._base = base
         self._writes: dict[bytes, bytes | None] = {}
+        # What was decoded or written here; a write of bytes takes its key out.
+        self._facts: dict[bytes, Encoded] = {}
 
     @property
     def writes(self) -> Mapping[bytes, bytes | None]:
         """What changed; None means deleted."""
         return self._writes
 
+    @property
+    def written_facts(self) -> Mapping[bytes, Encoded]:
+        """What some of the writes mean, by their keys."""
+        return {key: self._facts[key] for key in self._writes if key in self._facts}
+
     def get(self, key: bytes) -> bytes | None:
         if key in self._writes:
             return self._writes[key]
         return self._base.get(key)
+
+    def fact(self, cls: type[_Fact], key: bytes) -> _Fact | None:
+        known = self._facts.get(key)
+        if known is not None:
+            return cast(_Fact, known)
+        if key in self._writes:
+            found = decode_fact(cls, self._writes[key])
+        else:
+            found = self._base.fact(cls, key)
+        if found is not None:
+            self._facts[key] = found
+        return found
 
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         changed = sorted(key for key in self._writes if key.startswith(prefix))
@@ -180,14 +229,27 @@ class Overlay:
         return heapq.merge(below, above)
 
     def put(self, key: bytes, value: bytes) -> None:
+        self._facts.pop(key, None)
         self._writes[key] = value
 
+    def put_fact(self, key: bytes, fact: Encoded) -> None:
+        """Put the canonical bytes of a fact, which then need not be decoded again."""
+        self._writes[key] = fact.encode()
+        self._facts[key] = fact
+
     def delete(self, key: bytes) -> None:
+        self._facts.pop(key, None)
         self._writes[key] = None
 
     def absorb(self, child: Overlay) -> None:
         """Take over the writes of an overlay whose base is this one."""
-        self._writes.update(child.writes)
+        self._writes.update(child._writes)
+        for key in child._writes:
+            fact = child._facts.get(key)
+            if fact is None:
+                self._facts.pop(key, None)
+            else:
+                self._facts[key] = fact
 
 
 class StateView:
@@ -212,44 +274,31 @@ class StateView:
         """Time of the last block applied, milliseconds since the Unix epoch."""
         return self._time_ms
 
-    def _read(self, cls: type[_Fact], key: bytes) -> _Fact | None:
-        value = self._state.get(key)
-        if value is None:
-            return None
-        try:
-            return cls.decode(value)
-        except Invalid as error:
-            raise Corrupt(
-                f"a {cls.KIND} row of the ledger's state cannot be read ({error.message}): "
-                "verify the log and rebuild the state",
-                reason="bad-state",
-            ) from error
-
     def account(self, account: AccountId) -> Account | None:
         """The account, or None."""
-        return self._read(Account, account_key(account))
+        return self._state.fact(Account, account_key(account))
 
     def record(self, record: RecordId) -> Record | None:
         """The record, or None."""
-        return self._read(Record, record_key(record))
+        return self._state.fact(Record, record_key(record))
 
     def generation(self, record: RecordId, number: int) -> Generation | None:
         """One generation of a record, or None."""
         if not 0 <= number < 1 << 32:
             return None
-        return self._read(Generation, generation_key(record, number))
+        return self._state.fact(Generation, generation_key(record, number))
 
     def grant(self, grant: GrantId) -> Grant | None:
         """The grant, revoked or not, or None."""
-        return self._read(Grant, grant_key(grant))
+        return self._state.fact(Grant, grant_key(grant))
 
     def cluster_map(self) -> ClusterMap | None:
         """The cluster map in force, or None before the first."""
-        return self._read(ClusterMap, MAP_KEY)
+        return self._state.fact(ClusterMap, MAP_KEY)
 
     def put_row(self, account: AccountId, put_key: PutKey) -> PutRow | None:
         """What a put key made, while it is remembered."""
-        return self._read(PutRow, put_row_key(account, put_key))
+        return self._state.fact(PutRow, put_row_key(account, put_key))
 
     def operators(self) -> frozenset[AccountId]:
         """The active operators."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from hcefs.access.facts import PURPOSES, AccountKind, Action
 from hcefs.crypto.signing import PUBLIC_KEY_SIZE, SIGNATURE_SIZE, SigningKey, account_id
-from hcefs.encoding import Encoded, loads
+from hcefs.encoding import Encoded, decode_quickly, loads
 from hcefs.errors import Invalid
 from hcefs.ids import AccountId, BlobId, ClusterId, GrantId, PutKey, RecordId
 from hcefs.integrity import blake3_digest
@@ -384,6 +384,9 @@ def decode_transaction(body: bytes) -> Transaction:
         Invalid: ``unknown-transaction`` for a kind or version that this software
             does not know, otherwise what the bytes are malformed by.
     """
+    quick = decode_quickly(_BY_NAME, body, max_bytes=TRANSACTION_BYTES_MAX)
+    if quick is not None:
+        return quick
     value = loads(body, max_bytes=TRANSACTION_BYTES_MAX)
     if type(value) is not list or len(value) < 2:
         raise Invalid("these bytes are not a transaction", reason="malformed-encoding")

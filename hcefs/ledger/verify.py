@@ -90,7 +90,7 @@ def _verify_block(
 
 
 def _verify_leaf(rows: Rows, event: LeafAppended) -> None:
-    expected = leaf_value(event.height, event.leaf)
+    expected = leaf_value(event.height, event.encoded)
     if rows.row(leaf_row(event.record, event.index)) != expected:
         raise _bad_chain(f"leaf {event.index} of {event.record} differs from its block")
     index = rows.row(commitment_row(event.record, event.leaf.commitment))

@@ -5,8 +5,9 @@ followers read.  Invariants:
 
 * A result is returned only when its block is fsynced here and on as many followers
   as :data:`FOLLOWERS_REQUIRED` says (fewer when the map has fewer other nodes).
-* Blocks are made one at a time: while one is being written, submissions gather for
-  the next.  A transaction that does not apply never enters a block.
+* Blocks are made one at a time: while one is being written here and by the followers
+  that count, submissions gather for the next, because a block costs every replica
+  much the same, whatever it holds.  One that does not apply never enters a block.
 * Block time never goes back; nor does the time of heads.
 * A repeat of a transaction returns the first result, by the hash of its body.
 * Pending submissions are bounded in number and bytes; a follower's feed holds no
@@ -47,7 +48,7 @@ from hcefs.ledger.outcome import BlockContext, Outcome
 from hcefs.ledger.rows import AppliedBlock, SubmitResult
 from hcefs.ledger.state import Overlay
 from hcefs.ledger.transactions import SignedTransaction
-from hcefs.placement.cluster_map import NodeState
+from hcefs.placement.cluster_map import ClusterMap, NodeState
 from hcefs.runtime import Runtime
 
 __all__ = ["PENDING_BYTES_MAX", "PENDING_MAX", "LedgerWriter", "SubmitResult"]
@@ -56,6 +57,8 @@ PENDING_MAX = 10_000
 PENDING_BYTES_MAX = 64 << 20
 BLOCK_TRANSACTIONS = 512
 """Most transactions that one block takes: it bounds how long the others wait."""
+GATHER_S = 0.02
+"""Longest that submissions gather while followers write the block before."""
 FOLLOWERS_REQUIRED = 2
 REPLICATION_TIMEOUT_S = 5.0
 
@@ -116,8 +119,11 @@ class LedgerWriter:
         self._changed = asyncio.Event()
         self._running = False
         self._head: SignedHead | None = None
+        self._newest: Block | None = None
         self._acknowledged: dict[AccountId, int] = {}
         self._replicated_height = 0
+        self._counted_map: ClusterMap | None = None
+        self._counted: frozenset[AccountId] = frozenset()
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -216,6 +222,11 @@ class LedgerWriter:
             self._acknowledged[follower] = height
             self._count_acknowledgements()
 
+    def head_of(self, block: Block) -> SignedHead | None:
+        """The newest head, when ``block`` is the one that it names."""
+        head = self._head
+        return head if head is not None and head.height == block.header.height else None
+
     async def subscribe(self, from_height: int) -> AsyncGenerator[Block | SignedHead, None]:
         """Blocks from a height on, and after the last one the newest head, for ever.
 
@@ -241,6 +252,12 @@ class LedgerWriter:
         while self._running:
             changed = self._changed
             while cursor <= self._log.height:
+                newest = self._newest
+                if newest is not None and newest.header.height == cursor:
+                    # All followers that keep up want this one: none of them reads it.
+                    yield newest
+                    cursor += 1
+                    continue
                 for block in await self._runtime.disk(self._read_feed, cursor):
                     yield block
                     cursor += 1
@@ -295,13 +312,16 @@ class LedgerWriter:
 
     async def _commit_batches(self) -> None:
         while self._running:
-            batch = self._take()
-            if not batch:
+            if not self._queue:
                 self._work.clear()
                 await self._work.wait()
                 continue
+            await self._gather()
+            if not self._running:
+                return
+            batch = self._take()
             try:
-                head, answers = await self._runtime.disk(
+                made, answers = await self._runtime.disk(
                     self._commit, batch, self._runtime.now_ms()
                 )
             except HcefsError as error:
@@ -311,7 +331,8 @@ class LedgerWriter:
                 _logger.exception("the ledger's writer met a fault of its own")
                 self._fail(_machine_fault(), batch)
                 return
-            if head is not None:
+            if made is not None:
+                self._newest, head = made
                 self._show_head(head)
                 self._count_acknowledgements()
             for answer in answers:
@@ -320,9 +341,22 @@ class LedgerWriter:
                 else:
                     answer.pending.future.set_exception(answer.result)
 
+    async def _gather(self) -> None:
+        """Wait a little until the last block is replicated, or the next would be full."""
+        try:
+            async with self._runtime.timeout(GATHER_S):
+                while (
+                    self._running
+                    and self._replicated_height < self._log.height
+                    and len(self._queue) < BLOCK_TRANSACTIONS
+                ):
+                    await self._changed.wait()
+        except TimeoutError:
+            pass
+
     def _commit(
         self, batch: list[_Pending], now_ms: int
-    ) -> tuple[SignedHead | None, list[_Answer]]:
+    ) -> tuple[tuple[Block, SignedHead] | None, list[_Answer]]:
         """Make, sign and write one block of what applies; runs on a disk thread."""
         log = self._log
         context = BlockContext(log.height + 1, max(now_ms, log.time_ms), self._genesis)
@@ -356,8 +390,9 @@ class LedgerWriter:
             return None, answers
         block = self._sign(context, transactions, state)
         head = self._sign_head(block.header, block.header.app_hash, now_ms)
-        log.append([AppliedBlock(block, state.writes, tuple(outcomes))], head)
-        return head, answers
+        applied = AppliedBlock(block, state.writes, tuple(outcomes), state.written_facts)
+        log.append([applied], head)
+        return (block, head), answers
 
     def _sign(self, context: BlockContext, transactions: list[bytes], state: Overlay) -> Block:
         log = self._log
@@ -438,11 +473,14 @@ class LedgerWriter:
 
     def _counted_nodes(self) -> frozenset[AccountId]:
         cluster_map = self._log.cluster_map()
-        if cluster_map is None:
-            return frozenset()
-        gone = (NodeState.OUT, NodeState.REMOVED)
-        accounts = {node.account for node in cluster_map.nodes if node.state not in gone}
-        return frozenset(accounts - {self._own_account})
+        if cluster_map is not self._counted_map:
+            # Asked for every acknowledgement; a map is one object until the next comes.
+            gone = (NodeState.OUT, NodeState.REMOVED)
+            nodes = cluster_map.nodes if cluster_map is not None else ()
+            accounts = {node.account for node in nodes if node.state not in gone}
+            self._counted = frozenset(accounts - {self._own_account})
+            self._counted_map = cluster_map
+        return self._counted
 
     def _count_acknowledgements(self) -> None:
         nodes = self._counted_nodes()

@@ -61,6 +61,8 @@ class GrpcLedgerLink:
                 async for message in call:
                     if message.WhichOneof("message") == "block":
                         yield BlockBytes(message.block)
+                        if message.block_head:
+                            yield HeadBytes(message.block_head)
                     else:
                         yield HeadBytes(message.head)
             except grpc.aio.AioRpcError as error:

@@ -14,13 +14,14 @@ from hcefs.crypto.accounts import load_account
 from hcefs.erasure.codec import codec_for
 from hcefs.erasure.scheme import DEFAULT_PROFILE, profile_named
 from hcefs.errors import HcefsError, Unavailable
-from hcefs.ids import AccountId, BlobId
+from hcefs.ids import AccountId, BlobId, RecordId
 from hcefs.ledger.follower import Follower
 from hcefs.ledger.log import LedgerLog
 from hcefs.metrics import Metrics, MetricsServer
 from hcefs.node.ledger_link import GrpcLedgerLink
 from hcefs.node.logs import configure
 from hcefs.node.servers import Port, load_genesis, load_identity, until_signal
+from hcefs.placement.ring import seats
 from hcefs.runtime import Runtime, SystemRuntime
 from hcefs.services.admin_service import AdminService
 from hcefs.services.batch_desk import BatchDesk
@@ -86,7 +87,7 @@ class StorageProcess:
         link = GrpcLedgerLink(runtime, config.ledger_address, identity)
         self.follower = Follower(self._log, genesis, runtime, link)
         heads = FollowerHeads(self.follower)
-        holder = Holder(runtime, self.stores, self._log, metrics)
+        holder = Holder(runtime, self.stores, self._log, metrics, self._lists)
         self.channels = Channels(runtime, identity, self._spki_of, heads)
         self.peers = peers = GrpcPeers(runtime, self.channels, self.account, holder)
         verifier = Verifier(genesis.cluster, self._log, self.account, TokenCache(), NonceMemory())
@@ -192,6 +193,14 @@ class StorageProcess:
         if known is None or not known.active or not known.spki:
             raise Unavailable("that node is not active on the ledger", reason="unknown-node")
         return known.spki
+
+    def _lists(self, record: RecordId) -> bool:
+        """Whether this node is a seat of a record's partition."""
+        current = self._log.cluster_map()
+        if current is None:
+            return False
+        held = seats(current, current.default_profile, bytes(record))
+        return any(seat.node.account == self.account for seat in held)
 
     def _lease_age(self) -> float:
         """Seconds; infinite before the first head."""

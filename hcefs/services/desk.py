@@ -96,12 +96,15 @@ class Reaching(Protocol):
 class Permit:
     """The standing permission of one request: decides again while a stream runs."""
 
-    def __init__(self, desk: Desk, presented: Presented, action: Action) -> None:
+    def __init__(
+        self, desk: Desk, presented: Presented, action: Action, height: int, decided_ms: int
+    ) -> None:
+        """``height`` and ``decided_ms`` are those of the decision that admitted it."""
         self._desk = desk
         self._presented = presented
         self._action = action
-        self._height = -1
-        self._decided_ms = 0
+        self._height = height
+        self._decided_ms = decided_ms
 
     def __call__(self) -> None:
         """Raise when the right has ended or the lease has run out.
@@ -176,7 +179,7 @@ class Desk:
         action = ACTIONS.get(asked.method)
         if action is None:
             raise Invalid("this method is unknown", reason="unknown-method")
-        now = self.runtime.now_ms()
+        now, height = self.runtime.now_ms(), self.view.height
         presented = self.verifier.present(
             asked.token,
             asked.proof,
@@ -207,7 +210,7 @@ class Desk:
             presented.proof.presenter,
             presented.use.grant,
         )
-        return call, Permit(self, presented, action)
+        return call, Permit(self, presented, action, height, now)
 
     async def ready(self, asked: Reaching) -> ClusterMap:
         """Whether this node can answer a request at all; the map that it answers by.
@@ -328,7 +331,8 @@ class Desk:
             try:
                 manifest = await self.fanout.manifest(self.own_first(held), call, refused)
             except HcefsError as error:
-                if worst is None or isinstance(worst, NotFound):
+                unknown = isinstance(worst, NotFound) and not isinstance(error, NotFound)
+                if worst is None or unknown:
                     worst = error
                 continue
             return manifest, self.blob_seats(manifest.layout.profile, call.blob)

@@ -89,6 +89,8 @@ def shard_handlers(service: ShardService, packs: PackShardService | None = None)
     """``hcefs.v1.Shards``; ``packs`` are for other nodes only, not for direct clients."""
     methods = {
         "Store": grpc.stream_unary_rpc_method_handler(service.Store),
+        "StoreWhole": unary(shard_pb2.StoreWholeRequest, service.StoreWhole),
+        "LoadPieces": unary(shard_pb2.LoadRequest, service.LoadPieces),
         "Load": grpc.unary_stream_rpc_method_handler(service.Load),
         "StoreOpening": unary(shard_pb2.StoreOpeningRequest, service.StoreOpening),
         "StoreBox": unary(shard_pb2.StoreBoxRequest, service.StoreBox),
@@ -116,6 +118,7 @@ def ledger_handlers(service: LedgerService) -> Any:
             "Follow": bidirectional(ledger_pb2.FollowRequest, service.Follow),
             "Query": unary(ledger_pb2.QueryRequest, service.Query),
             "HasLeaf": unary(ledger_pb2.HasLeafRequest, service.HasLeaf),
+            "HasLeaves": unary(ledger_pb2.HasLeavesRequest, service.HasLeaves),
             "Prove": unary(ledger_pb2.ProveRequest, service.Prove),
         },
     )

@@ -135,12 +135,18 @@ class LedgerService:
         self._count_follower(1)
         reader = self.runtime.spawn(acknowledge(), name="follow-acknowledgements")
         stream: Any = self._writer.subscribe(first.from_height)
+        sent: SignedHead | None = None
         try:
             async for item in stream:
                 if isinstance(item, SignedHead):
+                    if item is sent:
+                        continue
                     yield ledger_pb2.FollowResponse(head=item.encode())
                 else:
-                    yield ledger_pb2.FollowResponse(block=item.encode())
+                    sent = self._writer.head_of(item)
+                    yield ledger_pb2.FollowResponse(
+                        block=item.encode(), block_head=sent.encode() if sent else b""
+                    )
                 self._nodes.account_of(context)
                 if reader.done() and not reader.cancelled():
                     # Half-closed is fine; a malformed acknowledgement ends the feed, or
@@ -221,6 +227,27 @@ class LedgerService:
         if leaf is None:
             return ledger_pb2.HasLeafResponse(found=False)
         return ledger_pb2.HasLeafResponse(found=True, leaf=leaf.encode())
+
+    @served("has-leaves")
+    async def HasLeaves(
+        self, request: ledger_pb2.HasLeavesRequest, context: Any
+    ) -> ledger_pb2.HasLeavesResponse:
+        """Which of many commitments a record's range holds."""
+        asker = self._asker(request.proof, context)
+        if len(request.signers) != len(request.commitments):
+            raise Invalid(
+                "name a signer, or an empty one, for each commitment", reason="bad-message"
+            )
+        signers = [AccountId(signer) if signer else None for signer in request.signers]
+        leaves = await self.runtime.disk(
+            self._questions.has_leaves,
+            asker,
+            RecordId(request.record_id),
+            list(zip(request.commitments, signers, strict=True)),
+        )
+        return ledger_pb2.HasLeavesResponse(
+            leaves=[leaf.encode() if leaf is not None else b"" for leaf in leaves]
+        )
 
     @served("prove")
     async def Prove(

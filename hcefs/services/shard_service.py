@@ -23,7 +23,7 @@ from hcefs.services.serving import served, streamed
 from hcefs.transport.framing import DataFrame, frame_data, parse
 from hcefs.transport.grpc_peers import HEAD_KEY, observe
 from hcefs.transport.limit import Gate
-from hcefs.transport.peers import Call, Heads, Peer, ShardRows, ShardStart
+from hcefs.transport.peers import Call, Heads, LoadHeader, Peer, ShardRows, ShardStart
 from hcefs.wire.v1 import shard_pb2
 
 GATEWAY_STALL_SECONDS = 90.0
@@ -33,6 +33,22 @@ GATEWAY_STALL_SECONDS = 90.0
 HEADER_SECONDS = 5.0
 DIRECT = frozenset({"put", "get"})
 """What a client may ask of a holder itself."""
+
+
+def rows_of(finish: shard_pb2.StoreFinish) -> ShardRows:
+    """A shard's rows, as they came."""
+    return ShardRows(
+        finish.core, finish.layout, finish.key_row, finish.opening, finish.piece_digests
+    )
+
+
+def wire_header(header: LoadHeader) -> shard_pb2.LoadHeader:
+    """What precedes loaded pieces, as it travels."""
+    return shard_pb2.LoadHeader(
+        pieces=header.pieces,
+        piece_digests=header.piece_digests,
+        audit_path=header.audit_path,
+    )
 
 
 class ShardService:
@@ -129,21 +145,32 @@ class ShardService:
             if frame.WhichOneof("message") != "finish":
                 raise Invalid("a shard has one header and one finish", reason="bad-message")
             permit()  # the gateway may have kept the last message back for long
-            finish = frame.finish
-            await upload.finish(
-                ShardRows(
-                    finish.core,
-                    finish.layout,
-                    finish.key_row,
-                    finish.opening,
-                    finish.piece_digests,
-                )
-            )
+            listed = await upload.finish(rows_of(frame.finish))
             finished = True
         finally:
             if not finished:
                 await upload.cancel()
-        return shard_pb2.StoreResponse(stored_bytes=stored).SerializeToString()
+        return shard_pb2.StoreResponse(stored_bytes=stored, listed=listed).SerializeToString()
+
+    @served("store-shard")
+    async def StoreWhole(
+        self, request: shard_pb2.StoreWholeRequest, context: Any
+    ) -> shard_pb2.StoreResponse:
+        """One message with all that a short shard needs."""
+        if not request.HasField("header") or not request.HasField("finish"):
+            raise Invalid("a shard has a header and a finish", reason="bad-message")
+        header, data = request.header, request.data
+        if crc32c(data) != request.crc32c:
+            raise Corrupt("a message was damaged on its way", reason="bad-checksum")
+        call, _ = await self._admit(context, header.context, "put")
+        if call.blob is None:
+            raise Invalid("a shard needs a blob id", reason="bad-id")
+        self._desk.require_seat(self._desk.blob_seats(header.profile, call.blob), header.index)
+        start = ShardStart(
+            call, header.index, header.profile, header.segment_size, header.expected_length
+        )
+        listed = await self._holder.store_whole(start, [data], rows_of(request.finish))
+        return shard_pb2.StoreResponse(stored_bytes=len(data), listed=listed)
 
     async def _message(
         self, messages: AsyncIterator[bytes], seconds: float = GATEWAY_STALL_SECONDS
@@ -165,18 +192,23 @@ class ShardService:
         download = await self._holder.load(call, message.index, message.first, message.count)
         try:
             header = await download.header()
-            yield shard_pb2.LoadResponse(
-                header=shard_pb2.LoadHeader(
-                    pieces=header.pieces,
-                    piece_digests=header.piece_digests,
-                    audit_path=header.audit_path,
-                )
-            ).SerializeToString()
+            yield shard_pb2.LoadResponse(header=wire_header(header)).SerializeToString()
             async for data in download.messages():
                 permit()
                 yield frame_data(data)
         finally:
             await download.cancel()
+
+    @served("load-shard")
+    async def LoadPieces(
+        self, request: shard_pb2.LoadRequest, context: Any
+    ) -> shard_pb2.LoadPiecesResponse:
+        """Few pieces in one message."""
+        call, _ = await self._admit(context, request.context, "get")
+        header, data = await self._holder.load_pieces(
+            call, request.index, request.first, request.count
+        )
+        return shard_pb2.LoadPiecesResponse(header=wire_header(header), data=bytes(data))
 
     @served("store-opening")
     async def StoreOpening(

@@ -2,14 +2,16 @@
 
 Owns how many seats must agree: a write is acknowledged from k+1 durable copies
 on (as for shards); a manifest is taken from the first seat whose rows prove
-themselves; listings and boxes are the union over all seats that answer.
+themselves, and a seat that is slow is hedged around; listings and boxes are the
+union over all seats that answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,6 +21,7 @@ from hcefs.formats.manifest import Core, KeyRow, Layout, Opening
 from hcefs.placement.ring import Seat
 from hcefs.runtime import Runtime
 from hcefs.stripes.checks import Replica, check_layout
+from hcefs.stripes.hedge import HedgeTimer
 from hcefs.transport.peers import Call, ManifestRows, Peer, Peers
 
 SEAT_SECONDS = 5.0
@@ -47,6 +50,7 @@ class Fanout:
         self._runtime = runtime
         self._peers = peers
         self._replica = replica
+        self._hedge = HedgeTimer()
 
     async def store(
         self,
@@ -60,19 +64,17 @@ class Fanout:
             Unavailable: fewer than k+1 seats have it.
             HcefsError: a refusal that concerns the request itself.
         """
+        errors = await self.attempt(seats, action)
+        durable = len(seats) - len(errors)
+        require_durable(durable, len(seats), profile, errors)
+        return durable
+
+    async def attempt(
+        self, seats: Sequence[Seat], action: Callable[[Peer], Awaitable[None]]
+    ) -> list[HcefsError]:
+        """Run ``action`` on every seat's peer; the failures."""
         results = await asyncio.gather(*(self._one(seat, action) for seat in seats))
-        errors = [result for result in results if isinstance(result, HcefsError)]
-        durable = len(results) - len(errors)
-        if durable > profile.k:
-            return durable
-        for error in errors:
-            if not error.retryable:
-                raise error
-        raise Unavailable(
-            f"only {durable} of {len(seats)} seats are reachable and {profile.k + 1} are needed; "
-            "retry later",
-            reason="too-few-holders",
-        )
+        return [result for result in results if isinstance(result, HcefsError)]
 
     async def load(self, seats: Sequence[Seat], action: Callable[[Peer], Awaitable[T]]) -> list[T]:
         """Run ``action`` on every seat's peer; the answers of those that gave one.
@@ -100,6 +102,43 @@ class Fanout:
         except TimeoutError:
             return Unavailable("the seat does not answer", reason="stalled")
 
+    async def _in_turn(
+        self, seats: Sequence[Seat], action: Callable[[Peer], Awaitable[T]]
+    ) -> AsyncGenerator[tuple[Seat, T | HcefsError], None]:
+        """Ask one seat after the other until the caller has enough; the answers as they come.
+
+        A seat that takes longer than the hedge delay is not waited for alone: the next
+        one is asked as well.
+        """
+        waiting = list(seats)
+        asked: dict[asyncio.Task[T | HcefsError], Seat] = {}
+        try:
+            while waiting or asked:
+                if waiting:
+                    seat = waiting.pop(0)
+                    task = self._runtime.spawn(self._timed(seat, action), name="seat")
+                    asked[task] = seat
+                done, _ = await asyncio.wait(
+                    asked,
+                    timeout=self._hedge.delay_seconds if waiting else None,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                for task in done:
+                    yield asked.pop(task), task.result()
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+
+    async def _timed(self, seat: Seat, action: Callable[[Peer], Awaitable[T]]) -> T | HcefsError:
+        """One call.  Its own time is entered, not that of the seats that were late before it:
+        else the delay would grow by itself."""
+        started = self._runtime.monotonic()
+        result = await self._one(seat, action)
+        if not isinstance(result, HcefsError):
+            self._hedge.observe(self._runtime.monotonic() - started)
+        return result
+
     async def manifest(
         self, seats: Sequence[Seat], call: Call, refused: Collection[bytes] = ()
     ) -> Manifest:
@@ -115,28 +154,29 @@ class Fanout:
         """
         errors: list[HcefsError] = []
         shredded: Manifest | None = None
-        for seat in seats:
-            result = await self._one(seat, lambda peer: peer.load_manifest(call))
-            if isinstance(result, HcefsError):
-                errors.append(result)
-                continue
-            if result.layout in refused:
-                continue
-            try:
-                manifest = self.checked(call, result)
-            except HcefsError as bad:
-                log.error(
-                    "request %s: node %d has a bad manifest of %s: %s",
-                    call.request,
-                    seat.node.node_id,
-                    call.blob,
-                    bad.reason,
-                )
-                errors.append(bad)
-                continue
-            if manifest.key_row is not None:
-                return manifest
-            shredded = manifest
+        answers = self._in_turn(seats, lambda peer: peer.load_manifest(call))
+        async with aclosing(answers):
+            async for seat, result in answers:
+                if isinstance(result, HcefsError):
+                    errors.append(result)
+                    continue
+                if result.layout in refused:
+                    continue
+                try:
+                    manifest = self.checked(call, result)
+                except HcefsError as bad:
+                    log.error(
+                        "request %s: node %d has a bad manifest of %s: %s",
+                        call.request,
+                        seat.node.node_id,
+                        call.blob,
+                        bad.reason,
+                    )
+                    errors.append(bad)
+                    continue
+                if manifest.key_row is not None:
+                    return manifest
+                shredded = manifest
         if shredded is not None:
             return shredded
         for kind in ("corrupt", "unavailable", "exhausted"):
@@ -175,6 +215,27 @@ class Fanout:
         if self._replica.leaf_index(core.record, opening.commitment()) is None:
             raise NotFound("this blob is not committed on the ledger", reason="not-committed")
         return Manifest(core, layout, key_row, opening, rows)
+
+
+def require_durable(
+    durable: int, total: int, profile: Profile, errors: Sequence[HcefsError]
+) -> None:
+    """Check that enough seats have a row.
+
+    Raises:
+        Unavailable: fewer than k+1 seats have it.
+        HcefsError: a refusal that concerns the request itself.
+    """
+    if durable > profile.k:
+        return
+    for error in errors:
+        if not error.retryable:
+            raise error
+    raise Unavailable(
+        f"only {durable} of {total} seats are reachable and {profile.k + 1} are needed; "
+        "retry later",
+        reason="too-few-holders",
+    )
 
 
 def layout_fits(core: Core, layout: Layout) -> bool:

@@ -15,6 +15,7 @@ Authorization happens before a call arrives here (:mod:`hcefs.services`).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from hcefs.erasure.scheme import Geometry, profile_named, resolve_range
@@ -22,7 +23,7 @@ from hcefs.errors import Conflict, Corrupt, Denied, Invalid, NotFound
 from hcefs.formats.keybox import KeyBox, KeyLink
 from hcefs.formats.manifest import Core, Layout, Opening
 from hcefs.formats.pack import decode_opening
-from hcefs.formats.shard import ShardHeader, file_length
+from hcefs.formats.shard import HEADER_SIZE, ShardHeader, file_length
 from hcefs.ids import BlobBase, BlobId, RecordId
 from hcefs.integrity import DIGEST_SIZE, leaf_hash, range_proof, split_digests
 from hcefs.metrics import Metrics
@@ -39,10 +40,12 @@ from hcefs.stripes.pending import PENDING_BLOB, PENDING_OPENING, PendingNames
 from hcefs.stripes.shard_index import ShardIndex
 from hcefs.stripes.transfers import LocalDownload, LocalUpload, opened
 from hcefs.transport.peers import (
+    LOAD_MESSAGE_BYTES,
     Call,
     Entry,
     LoadHeader,
     ManifestRows,
+    Piece,
     ShardDownload,
     ShardRows,
     ShardStart,
@@ -88,35 +91,71 @@ def expected_size(start: ShardStart) -> int | None:
     return file_length(Geometry(length, profile, start.segment_size))
 
 
+def _header_of(start: ShardStart) -> ShardHeader:
+    """The header of a shard's file.
+
+    Raises:
+        Invalid: no blob id, a packed one, or an index that the profile does not have.
+    """
+    blob = start.call.blob
+    if blob is None or blob.slot != 0:
+        raise Invalid("a shard needs a blob id with slot 0", reason="bad-id")
+    profile = profile_named(start.profile)
+    if not 0 <= start.index < profile.n:
+        raise Invalid(f"index {start.index} is not in {profile.name}", reason="bad-index")
+    return ShardHeader(
+        blob.base, start.index, profile.name, profile.k, profile.m, start.segment_size
+    )
+
+
 class Holder:
     """The local holder."""
 
     def __init__(
-        self, runtime: Runtime, stores: Stores, replica: Replica, metrics: Metrics
+        self,
+        runtime: Runtime,
+        stores: Stores,
+        replica: Replica,
+        metrics: Metrics,
+        lists: Callable[[RecordId], bool],
     ) -> None:
+        """``lists`` says whether this node is a seat of a record's partition now."""
         self._runtime = runtime
         self._stores = stores
         self._replica = replica
         self._metrics = metrics
+        self._lists = lists
         self._index = ShardIndex(stores.shards)
         self.pending = PendingNames(stores.rows)
 
     async def store(self, start: ShardStart) -> ShardUpload:
-        call = start.call
-        if call.blob is None or call.blob.slot != 0:
-            raise Invalid("a shard needs a blob id with slot 0", reason="bad-id")
-        profile = profile_named(start.profile)
-        if not 0 <= start.index < profile.n:
-            raise Invalid(f"index {start.index} is not in {profile.name}", reason="bad-index")
-        header = ShardHeader(
-            call.blob.base, start.index, profile.name, profile.k, profile.m, start.segment_size
-        )
+        header = _header_of(start)
         writer = await opened(
             self._runtime,
             partial(self._begin, header, expected_size(start)),
             lambda begun: begun.abort(),
         )
         return LocalUpload(self._runtime, start, writer, self._finish, self._metrics)
+
+    async def store_whole(
+        self, start: ShardStart, pieces: Sequence[Piece], rows: ShardRows
+    ) -> bool:
+        header = _header_of(start)
+        received = sum(map(len, pieces))
+
+        def job() -> bool:
+            writer = self._begin(header, None)
+            try:
+                for piece in pieces:
+                    writer.write(piece)
+                return self._finish(start, writer, received, rows)
+            finally:
+                writer.abort()  # does nothing after a finish
+
+        started = self._runtime.monotonic()
+        listed = await self._runtime.disk(job)
+        self._metrics.count("store_seconds_total", self._runtime.monotonic() - started)
+        return listed
 
     def _begin(self, header: ShardHeader, size: int | None) -> ShardWriter:
         writer = self._stores.shards.begin(header.base, header.index, size)
@@ -129,25 +168,48 @@ class Holder:
 
     def _finish(
         self, start: ShardStart, writer: ShardWriter, received: int, rows: ShardRows
-    ) -> None:
-        """Check everything that can be checked without a key, then make it durable."""
+    ) -> bool:
+        """Check everything that can be checked without a key, then make it durable.
+
+        True: this node lists the record, and keeps the opening for that as well.
+        """
         checked = check_rows(self._replica, start, received, rows)
-        blob, commit_by_ms = checked.core.blob, checked.core.commit_by_ms
-        base = bytes(blob.base)
-        with self.pending.locked([base]):
+        blob, record = checked.core.blob, checked.core.record
+        base, listing = bytes(blob.base), bytes(record) + bytes(blob)
+        lists = self._lists(record)
+        waiting = [(PENDING_BLOB, base, bytes(blob) + bytes([start.index]))]
+        kept = [
+            (Table.CORES, base, rows.core),
+            (Table.LAYOUTS, base, rows.layout),
+            (Table.OPENINGS, base, rows.opening),
+        ]
+        if lists:
+            waiting.append((PENDING_OPENING, listing, listing))
+            kept.append((Table.INDEX, listing, rows.opening))
+        with self.pending.locked([base, listing]):
             self._require_new(blob, rows)
+            if lists:
+                self._require_listing(listing, rows.opening)
             # First what leads the collector here: whatever fails later is found again.
-            name = bytes(blob) + bytes([start.index])
-            self.pending.add(PENDING_BLOB, base, name, commit_by_ms)
+            self.pending.add(waiting, checked.core.commit_by_ms)
             writer.finish(checked.footer.encode())
             self._stores.keys.put_new(KeyTable.KEY_ROWS, bytes(blob), rows.key_row)
-            self._stores.rows.put(
-                [
-                    (Table.CORES, base, rows.core),
-                    (Table.LAYOUTS, base, rows.layout),
-                    (Table.OPENINGS, base, rows.opening),
-                ]
+            self._stores.rows.put(kept)
+        return lists
+
+    def _require_listing(self, name: bytes, opening: bytes) -> bool:
+        """Whether this opening is in the record's listing already; no other one may be.
+
+        Raises:
+            Conflict: another one is.
+        """
+        known = self._stores.rows.get(Table.INDEX, name)
+        if known is not None and known != opening:
+            raise Conflict(
+                "another opening is stored under this blob id: draw a new one for each put",
+                reason="row-exists",
             )
+        return known is not None
 
     def _require_new(self, blob: BlobId, rows: ShardRows) -> None:
         """Check that no other rows are known under this blob id.
@@ -221,6 +283,32 @@ class Holder:
         )
         return header, geometry, self._stores.shards.open(blob.base, index)
 
+    async def load_pieces(
+        self, call: Call, index: int, first: int, count: int
+    ) -> tuple[LoadHeader, Piece]:
+        if call.blob is None:
+            raise Invalid("a load needs a blob id", reason="bad-id")
+        blob = call.blob
+
+        def job() -> tuple[LoadHeader, Piece]:
+            header, geometry, reader = self._open(call, blob, index, first, count)
+            try:
+                length = sum(geometry.piece_of(first + number) for number in range(count))
+                if length > LOAD_MESSAGE_BYTES:
+                    raise Invalid(
+                        f"these pieces have more than {LOAD_MESSAGE_BYTES} bytes: load them as a "
+                        "stream",
+                        reason="too-large",
+                    )
+                return header, reader.read_at(HEADER_SIZE + geometry.offset_of(first), length)
+            finally:
+                reader.close()
+
+        started = self._runtime.monotonic()
+        found = await self._runtime.disk(job)
+        self._metrics.count("load_seconds_total", self._runtime.monotonic() - started)
+        return found
+
     async def store_opening(self, call: Call, opening: bytes, commit_by_ms: int) -> None:
         value = Opening.decode(opening)
         value.check()
@@ -231,14 +319,10 @@ class Holder:
 
         def keep() -> None:
             with self.pending.locked([name]):
-                known = self._stores.rows.get(Table.INDEX, name)
-                if known is not None and known != opening:
-                    raise Conflict(
-                        "another opening is stored under this blob id: draw a new one for each put",
-                        reason="row-exists",
-                    )
-                self.pending.add(PENDING_OPENING, name, name, commit_by_ms)
-                self._stores.rows.put_new(Table.INDEX, name, opening)
+                known = self._require_listing(name, opening)
+                self.pending.add([(PENDING_OPENING, name, name)], commit_by_ms)
+                if not known:
+                    self._stores.rows.put([(Table.INDEX, name, opening)])
 
         await self._runtime.disk(keep)
 

@@ -14,9 +14,18 @@ from hcefs.errors import Corrupt, HcefsError, Internal, Unavailable
 from hcefs.integrity import DIGEST_SIZE, leaf_hash, root_from_range, split_digests
 from hcefs.placement.ring import Seat
 from hcefs.runtime import Runtime
-from hcefs.transport.peers import Call, LoadHeader, Peers, Piece, ShardDownload
+from hcefs.transport.peers import (
+    LOAD_MESSAGE_BYTES,
+    Call,
+    LoadHeader,
+    Peers,
+    Piece,
+    ShardDownload,
+)
 
 QUEUE_MESSAGES = 2
+WHOLE_PIECES = 16
+"""Up to so many pieces are loaded by one call, if they fit one message."""
 OPEN_SECONDS = 5.0
 """A holder that has not begun to answer by then counts as down for this read."""
 
@@ -26,7 +35,7 @@ class Lane:
 
     def __init__(self, seat: Seat, first: int, end: int) -> None:
         self.seat = seat
-        self._first = first
+        self.first = first
         self._end = end
         self._queue: asyncio.Queue[Piece | HcefsError] = asyncio.Queue(QUEUE_MESSAGES)
         self._arrived = asyncio.Event()
@@ -47,7 +56,7 @@ class Lane:
 
     def digest_of(self, segment: int) -> bytes:
         """The digest of a piece, as the holder claimed and the layout confirms."""
-        offset = (segment - self._first) * DIGEST_SIZE
+        offset = (segment - self.first) * DIGEST_SIZE
         return self._digests[offset : offset + DIGEST_SIZE]
 
     def ready(self) -> bool:
@@ -99,9 +108,18 @@ class Lane:
         download: ShardDownload | None = None
         try:
             peer = peers.peer(self.seat.node)
-            count = self._end - self._first
+            count = self._end - self.first
+            if count <= WHOLE_PIECES and self._length(geometry) <= LOAD_MESSAGE_BYTES:
+                async with runtime.timeout(OPEN_SECONDS):
+                    header, pieces = await peer.load_pieces(
+                        call, self.seat.index, self.first, count
+                    )
+                self._check(header, geometry, shard_digest)
+                await self._put(pieces)
+                await self._put(Corrupt("the holder sent too few pieces", reason="truncated"))
+                return
             async with runtime.timeout(OPEN_SECONDS):
-                download = await peer.load(call, self.seat.index, self._first, count)
+                download = await peer.load(call, self.seat.index, self.first, count)
                 header = await download.header()
             self._check(header, geometry, shard_digest)
             async for message in download.messages():
@@ -126,12 +144,15 @@ class Lane:
             if download is not None:
                 await download.cancel()
 
+    def _length(self, geometry: Geometry) -> int:
+        return sum(geometry.piece_of(segment) for segment in range(self.first, self._end))
+
     def _check(self, header: LoadHeader, geometry: Geometry, shard_digest: bytes) -> None:
-        digests, count = header.piece_digests, self._end - self._first
+        digests, count = header.piece_digests, self._end - self.first
         if header.pieces != geometry.segments or len(digests) != count * DIGEST_SIZE:
             raise Corrupt("the holder's shard has another length", reason="wrong-length")
         leaves = [leaf_hash(digest) for digest in split_digests(digests)]
-        root = root_from_range(header.pieces, self._first, leaves, header.audit_path)
+        root = root_from_range(header.pieces, self.first, leaves, header.audit_path)
         if root != shard_digest:
             raise Corrupt(
                 "the holder's piece digests do not lead to the layout's digest",

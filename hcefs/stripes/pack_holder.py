@@ -104,7 +104,7 @@ class PackHolder:
                 # the openings in listings, too.
                 base = bytes(shard.base)
                 name = base + bytes([shard.index])
-                self._pending.add(PENDING_PACK, base, name, shard.commit_by_ms)
+                self._pending.add([(PENDING_PACK, base, name)], shard.commit_by_ms)
                 writer.finish(checked.footer.encode())
                 self._stores.keys.put_all_new(_key_rows(shard))
                 self._stores.rows.put([*_rows(shard), *_index_rows(listed)])
@@ -155,7 +155,7 @@ class PackHolder:
             ]
             with self._pending.locked(name for name, _ in listed):
                 self._require_listing(listed)
-                self._pending.add_all(
+                self._pending.add(
                     [(PENDING_OPENING, name, name) for name, _ in listed], commit_by_ms
                 )
                 self._stores.rows.put(_index_rows(listed))

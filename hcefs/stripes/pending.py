@@ -57,12 +57,11 @@ class PendingNames:
                 held.enter_context(self._locks[number])
             yield
 
-    def add(self, kind: bytes, subject: bytes, name: bytes, commit_by_ms: int) -> None:
-        """Let ``name`` wait until ``commit_by_ms``; durable on return.  Under the lock."""
-        self.add_all([(kind, subject, name)], commit_by_ms)
+    def add(self, names: Sequence[tuple[bytes, bytes, bytes]], commit_by_ms: int) -> None:
+        """Let names, each (kind, subject, name), wait until ``commit_by_ms``.
 
-    def add_all(self, names: Sequence[tuple[bytes, bytes, bytes]], commit_by_ms: int) -> None:
-        """As :meth:`add`, for many (kind, subject, name) in one write."""
+        Durable on return, in one write.  Under the locks of the subjects.
+        """
         keys = [latest_key(kind, subject) for kind, subject, _ in names]
         rows: list[tuple[Table, bytes, bytes]] = []
         for (kind, _, name), key, known in zip(

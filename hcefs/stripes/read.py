@@ -4,7 +4,8 @@ The reader runs k lanes (:mod:`hcefs.stripes.lane`), at first the data indexes,
 so that with all of them healthy nothing is decoded.  A lane that fails or proves
 damaged is replaced by the next index, from the segment where it failed.  When a
 stripe takes longer than the hedge delay, one further lane is started for each
-that is late, and whoever is first wins.
+that is late, and whoever is first wins.  Holders that lose again and again are
+asked last (:mod:`hcefs.stripes.hedge`).
 
 Checks, in the design's order: lengths always; the pieces are compared with their
 digests only when asked: by :meth:`StripeReader.recheck` after an AEAD failure,
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from hcefs.erasure.scheme import Geometry
@@ -25,7 +26,7 @@ from hcefs.integrity import blake3_digest
 from hcefs.metrics import Metrics
 from hcefs.placement.ring import Seat
 from hcefs.runtime import Runtime
-from hcefs.stripes.hedge import HedgeTimer
+from hcefs.stripes.hedge import HedgeTimer, straggler
 from hcefs.stripes.lane import Lane
 from hcefs.stripes.stripe import rebuild_data
 from hcefs.transport.peers import Call, Peers
@@ -80,7 +81,8 @@ class StripeReader:
         self._metrics = metrics
         self._hedge = hedge
         self._verify = verify
-        self._spare = sorted(seats, key=lambda seat: seat.index)
+        self._spare = hedge.ordered(seats)
+        self._probe = hedge.to_probe(self._spare[geometry.profile.k :], runtime.monotonic())
         self._lanes: dict[int, Lane] = {}
         self._end = 0
         self._errors: list[HcefsError] = []
@@ -130,10 +132,16 @@ class StripeReader:
         started = self._runtime.monotonic()
         waits: dict[int, asyncio.Task[None]] = {}
         late = 0
+        overdue: set[int] = set()
+        took: dict[int, float] = {}
+        probed = self._start_probe(segment)
         try:
             while len(pieces) < k:
-                self._start_lanes(segment, k - len(pieces), late, pieces)
+                probing = sum(i in self._lanes and i not in pieces for i in probed)
+                self._start_lanes(segment, k - len(pieces), late + probing, pieces)
                 self._take_ready(segment, size, pieces)
+                elapsed = self._runtime.monotonic() - started
+                took = {index: took.get(index, elapsed) for index in pieces}
                 waiting = {i: lane for i, lane in self._lanes.items() if i not in pieces}
                 if len(pieces) >= k or len(pieces) + len(waiting) < k:
                     continue
@@ -147,16 +155,48 @@ class StripeReader:
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 if not done:
-                    late = len(waiting)
+                    overdue = set(waiting)
+                    late = len(overdue - probed)
                     self._metrics.count("hedged_loads_total", min(late, len(self._spare)))
         finally:
             for task in waits.values():
                 task.cancel()
         self._hedge.observe(self._runtime.monotonic() - started)
+        self._score(segment, overdue, probed, took)
         for index in [index for index in self._lanes if index not in pieces]:
             # It lost the race, or is out of step: slow is not lost, so it stays in reserve.
             self._spare.append(self._lanes[index].seat)
             self._leave(index)
+
+    def _start_probe(self, segment: int) -> set[int]:
+        """Ask a slow holder too, at the first segment of a read; the index asked for."""
+        seat, self._probe = self._probe, None
+        if seat is None or seat not in self._spare:
+            return set()
+        self._spare.remove(seat)
+        self._start_lane(seat, segment)
+        return {seat.index}
+
+    def _score(
+        self,
+        segment: int,
+        overdue: Collection[int],
+        probed: Collection[int],
+        took: Mapping[int, float],
+    ) -> None:
+        """Note who kept up with the others; ``took`` is how long each piece that came took.
+
+        Of each lane only the first piece counts: the later ones may be waiting already.
+        """
+        now, last = self._runtime.monotonic(), straggler(took)
+        for index, lane in self._lanes.items():
+            if lane.first != segment:
+                continue
+            holder = lane.seat.node.account
+            if index == last or (index not in took and (index in overdue or index in probed)):
+                self._hedge.lost(holder, now)
+            elif index in took and index not in overdue:
+                self._hedge.kept_up(holder)
 
     def _patience(self, started: float) -> float:
         return max(0.0, started + self._hedge.delay_seconds - self._runtime.monotonic())
@@ -206,18 +246,21 @@ class StripeReader:
             if not self._spare:
                 break
             seat = self._spare.pop(0)
-            lane = Lane(seat, segment, self._end)
-            self._lanes[seat.index] = lane
-            lane.start(
-                self._runtime,
-                self._peers,
-                self._call,
-                self._geometry,
-                self._layout.shard_digests[seat.index],
-            )
+            self._start_lane(seat, segment)
             running += 1
         if running < needed:
             raise self._too_few()
+
+    def _start_lane(self, seat: Seat, segment: int) -> None:
+        lane = Lane(seat, segment, self._end)
+        self._lanes[seat.index] = lane
+        lane.start(
+            self._runtime,
+            self._peers,
+            self._call,
+            self._geometry,
+            self._layout.shard_digests[seat.index],
+        )
 
     def _too_few(self) -> HcefsError:
         k = self._geometry.profile.k

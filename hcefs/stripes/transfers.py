@@ -32,7 +32,7 @@ from hcefs.transport.peers import LOAD_MESSAGE_BYTES, LoadHeader, Piece, ShardRo
 
 T = TypeVar("T")
 
-Finish = Callable[[ShardStart, ShardWriter, int, ShardRows], None]
+Finish = Callable[[ShardStart, ShardWriter, int, ShardRows], bool]
 
 
 async def opened(runtime: Runtime, open_: Callable[[], T], close: Callable[[T], None]) -> T:
@@ -99,23 +99,24 @@ class LocalUpload:
             for piece in pieces:
                 self._writer.write(piece)
 
-    def _publish(self, rows: ShardRows) -> None:
+    def _publish(self, rows: ShardRows) -> bool:
         with self._turn:
-            self._finish(self._start, self._writer, self._received, rows)
+            return self._finish(self._start, self._writer, self._received, rows)
 
     def _abort(self) -> None:
         with self._turn:
             self._writer.abort()
 
-    async def finish(self, rows: ShardRows) -> None:
+    async def finish(self, rows: ShardRows) -> bool:
         started = self._runtime.monotonic()
         try:
-            await self._runtime.disk(self._publish, rows)
+            listed = await self._runtime.disk(self._publish, rows)
         except BaseException:
             await self.cancel()
             raise
         self._open = False
         self._metrics.count("store_seconds_total", self._runtime.monotonic() - started)
+        return listed
 
     async def cancel(self) -> None:
         if self._open:

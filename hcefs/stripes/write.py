@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from hcefs.erasure.scheme import Profile
 from hcefs.errors import HcefsError, Unavailable
+from hcefs.ids import AccountId
 from hcefs.integrity import shard_digest
 from hcefs.placement.ring import Seat
 from hcefs.runtime import Runtime
@@ -38,10 +39,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Stored:
-    """What :meth:`StripeWriter.finish` reached: the indexes that are durable."""
+    """What :meth:`StripeWriter.finish` reached: the indexes that are durable.
+
+    ``listed`` are the nodes that keep the opening for the record's listing as well.
+    """
 
     durable: tuple[int, ...]
     total: int
+    listed: frozenset[AccountId] = frozenset()
 
     @property
     def degraded(self) -> bool:
@@ -58,11 +63,17 @@ class _Lane:
         self.error: HcefsError | None = None
         self.begun = asyncio.Event()
         self.durable = False
+        self.listed = False
         self.task: asyncio.Task[None] | None = None
 
 
 class StripeWriter:
-    """Writes the stripes of one blob.  Use: ``write``..., then ``finish`` or ``abort``."""
+    """Writes the stripes of one blob.  Use: ``write``..., then ``finish`` or ``abort``.
+
+    A stream to each holder is opened with the first full message.  What is shorter
+    goes in one call with its rows: then a blob id that is taken at one holder may leave
+    shards behind at others; they are pending, and collected.
+    """
 
     def __init__(
         self,
@@ -86,8 +97,7 @@ class StripeWriter:
         self._batch: list[EncodedStripe] = []
         self._batch_bytes = 0
         self._sent_bytes = 0
-        for lane in self._lanes:
-            lane.task = runtime.spawn(self._run(lane), name=f"store-{lane.seat.index}")
+        self._streaming = False
 
     @property
     def needed(self) -> int:
@@ -109,7 +119,11 @@ class StripeWriter:
             await self.flush()
 
     async def flush(self) -> None:
-        """Send what is batched, so that the digests are final."""
+        """Send what is batched."""
+        if not self._streaming:
+            self._streaming = True
+            for lane in self._lanes:
+                lane.task = self._runtime.spawn(self._run(lane), name=f"store-{lane.seat.index}")
         batch, self._batch, self._batch_bytes = self._batch, [], 0
         if batch:
             await self._offer(lambda lane: [stripe.pieces[lane.seat.index] for stripe in batch])
@@ -165,6 +179,8 @@ class StripeWriter:
         Raises:
             Unavailable: fewer than k+1 shards became durable.
         """
+        if not self._streaming:
+            return await self._finish_whole(rows)
         await self.flush()
         # No holder may get the rows, and so publish its shard, while others may still
         # refuse: a blob id that is taken would leave shards of two blobs behind.
@@ -176,6 +192,21 @@ class StripeWriter:
                 if not lane.begun.is_set():
                     self._fail(lane, Unavailable("the holder does not answer", reason="stalled"))
         await self._offer(lambda lane: rows(b"".join(lane.digests)))
+        return await self._durable()
+
+    async def _finish_whole(self, rows: Callable[[bytes], ShardRows]) -> Stored:
+        """One call to each holder with all that it is to keep."""
+        batch, self._batch = self._batch, []
+        for lane in self._lanes:
+            pieces = [stripe.pieces[lane.seat.index] for stripe in batch]
+            lane.task = self._runtime.spawn(
+                self._whole(lane, pieces, rows(b"".join(lane.digests))),
+                name=f"store-{lane.seat.index}",
+            )
+        return await self._durable()
+
+    async def _durable(self) -> Stored:
+        """Wait for the holders' answers, until the deadline."""
         tasks = [lane.task for lane in self._lanes if lane.task is not None]
         if tasks:
             # The holders now write back and fsync whatever they have not yet.
@@ -188,7 +219,8 @@ class StripeWriter:
             if not lane.durable and lane.error is None:
                 self._fail(lane, Unavailable("the holder is too slow", reason="stalled"))
         self._require()
-        return Stored(durable, len(self._lanes))
+        listed = frozenset(lane.seat.node.account for lane in self._lanes if lane.listed)
+        return Stored(durable, len(self._lanes), listed)
 
     async def abort(self) -> None:
         """Stop all uploads; holders forget what they got.  Idempotent."""
@@ -209,24 +241,35 @@ class StripeWriter:
                 error.reason,
             )
 
+    def _start(self, lane: _Lane) -> ShardStart:
+        return ShardStart(
+            self._call,
+            lane.seat.index,
+            self._profile.name,
+            self._segment_size,
+            self._expected_length,
+        )
+
+    async def _whole(self, lane: _Lane, pieces: Sequence[Piece], rows: ShardRows) -> None:
+        try:
+            peer = self._peers.peer(lane.seat.node)
+            lane.listed = await peer.store_whole(self._start(lane), pieces, rows)
+            lane.durable = True
+        except HcefsError as error:
+            self._fail(lane, error)
+
     async def _run(self, lane: _Lane) -> None:
         upload: ShardUpload | None = None
         try:
             peer = self._peers.peer(lane.seat.node)
-            start = ShardStart(
-                self._call,
-                lane.seat.index,
-                self._profile.name,
-                self._segment_size,
-                self._expected_length,
-            )
+            start = self._start(lane)
             async with self._runtime.timeout(self._deadline):
                 upload = await peer.store(start)
             lane.begun.set()
             while True:
                 message = await lane.queue.get()
                 if isinstance(message, ShardRows):
-                    await upload.finish(message)
+                    lane.listed = await upload.finish(message)
                     lane.durable = True
                     return
                 await upload.send(message)

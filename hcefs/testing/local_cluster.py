@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from hcefs.access.facts import Account, AccountKind, Generation, Grant, Record
 from hcefs.blobs.put import NodeIdentity, PutPlan, PutSession
@@ -86,6 +87,7 @@ class Faults:
     down: bool = False
     dies_after_messages: int = -1
     waits_for: asyncio.Event | None = None
+    rows_wait_for: asyncio.Event | None = None
     damages_index: int = -1
 
     def require_up(self) -> None:
@@ -104,6 +106,29 @@ class FaultyPeer:
         self._faults.require_up()
         return _FaultyUpload(await self._peer.store(start), self._faults)
 
+    async def store_whole(
+        self, start: ShardStart, pieces: Sequence[Piece], rows: ShardRows
+    ) -> bool:
+        self._faults.require_up()
+        if self._faults.dies_after_messages >= 0:
+            self._faults.down = True
+            self._faults.require_up()
+        return await self._peer.store_whole(start, pieces, rows)
+
+    async def load_pieces(
+        self, call: Call, index: int, first: int, count: int
+    ) -> tuple[LoadHeader, Piece]:
+        self._faults.require_up()
+        header, data = await self._peer.load_pieces(call, index, first, count)
+        if self._faults.waits_for is not None:
+            await self._faults.waits_for.wait()
+        if self._faults.dies_after_messages == 0:
+            self._faults.down = True
+        self._faults.require_up()
+        if self._faults.damages_index == index:
+            data = _damaged(data)
+        return header, data
+
     async def load(self, call: Call, index: int, first: int, count: int) -> ShardDownload:
         self._faults.require_up()
         download = await self._peer.load(call, index, first, count)
@@ -119,6 +144,8 @@ class FaultyPeer:
 
     async def load_manifest(self, call: Call) -> ManifestRows:
         self._faults.require_up()
+        if self._faults.rows_wait_for is not None:
+            await self._faults.rows_wait_for.wait()
         return await self._peer.load_manifest(call)
 
     async def load_listing(self, call: Call) -> list[Entry]:
@@ -128,6 +155,12 @@ class FaultyPeer:
     async def load_boxes(self, call: Call) -> tuple[list[bytes], list[bytes]]:
         self._faults.require_up()
         return await self._peer.load_boxes(call)
+
+
+def _damaged(message: Piece) -> bytes:
+    damaged = bytearray(message)
+    damaged[len(damaged) // 2] ^= 1
+    return bytes(damaged)
 
 
 class _FaultyUpload:
@@ -143,11 +176,11 @@ class _FaultyUpload:
         self._sent += 1
         await self._upload.send(pieces)
 
-    async def finish(self, rows: ShardRows) -> None:
+    async def finish(self, rows: ShardRows) -> bool:
         if self._sent == self._faults.dies_after_messages:
             self._faults.down = True
         self._faults.require_up()
-        await self._upload.finish(rows)
+        return await self._upload.finish(rows)
 
     async def cancel(self) -> None:
         await self._upload.cancel()
@@ -171,9 +204,7 @@ class _FaultyDownload:
                 self._faults.down = True
             self._faults.require_up()
             if self._faults.damages_index == self._index:
-                damaged = bytearray(message)
-                damaged[len(damaged) // 2] ^= 1
-                message = bytes(damaged)
+                message = _damaged(message)
             sent += 1
             yield message
 
@@ -198,7 +229,11 @@ class LocalCluster:
             self.stores[node.account] = memory_stores()
             self.faults[node.account] = Faults()
             self.holders[node.account] = Holder(
-                runtime, self.stores[node.account], self.ledger, self.metrics
+                runtime,
+                self.stores[node.account],
+                self.ledger,
+                self.metrics,
+                partial(self._lists, node.account),
             )
         self.fanout = Fanout(runtime, self, self.ledger)
         self.patient = self._keys(101)
@@ -253,6 +288,9 @@ class LocalCluster:
         public = self.patient.record_key(self.record, 0).public_key
         self.ledger.generations[self.record, 0] = Generation(self.record, 0, public, 1, NOW_MS)
         self.ledger.records[self.record] = Record(self.record, self.patient.account, 0, 0, (), 1)
+
+    def _lists(self, account: AccountId, record: RecordId) -> bool:
+        return any(seat.node.account == account for seat in self.seats(bytes(record)))
 
     def peer(self, node: Node) -> Peer:
         """The peer of a node: this cluster is its own ``Peers``."""

@@ -61,14 +61,16 @@ def frame_data(payload: Buffer, crc32c: int | None = None) -> bytes:
     return frame_pieces((payload,), crc32c)
 
 
-def frame_pieces(pieces: Sequence[Buffer], crc32c: int | None = None) -> bytes:
+def frame_pieces(pieces: Sequence[Buffer], crc32c: int | None = None, head: bytes = b"") -> bytes:
     """A data message whose payload is the pieces joined; copies each once.
+
+    ``head`` are the encoded other fields of the message, to come before.
 
     Raises:
         Invalid: the checksum is not an unsigned 32-bit number.
     """
     size = sum(piece.nbytes if isinstance(piece, memoryview) else len(piece) for piece in pieces)
-    parts: list[Buffer] = [_DATA_TAG, _varint(size), *pieces]
+    parts: list[Buffer] = [head, _DATA_TAG, _varint(size), *pieces]
     if crc32c:  # proto3 does not write a zero
         if not 0 < crc32c < 1 << 32:
             raise Invalid("a CRC32C is an unsigned 32-bit number", reason="bad-checksum")

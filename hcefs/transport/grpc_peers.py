@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from hcefs.errors import Corrupt, Denied, HcefsError, Unavailable
 from hcefs.ids import AccountId
@@ -36,6 +37,8 @@ from hcefs.transport.peers import (
 from hcefs.transport.status import from_rpc_error
 from hcefs.transport.tls import Identity, pinned_credentials
 from hcefs.wire.v1 import blob_pb2, shard_pb2
+
+T = TypeVar("T")
 
 HEAD_KEY = "hcefs-head-bin"
 UNARY_SECONDS = 10.0
@@ -210,13 +213,13 @@ class GrpcPeer:
         return [(HEAD_KEY, head)] if head else []
 
     async def _unary(self, name: str, request: Any, response: Any) -> Any:
+        """One message each way; ``request`` is a message or its bytes."""
         channel = await self._connect()
+        data = request if isinstance(request, bytes) else request.SerializeToString()
         method = channel.unary_unary(
-            f"/hcefs.v1.Shards/{name}",
-            request_serializer=type(request).SerializeToString,
-            response_deserializer=response.FromString,
+            f"/hcefs.v1.Shards/{name}", response_deserializer=response.FromString
         )
-        call = method(request, timeout=UNARY_SECONDS, metadata=self._metadata())
+        call = method(data, timeout=UNARY_SECONDS, metadata=self._metadata())
         try:
             answer = await call
         except grpc.aio.AioRpcError as error:
@@ -229,19 +232,41 @@ class GrpcPeer:
         method = channel.stream_unary("/hcefs.v1.Shards/Store")
         call = method(timeout=STREAM_SECONDS, metadata=self._metadata())
         upload = _Upload(self._runtime, call, self._heads)
-        header = shard_pb2.StoreHeader(
+        try:
+            header = self._header(start)
+            await upload.begin(shard_pb2.StoreRequest(header=header).SerializeToString())
+        except BaseException:
+            await upload.cancel()  # nobody else knows of the call yet
+            raise
+        return upload
+
+    def _header(self, start: ShardStart) -> shard_pb2.StoreHeader:
+        return shard_pb2.StoreHeader(
             context=self._context(start.call),
             index=start.index,
             profile=start.profile,
             segment_size=start.segment_size,
             expected_length=start.expected_length,
         )
-        try:
-            await upload.begin(shard_pb2.StoreRequest(header=header).SerializeToString())
-        except BaseException:
-            await upload.cancel()  # nobody else knows of the call yet
-            raise
-        return upload
+
+    async def store_whole(
+        self, start: ShardStart, pieces: Sequence[Piece], rows: ShardRows
+    ) -> bool:
+        head = shard_pb2.StoreWholeRequest(header=self._header(start), finish=finish_of(rows))
+        message = frame_pieces(pieces, crc32c_of(pieces), head.SerializeToString())
+        answer = await self._unary("StoreWhole", message, shard_pb2.StoreResponse)
+        return bool(answer.listed)
+
+    async def load_pieces(
+        self, call: Call, index: int, first: int, count: int
+    ) -> tuple[LoadHeader, Piece]:
+        request = shard_pb2.LoadRequest(
+            context=self._context(call), index=index, first=first, count=count
+        )
+        answer = await self._unary("LoadPieces", request, shard_pb2.LoadPiecesResponse)
+        if not answer.HasField("header"):
+            raise Corrupt("the holder's answer has no header", reason="bad-message")
+        return header_of(answer.header), answer.data
 
     async def load(self, call: Call, index: int, first: int, count: int) -> ShardDownload:
         channel = await self._connect()
@@ -309,6 +334,22 @@ class GrpcPeer:
             shard_pb2.LoadBoxesResponse,
         )
         return list(answer.boxes), list(answer.links)
+
+
+def finish_of(rows: ShardRows) -> shard_pb2.StoreFinish:
+    """A shard's rows as they travel."""
+    return shard_pb2.StoreFinish(
+        core=rows.core,
+        layout=rows.layout,
+        key_row=rows.key_row,
+        opening=rows.opening,
+        piece_digests=rows.piece_digests,
+    )
+
+
+def header_of(header: shard_pb2.LoadHeader) -> LoadHeader:
+    """What precedes loaded pieces, as it came."""
+    return LoadHeader(header.pieces, header.piece_digests, tuple(header.audit_path))
 
 
 def observe(heads: Heads, metadata: Any) -> None:
@@ -406,28 +447,25 @@ class _Upload:
     async def send(self, pieces: Sequence[Piece]) -> None:
         await self.write(frame_pieces(pieces, crc32c_of(pieces)))
 
-    async def finish(self, rows: ShardRows) -> None:
-        finish = shard_pb2.StoreFinish(
-            core=rows.core,
-            layout=rows.layout,
-            key_row=rows.key_row,
-            opening=rows.opening,
-            piece_digests=rows.piece_digests,
-        )
-        await self.write(shard_pb2.StoreRequest(finish=finish).SerializeToString())
+    async def finish(self, rows: ShardRows) -> bool:
+        await self.write(shard_pb2.StoreRequest(finish=finish_of(rows)).SerializeToString())
 
-        async def answer() -> None:
+        async def answer() -> bytes:
             await self._call.done_writing()
-            await self._call
+            return bytes(await self._call)
 
         # No limit here: the fsync of a long shard takes long, and the writer has a deadline.
-        await self._guarded(answer(), None)
+        data = await self._guarded(answer(), None)
+        try:
+            return bool(shard_pb2.StoreResponse.FromString(data).listed)
+        except DecodeError:
+            raise Corrupt("the holder's answer is malformed", reason="bad-message") from None
 
-    async def _guarded(self, step: Awaitable[None], seconds: float | None = STALL_SECONDS) -> None:
+    async def _guarded(self, step: Awaitable[T], seconds: float | None = STALL_SECONDS) -> T:
         """Await one step of the stream; its failure is the call's typed error."""
         try:
             async with self._runtime.timeout(seconds):
-                await step
+                return await step
         except TimeoutError:
             self._call.cancel()
             raise stalled() from None
@@ -457,8 +495,7 @@ class _Download:
         if isinstance(frame, DataFrame) or not frame.HasField("header"):
             raise Corrupt("the holder's first message is not a header", reason="bad-message")
         observe(self._heads, await self._call.initial_metadata())
-        header = frame.header
-        return LoadHeader(header.pieces, header.piece_digests, tuple(header.audit_path))
+        return header_of(frame.header)
 
     async def messages(self) -> AsyncIterator[Piece]:
         while (message := await self._next()) is not None:

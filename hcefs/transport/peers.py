@@ -105,8 +105,12 @@ class ShardUpload(Protocol):
     async def send(self, pieces: Sequence[Piece]) -> None:
         """Send whole pieces, in order; waits while the holder is behind."""
 
-    async def finish(self, rows: ShardRows) -> None:
-        """Return when file, folder and rows are durable."""
+    async def finish(self, rows: ShardRows) -> bool:
+        """Return when file, folder and rows are durable.
+
+        True: the holder is a seat of the record, too, and keeps the opening for its
+        listing, as after ``store_opening``.
+        """
 
     async def cancel(self) -> None:
         """Give up; the holder forgets what it got.  Idempotent."""
@@ -135,8 +139,22 @@ class Peer(Protocol):
             Conflict: the holder has other bytes under that (base, index).
         """
 
+    async def store_whole(
+        self, start: ShardStart, pieces: Sequence[Piece], rows: ShardRows
+    ) -> bool:
+        """Store a short shard at once: ``store``, ``send`` and ``finish`` in one call.
+
+        Raises:
+            Conflict: the holder has other bytes under that (base, index).
+        """
+
     async def load(self, call: Call, index: int, first: int, count: int) -> ShardDownload:
         """Begin to load pieces ``first`` to ``first + count - 1`` of a committed shard."""
+
+    async def load_pieces(
+        self, call: Call, index: int, first: int, count: int
+    ) -> tuple[LoadHeader, Piece]:
+        """The same for few pieces, in one call: what precedes them, and all of them joined."""
 
     async def store_opening(self, call: Call, opening: bytes, commit_by_ms: int) -> None:
         """Keep a pending opening for the record's listing; durable on return."""

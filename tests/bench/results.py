@@ -54,6 +54,7 @@ def row(case: Case, operation: str, cpu_s_per_gb: float, reason: str = "") -> di
         cost = cpu_s_per_gb * case.size * 4 / 1e9
         found.batches = [batch(case.size, 4, cost), batch(case.size, 4, cost * 2, 2.0)]
         found.against_healthy = [0.9, 0.8, 0.95]
+        found.against_one = [1.02, 1.3, 0.9] if operation == "put" and case.concurrency > 1 else []
         found.shards_per_byte = found.all_per_byte = found.allocated_per_byte = [1.5]
     return cases.row_of(case, operation, found, stages(), 2)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cases, limits
+from benchmarks import cases
 from benchmarks.cases import Case, Found
-from benchmarks.goals import GIB, KIB, MIB
+from benchmarks.goals import GIB, KIB, MIB, data_goals
 from benchmarks.payloads import Payloads
 from hcefs.errors import Invalid
 from tests.bench.results import batch, row, stages
@@ -44,7 +44,7 @@ def test_nonsense_is_refused(
 
 
 def test_a_batch_has_as_many_operations_as_run_at_once() -> None:
-    effort = cases.Effort(128 * MIB, 64, 1, limits.QUICK)
+    effort = cases.Effort(128 * MIB, 64, 1, 64 * MIB, MIB)
     assert effort.operations(Case("gateway", "node", 64 * MIB, 1)) == 2
     assert effort.operations(Case("gateway", "node", 64 * MIB, 4)) == 4
     assert effort.operations(Case("gateway", "node", 4 * KIB, 1)) == 64
@@ -81,10 +81,36 @@ def test_a_row_takes_the_best_and_tells_the_median() -> None:
     assert made["mb_s"]["best"] == pytest.approx(4 * MIB / 1e6)
     assert made["cpu_s_per_gb_by_part"]["nodes"] == pytest.approx(4.0)
     assert made["memory_growth_mib"] == 3.0
-    # 1 + 1 + 1 + 1.5 + 1.25 + 1.5 stages of 1 CPU-s/GB each.
-    assert made["limit"]["cpu_s_per_gb"] == pytest.approx(7.25)
-    assert made["limit"]["ratio"] == pytest.approx(1.45)
+    # 1 + 1 + 1 + 1.5 + 1.25 + 1.5 stages of 1 CPU-s/GB each, and 1 for the writer's signature.
+    assert made["limit"]["cpu_s_per_gb"] == pytest.approx(8.25)
+    assert made["limit"]["ratio"] == pytest.approx(1.65)
+    assert made["limit"]["ratio_without_content_signature"] == pytest.approx(1.45)
     assert made["limit"]["ratio_with_content_signature"] == pytest.approx(1.65)
+    # The median of a stage is twice its best, and that of the path half as much again.
+    assert made["limit"]["ratio_of_medians"] == pytest.approx(2 * 8.25 / 7.5)
+
+
+def test_where_the_client_seals_its_signature_over_the_content_counts_against_us() -> None:
+    limit = row(Case("direct", "client", MIB, 1), "put", 5.0)["limit"]
+    assert limit["ratio"] == limit["ratio_without_content_signature"]
+    assert limit["ratio"] < limit["ratio_with_content_signature"]
+
+
+def test_every_gateway_is_warmed_with_as_many_streams_but_not_with_everything() -> None:
+    effort = cases.Effort(128 * MIB, 64, 1, 64 * MIB, MIB)
+    assert effort.warming(Case("gateway", "node", GIB, 1)) == (1, 64 * MIB)
+    assert effort.warming(Case("gateway", "node", 64 * MIB, 4)) == (4, 16 * MIB)
+    assert effort.warming(Case("gateway", "node", 4 * KIB, 16)) == (4, 4 * KIB)
+
+
+def test_a_quick_run_measures_everything_that_has_a_goal() -> None:
+    made = [
+        row(case, operation, 2.0)
+        for group in cases.QUICK_GROUPS
+        for case, operations in group.items()
+        for operation in operations
+    ]
+    assert [goal.name for goal in data_goals(made) if goal.value is None] == []
 
 
 def test_noise_is_what_others_used_of_all_cores() -> None:

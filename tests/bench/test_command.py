@@ -76,7 +76,7 @@ def test_wrong_options_are_exit_code_2(arguments: Arguments) -> None:
     assert json.loads(printed)["error"]["kind"] == "invalid"
 
 
-@pytest.mark.parametrize("name", ["limits", "data", "small"])
+@pytest.mark.parametrize("name", ["limits", "data", "slow", "small", "ledger"])
 def test_without_the_package_the_error_is_clear(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "benchmarks", None)
     code, printed = _run([name, "--json"])

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import plot, report
+from benchmarks import plot, report, rivals
 from benchmarks.cases import Case
 from benchmarks.goals import MIB
 from benchmarks.plot import Bar, Panel, number
@@ -44,6 +44,19 @@ def test_tables_hold_every_case_and_every_goal() -> None:
         assert all(len(cells) == len(table.columns) for cells in table.rows)
 
 
+def test_others_are_shown_beside_what_was_measured() -> None:
+    few, many = Case("gateway", "node", 64 * MIB, 1), Case("gateway", "node", 64 * MIB, 4)
+    rows = [row(few, "put", 5.0), row(many, "put", 5.0), row(few, "get", 5.0, "no time")]
+    table = report.rivals_table(rows)
+    assert table.rows[0][0] == "HCE-FS, this run, gateway"
+    assert table.rows[0][1].endswith("(5) x4")
+    assert table.rows[0][2:] == ["-"] * 5
+    assert [cells[0] for cells in table.rows[1:]] == [system.name for system in rivals.RIVALS]
+    assert all(len(cells) == len(table.columns) for cells in table.rows)
+    assert "fsync" in report.text_of(result(rows))
+    assert not report.rivals_table([]).rows
+
+
 def test_the_tables_of_small_payloads() -> None:
     rows = [
         {
@@ -67,7 +80,7 @@ def test_the_tables_of_small_payloads() -> None:
 
 
 def test_the_chart_is_well_formed_and_draws_every_bar() -> None:
-    panels = [Panel("A < B & C", "s", [Bar("one", 1.0, 0.5, 1.5), Bar("two", 2.0)])]
+    panels = [Panel("A < B & C", "s", [Bar("one", 1.0, 0.5, 1.5, 1.7), Bar("two", 2.0)])]
     drawing = ElementTree.fromstring(plot.chart("title", "sub", panels))  # noqa: S314 - our own
     bars = [rect for rect in drawing.iter(f"{SVG}rect") if rect.get("class") == "bar"]
     assert len(bars) == 2 + 1  # the legend has one

@@ -7,38 +7,41 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cases, data, limits, small
-from benchmarks.goals import KIB
+from benchmarks import cases, data, slow, small
+from benchmarks.goals import KIB, MIB
 from hcefs.runtime import SystemRuntime
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(300)]
 
 
 async def test_data_at_toy_size(tmp_path: Path) -> None:
-    groups, skipped = cases.choose((64 * KIB,), (2,), ("gateway", "direct"), ("node", "client"))
-    effort = cases.Effort(128 * KIB, 6, 1, limits.Effort(1 << 20, 1))
+    groups, skipped = cases.choose((64 * KIB,), (1, 2), ("gateway", "direct"), ("node", "client"))
+    wanted = [dict.fromkeys(group, cases.OPERATIONS) for group in groups]
+    effort = cases.Effort(128 * KIB, 6, 1, 128 * KIB, MIB)
     said: list[str] = []
     runtime = SystemRuntime()
     try:
         result = await data.run(
-            data.Options(tmp_path, groups, skipped, effort, one_cluster=True), runtime, said.append
+            data.Options(tmp_path, wanted, skipped, effort, one_cluster=True), runtime, said.append
         )
     finally:
         runtime.close()
-    rows = {(row["operation"], row["mode"], row["seal"]): row for row in result["cases"]}
-    assert len(rows) == 12
-    for (operation, mode, _), row in rows.items():
+    named = ("operation", "mode", "seal", "concurrency")
+    rows = {tuple(row[name] for name in named): row for row in result["cases"]}
+    assert len(rows) == 24
+    for (operation, mode, *_), row in rows.items():
         if operation == "degraded":
             # With two blobs, it may be that no two nodes hold data shards of one.
             assert row["available"] or "no blob" in row["reason"]
         elif mode == "gateway":
             assert row["available"], row["reason"]
-    put = rows["put", "gateway", "node"]
+    put = rows["put", "gateway", "node", 2]
     assert put["operations"] == 2
     assert 1.5 <= put["disk"]["shards_per_byte"] < 2
     assert put["cpu_s_per_gb"]["best"] > 0
     assert set(put["peak_memory_mib"]) == {"client", "ledger", *(f"node-{i}" for i in range(1, 7))}
-    assert [skip["reason"] for skip in result["skipped"]] == ["in direct mode the client seals"]
+    assert put["cpu_against_one_stream"] > 0
+    assert {skip["reason"] for skip in result["skipped"]} == {"in direct mode the client seals"}
     assert any("are killed" in text for text in said)
     assert not [name for name in os.listdir(tmp_path) if name.startswith("cluster")]
 
@@ -60,3 +63,15 @@ async def test_small_at_toy_size(tmp_path: Path) -> None:
         assert rows[operation]["available"] == (not missing), rows[operation]["reason"]
     assert result["authority_cpu_ms"]["best"] > 0
     assert len(result["goals"]) == 7
+
+
+async def test_a_slow_node_at_toy_size(tmp_path: Path) -> None:
+    runtime = SystemRuntime()
+    options = slow.Options(tmp_path, 64 * KIB, slow.Effort(4, 5, 1, 1))
+    try:
+        result = await slow.run(options, runtime, lambda text: None)
+    finally:
+        runtime.close()
+    assert [row["operations"] for row in result["cases"]] == [5] * 4
+    assert all(0 < result["ratios"][mode]["slow_node_ran"] < 1 for mode in slow.MODES)
+    assert len(result["goals"]) == 2

@@ -299,7 +299,7 @@ class StepClient(Client):
         """Make a blob durable and stop before the append."""
         self._holding = True
         try:
-            await self.put(record, data, grant=grant)
+            await self.put(record, data, grant=grant, seal="node")
         except Held as held:
             return held
         finally:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import rocksdict
@@ -19,6 +19,7 @@ from hcefs.erasure.codec import codec_for
 from hcefs.erasure.scheme import profile_named
 from hcefs.errors import Corrupt
 from hcefs.formats.manifest import Core, Layout, Opening
+from hcefs.formats.pack import PACK_SEGMENT_SIZE, PackLayout, PackOpening, Span
 from hcefs.formats.shard import (
     HEADER_SIZE,
     TRAILER_SIZE,
@@ -89,11 +90,15 @@ class Disclosed:
 
 @dataclass(frozen=True)
 class ShardFile:
-    """One shard, its pieces compared with their digests."""
+    """One shard, its pieces compared with their digests.
+
+    ``payloads`` of a pack's shard are the cores that the ledger binds, and where they lie.
+    """
 
     header: ShardHeader
     footer: ShardFooter
     pieces: list[bytes]
+    payloads: tuple[tuple[Core, list[Span]], ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> ShardFile:
@@ -127,6 +132,8 @@ def check_shard(log: LedgerLog, rows: RocksRowStore, path: Path) -> ShardFile | 
     index, base = shard.header.index, bytes(shard.header.base)
     if path.name != f"{base.hex()}.{index}":
         raise Corrupt(f"{path} holds another shard", reason="wrong-name")
+    if shard.header.segment_size == PACK_SEGMENT_SIZE:
+        return check_packed(log, rows, shard, path)
     core_row, layout_row, opening_row = (
         rows.get(table, base) for table in (Table.CORES, Table.LAYOUTS, Table.OPENINGS)
     )
@@ -156,6 +163,64 @@ def check_shard(log: LedgerLog, rows: RocksRowStore, path: Path) -> ShardFile | 
     if leaf[1].signer != core.writer:
         raise Corrupt("its entry is by another account than its writer", reason="wrong-signer")
     return shard
+
+
+def check_packed(
+    log: LedgerLog, rows: RocksRowStore, shard: ShardFile, path: Path
+) -> ShardFile | None:
+    """The same for a shard of a pack: every payload that an entry binds; None if none does.
+
+    Raises:
+        Corrupt: they do not fit together.
+        Unauthenticated: the layout is not signed by a node of the ledger.
+    """
+    index, base = shard.header.index, bytes(shard.header.base)
+    layout_row = rows.get(Table.LAYOUTS, base)
+    if layout_row is None:
+        raise Corrupt(f"{path} has no manifest", reason="no-manifest")
+    layout = PackLayout.decode(layout_row)
+    node = log.account(layout.node)
+    if node is None:
+        raise Corrupt("the layout is of an unknown node", reason="unknown-node")
+    layout.check(node.signing_key)
+    if (
+        layout.base != shard.header.base
+        or layout.profile != shard.header.profile
+        or layout.geometry.plaintext_length != shard.footer.plaintext_length
+        or layout.shard_digests[index] != shard.footer.shard_digest
+    ):
+        raise Corrupt(f"{path} is not the shard of its manifest", reason="wrong-shard")
+    payloads = []
+    for _, row in rows.scan(Table.OPENINGS, prefix=base):
+        opening = PackOpening.decode(row)
+        opening.check()
+        leaf = log.leaf_of(opening.record, opening.commitment())
+        if leaf is None:
+            continue
+        for blob, digest in opening.entries():
+            data = rows.get(Table.CORES, bytes(blob)) or b""
+            if blake3_digest(data) != digest:
+                raise Corrupt(f"the core of {blob} is not its entry's", reason="wrong-core")
+            core = Core.decode(data)
+            core.check()
+            if (core.blob, core.record) != (blob, opening.record) or leaf[1].signer != core.writer:
+                raise Corrupt(f"the core of {blob} is another's", reason="wrong-core")
+            payloads.append((core, layout.spans(blob.slot)))
+    return replace(shard, payloads=tuple(payloads)) if payloads else None
+
+
+def check_payloads(shards: dict[int, ShardFile]) -> None:
+    """Compare every packed payload's ciphertext, in the data pieces, with its core.
+
+    Raises:
+        Corrupt: one differs.
+    """
+    for core, spans in next(iter(shards.values())).payloads:
+        sealed = b"".join(
+            shards[span.index].pieces[0][span.offset : span.offset + span.length] for span in spans
+        )
+        if (blake3_digest(sealed),) != core.data_digests:
+            raise Corrupt(f"{core.blob} is not what its core says", reason="wrong-digest")
 
 
 def check_stripes(shards: dict[int, ShardFile]) -> None:
@@ -192,6 +257,7 @@ def check_disks(disclosed: Disclosed) -> dict[BlobBase, dict[int, ShardFile]]:
                         found.setdefault(shard.header.base, {})[shard.header.index] = shard
     for shards in found.values():
         check_stripes(shards)
+        check_payloads(shards)
     return found
 
 

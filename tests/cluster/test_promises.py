@@ -151,7 +151,8 @@ async def test_promise_1_a_put_is_never_falsely_acknowledged(
     assert len(listing) == before.leaf_count
     await cluster.start("node-3")
     receipt = await until(
-        lambda: hospital.put(cluster.record, some_bytes(9, 23), grant=grant), "a put with one back"
+        lambda: hospital.put(cluster.record, some_bytes(9, 23), grant=grant, seal="node"),
+        "a put with one back",
     )
     assert (receipt.durable_shards, receipt.degraded) == (5, True)
 
@@ -490,10 +491,16 @@ async def test_promise_6_verification_needs_no_keys(
     leaf = b""
     for number, size in enumerate(SIZES):
         receipt = await hospital.put(
-            record, some_bytes(size, 70 + number), grant=grants["hospital"], corrects=leaf
+            record,
+            some_bytes(size, 70 + number),
+            grant=grants["hospital"],
+            corrects=leaf,
+            seal="node",
         )
         leaf = receipt.leaf
         whole.append(receipt)
+    packed = [(record, some_bytes(3_000 + number, number)) for number in range(40)]
+    many = await hospital.put_many(packed, grant=grants["hospital"])
     await cluster.level()
     killed = await asyncio.to_thread(cluster.processes.stop_all)
     assert killed == [], "SIGTERM is enough"
@@ -503,6 +510,8 @@ async def test_promise_6_verification_needs_no_keys(
         shards = found[receipt.ref.blob.base]
         assert sorted(shards) == list(range(6))
         assert shards[0].footer.pieces == max(1, -(-receipt.core.plaintext_length // MIB))
+    pack = found[many[0].ref.blob.base]
+    assert {core.blob for core, _ in pack[0].payloads} == {each.ref.blob for each in many}
     heights = []
     for path in disclosed.ledgers:
         with disclosed.ledger(path) as log:
@@ -512,6 +521,8 @@ async def test_promise_6_verification_needs_no_keys(
             assert fact is not None
             hashes = [each.hash() for each in log.leaves(record, 0, len(whole))]
             assert hashes == [receipt.leaf for receipt in whole]
+            hashes += [each.hash() for each in log.leaves(record, len(whole), 10)]
+            assert len(hashes) == len(whole) + 1, "a pack adds one leaf to a record"
             assert merkle_root(hashes) == root_of_peaks(fact.peaks)
     assert set(heights) == {max(heights)}, "every node has the whole chain"
     await asyncio.to_thread(tamper_and_find, disclosed, whole[-1].ref.blob.base, record)

@@ -10,8 +10,18 @@ from hypothesis import strategies as st
 
 from hcefs.access.facts import PURPOSES, Action, Grant
 from hcefs.access.rights import AccessRequest, decide
-from hcefs.access.token import Narrowing, TokenFacts, mint, narrow, read_use, verify_token
+from hcefs.access.token import (
+    Narrowing,
+    TokenFacts,
+    VerifiedToken,
+    mint,
+    narrow,
+    read_use,
+    verify_token,
+)
+from hcefs.crypto.signing import SigningKey
 from hcefs.errors import Denied, Invalid
+from hcefs.ids import AccountId, BlobId, ClusterId, GrantId, RecordId
 from tests.unit.access.world import (
     BLOB,
     CLUSTER,
@@ -212,3 +222,50 @@ def test_a_grant_never_reaches_further_than_the_owner(
         owned = replace(asked, presenter=OWNER, holder=OWNER, grant=request().grant.zero())
         assert decide(ledger, owned, now_ms).permitted
     assert asked.purpose in PURPOSES
+
+
+# -- what passed once
+
+
+@given(data=st.data())
+def test_a_token_that_was_asked_before_answers_as_a_fresh_one(data: st.DataObject) -> None:
+    """What a token remembers never lets anything pass that its checks refuse."""
+    key = SigningKey.from_seed(b"k" * 32)
+    records = [RecordId(bytes([n]) * 16) for n in range(2)]
+    blobs = [BlobId.of(bytes([n]) * 16, n) for n in range(2)]
+    people = [AccountId(bytes([n]) * 16) for n in range(2)]
+    narrowing = Narrowing(
+        not_after_ms=data.draw(st.sampled_from([None, 5_000, 5_999, 9_000])),
+        actions=data.draw(st.sampled_from([(), ("read",), ("read", "append")])),
+        record=data.draw(st.sampled_from([None, *records])),
+        blob=data.draw(st.sampled_from([None, *blobs])),
+        range_length=data.draw(st.sampled_from([0, 10])),
+        purposes=data.draw(st.sampled_from([(), ("TREAT",)])),
+        presenter=data.draw(st.sampled_from([None, *people])),
+    )
+    token = mint(key, ClusterId(bytes(16)), people[0], GrantId(bytes(16)), narrowing)
+    later = data.draw(st.sampled_from([None, Narrowing(not_after_ms=4_000)]))
+    if later is not None:
+        token = narrow(token, later, key.public_key)
+    used = verify_token(token, key.public_key)
+    for _ in range(12):
+        facts = TokenFacts(
+            now_ms=data.draw(st.sampled_from([1_000, 3_999, 4_000, 4_999, 5_000, 8_999, 9_000])),
+            action=data.draw(st.sampled_from(["read", "append"])),
+            record=data.draw(st.sampled_from(records)),
+            blob=data.draw(st.sampled_from([None, *blobs])),
+            range_start=0,
+            range_length=data.draw(st.sampled_from([0, 5, 10, 11])),
+            purpose=data.draw(st.sampled_from(["TREAT", "HRESCH"])),
+            presenter=data.draw(st.sampled_from(people)),
+        )
+        fresh = verify_token(token, key.public_key)
+        assert _passes(used, facts) == _passes(fresh, facts)
+
+
+def _passes(token: VerifiedToken, facts: TokenFacts) -> bool:
+    try:
+        token.authorize(facts)
+    except Denied:
+        return False
+    return True

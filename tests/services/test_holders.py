@@ -51,9 +51,15 @@ class Liar:
     async def store(self, start: ShardStart) -> ShardUpload:
         return _LiarsUpload(await self._peer.store(start), self)
 
-    async def note(self, step: Any) -> None:
+    async def store_whole(
+        self, start: ShardStart, pieces: Sequence[Piece], rows: ShardRows
+    ) -> bool:
+        changed = self._pieces(pieces), self._rows(rows)
+        return bool(await self.note(self._peer.store_whole(start, *changed)))
+
+    async def note(self, step: Any) -> Any:
         try:
-            await step
+            return await step
         except HcefsError as error:
             self._errors.append(error)
             raise
@@ -67,8 +73,8 @@ class _LiarsUpload:
     async def send(self, pieces: Sequence[Piece]) -> None:
         await self._liar.note(self._upload.send(self._liar._pieces(pieces)))
 
-    async def finish(self, rows: ShardRows) -> None:
-        await self._liar.note(self._upload.finish(self._liar._rows(rows)))
+    async def finish(self, rows: ShardRows) -> bool:
+        return bool(await self._liar.note(self._upload.finish(self._liar._rows(rows))))
 
     async def cancel(self) -> None:
         await self._upload.cancel()
@@ -281,6 +287,39 @@ async def test_stream_of_a_shard_in_disorder(rig: Rig) -> None:
         await rig.nothing_left(blob)
 
 
+async def test_whole_shard_that_does_not_fit(rig: Rig) -> None:
+    """In one message the same is refused as in a stream, and nothing is left."""
+    gateway, holder, blob = rig.nodes[0], rig.nodes[2], rig.new_blob()
+    index = rig.index_of(blob, holder)
+
+    def whole(**fields: Any) -> Any:
+        honest: dict[str, Any] = {
+            "header": store_header(rig, gateway, blob, index=index).header,
+            "data": DATA,
+            "finish": shard_pb2.StoreFinish(),
+            "crc32c": crc32c(DATA),
+        }
+        given = {name: value for name, value in (honest | fields).items() if value is not None}
+        return rig.unary(
+            holder.config.peer_address,
+            f"{SHARDS}/StoreWhole",
+            shard_pb2.StoreWholeRequest(**given),
+            gateway.identity,
+        )
+
+    other = store_header(rig, gateway, blob, index=(index + 1) % 6).header
+    for fields, kind, reason in (
+        ({"header": None}, "invalid", "bad-message"),
+        ({"finish": None}, "invalid", "bad-message"),
+        ({"crc32c": crc32c(DATA) ^ 1}, "corrupt", "bad-checksum"),
+        ({"data": b""}, "corrupt", "bad-checksum"),
+        ({"header": other}, "conflict", "not-a-seat"),
+        ({}, "invalid", "malformed-encoding"),
+    ):
+        await rig.refused(whole(**fields), kind, reason)
+        await rig.nothing_left(blob)
+
+
 async def test_not_a_seat(rig: Rig) -> None:
     gateway, holder, blob = rig.nodes[0], rig.nodes[2], rig.new_blob()
     wrong = (rig.index_of(blob, holder) + 1) % 6
@@ -385,7 +424,8 @@ async def test_ids_of_wrong_sizes(rig: Rig) -> None:
         await rig.refused(call, "invalid", "bad-id")
 
 
-async def test_pieces_outside_the_proven_range(rig: Rig) -> None:
+@pytest.mark.parametrize("whole", [False, True], ids=["stream", "one message"])
+async def test_pieces_outside_the_proven_range(rig: Rig, whole: bool) -> None:
     """A gateway with a proof for the first byte gets the first segment's pieces only."""
     gateway, holder = rig.nodes[0], rig.nodes[2]
     blob = rig.receipt.ref.blob
@@ -395,14 +435,13 @@ async def test_pieces_outside_the_proven_range(rig: Rig) -> None:
     def load(**fields: Any) -> Any:
         proof = rig.authorization(rig.doctor, "get", gateway, rig.read_grant, blob=blob, says=says)
         context = call_context(rig, gateway, "get", blob=blob, authorization=proof, range_length=1)
-        return rig.download(
-            holder.config.peer_address,
-            f"{SHARDS}/Load",
-            shard_pb2.LoadRequest(context=context, **fields),
-            gateway.identity,
-        )
+        request = shard_pb2.LoadRequest(context=context, **fields)
+        address, key = holder.config.peer_address, gateway.identity
+        if whole:
+            return rig.unary(address, f"{SHARDS}/LoadPieces", request, key)
+        return rig.download(address, f"{SHARDS}/Load", request, key)
 
-    assert len(await load(index=index, first=0, count=1)) == 2
+    assert await load(index=index, first=0, count=1)
     for first, count in ((0, 2), (1, 1), (0, 0), (0, (1 << 64) - 1), ((1 << 64) - 1, 1)):
         call = load(index=index, first=first, count=count)
         await rig.refused(call, "denied", "wrong-range")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from hcefs.ids import AccountId, GrantId, RecordId
+from hcefs.ledger.block import Block, SignedHead
 from hcefs.wire.v1 import ledger_pb2
 from tests.services.rig import Rig
 
@@ -109,6 +110,46 @@ async def test_questions_of_a_wrong_shape(rig: Rig) -> None:
     await rig.refused(call, "invalid", "bad-message")
 
 
+async def test_many_leaves_are_looked_for_in_one_call(rig: Rig) -> None:
+    put = await rig.patient.put(rig.record, b"to be looked for")
+    listed = await rig.patient.leaves(rig.record, put.ref.leaf_index or 0, 1)
+    leaf = listed[0]
+    other = bytes(32)
+    asked = [
+        (leaf.commitment, None),
+        (other, None),
+        (leaf.commitment, leaf.signer),
+        (leaf.commitment, rig.doctor.account),
+    ]
+    found = await rig.patient.has_leaves(rig.record, asked)
+    assert found == [leaf, None, leaf, None]
+    assert await rig.patient.has_leaves(rig.record, []) == []
+    for commitment, signer in asked:
+        one = await rig.patient.has_leaf(rig.record, commitment, signer)
+        assert one == found[asked.index((commitment, signer))]
+
+
+@pytest.mark.parametrize(
+    ("commitments", "signers", "reason"),
+    [
+        (2, [b""], "bad-message"),
+        (1, [b"short"], "bad-id"),
+        (4097, [b""] * 4097, "bad-range"),
+    ],
+)
+async def test_wrong_questions_about_leaves(
+    rig: Rig, commitments: int, signers: list[bytes], reason: str
+) -> None:
+    request = ledger_pb2.HasLeavesRequest(
+        proof=rig.proof(rig.keys_of(rig.patient), "query"),
+        record_id=bytes(rig.record),
+        commitments=[bytes(32)] * commitments,
+        signers=signers,
+    )
+    call = rig.unary(rig.ledger_address, f"{LEDGER}/HasLeaves", request)
+    await rig.refused(call, "invalid", reason)
+
+
 async def test_clients_do_not_follow(rig: Rig) -> None:
     call = rig.converse(rig.ledger_address, FOLLOW, [ledger_pb2.FollowRequest(from_height=1)])
     await rig.refused(call, "denied", "not-a-node")
@@ -123,6 +164,7 @@ async def test_unregistered_keys_do_not_follow(rig: Rig) -> None:
     for name, question in (
         ("Query", ledger_pb2.QueryRequest(head=True)),
         ("HasLeaf", ledger_pb2.HasLeafRequest(record_id=bytes(rig.record))),
+        ("HasLeaves", ledger_pb2.HasLeavesRequest(record_id=bytes(rig.record))),
         ("Prove", ledger_pb2.ProveRequest(record_id=bytes(rig.record), leaf_index=0)),
     ):
         asked = rig.unary(rig.ledger_peer_address, f"{LEDGER}/{name}", question, stray)
@@ -148,6 +190,20 @@ async def test_follow_from_an_impossible_height(
 async def test_follow_without_a_word(rig: Rig) -> None:
     call = rig.converse(rig.ledger_peer_address, FOLLOW, [], rig.nodes[0].identity)
     await rig.refused(call, "invalid", "bad-message")
+
+
+async def test_the_last_block_comes_with_its_head(rig: Rig) -> None:
+    channel = rig.channel(rig.ledger_peer_address, rig.nodes[0].identity)
+    call = channel.stream_stream(FOLLOW)()
+    first = ledger_pb2.FollowRequest(from_height=rig.ledger.log.height)
+    await call.write(first.SerializeToString())
+    answer = ledger_pb2.FollowResponse.FromString(await call.read())
+    block, head = Block.decode(answer.block), SignedHead.decode(answer.block_head)
+    assert (head.height, head.block_hash) == (block.header.height, block.hash())
+    head.check(rig.ledger.log.genesis.writer_key)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call.read()
 
 
 async def test_acknowledgements_beyond_the_log_do_not_count(rig: Rig) -> None:

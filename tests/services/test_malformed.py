@@ -30,11 +30,20 @@ NO_CBOR = [b"", b"\xff", MARK, dumps(["other-kind", 1]), dumps(7), b"\x81" * 64,
 CLIENT_UNARY = [f"{BLOBS}/{name}" for name in ("Stat", "PutBox", "PutLink", "GetBoxes")]
 CLIENT_STREAMS = [f"{BLOBS}/Get", f"{BLOBS}/List"]
 SHARD_UNARY = [
-    f"{SHARDS}/{name}" for name in ("StoreOpening", "StoreBox", "LoadManifest", "LoadBoxes")
+    f"{SHARDS}/{name}"
+    for name in (
+        "StoreOpening",
+        "StoreBox",
+        "StoreWhole",
+        "LoadPieces",
+        "LoadManifest",
+        "LoadBoxes",
+    )
 ]
 SHARD_STREAMS = [f"{SHARDS}/Load", f"{SHARDS}/LoadListing"]
 LEDGER_UNARY = [
-    f"{LEDGER}/{name}" for name in ("GetGenesis", "Submit", "Query", "HasLeaf", "Prove")
+    f"{LEDGER}/{name}"
+    for name in ("GetGenesis", "Submit", "Query", "HasLeaf", "HasLeaves", "Prove")
 ]
 
 
@@ -205,6 +214,7 @@ async def test_no_cbor_to_the_ledger(rig: Rig, bad: bytes) -> None:
         ("Submit", ledger_pb2.SubmitRequest(transaction=bad)),
         ("Query", ledger_pb2.QueryRequest(proof=bad, record=record)),
         ("HasLeaf", ledger_pb2.HasLeafRequest(proof=bad, record_id=record)),
+        ("HasLeaves", ledger_pb2.HasLeavesRequest(proof=bad, record_id=record)),
         ("Prove", ledger_pb2.ProveRequest(proof=bad, record_id=record, leaf_index=0)),
     ):
         call = rig.unary(rig.ledger_address, f"{LEDGER}/{name}", request)

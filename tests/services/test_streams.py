@@ -200,7 +200,8 @@ class Stuck:
 
 async def test_client_vanishes_in_the_middle(rig: Rig) -> None:
     node, blob = rig.nodes[1], rig.new_blob()
-    data = [MARK + rig.runtime.random(SEGMENT_SIZE - len(MARK)) for _ in range(4)]
+    # Enough for a full message to each holder: only then are their streams opened.
+    data = [MARK + rig.runtime.random(SEGMENT_SIZE - len(MARK)) for _ in range(6)]
     stuck = Stuck(rig, node, put_messages(rig, node, blob, data)[:-1])
     await rig.until(lambda: all(rig.temporaries(other) for other in rig.nodes))
     assert node.process.gate.held == 1
@@ -212,7 +213,7 @@ async def test_client_vanishes_in_the_middle(rig: Rig) -> None:
 async def test_client_vanishes_at_the_start(rig: Rig, delay_ms: int) -> None:
     """At whatever moment: while holders are being called, while their files are made."""
     node, blob = rig.nodes[1], rig.new_blob()
-    data = [MARK + rig.runtime.random(SEGMENT_SIZE - len(MARK))]
+    data = [MARK + rig.runtime.random(SEGMENT_SIZE - len(MARK)) for _ in range(6)]
     stuck = Stuck(rig, node, put_messages(rig, node, blob, data)[:-1])
     await rig.until(lambda: node.process.gate.held == 1)
     await rig.runtime.sleep(delay_ms / 1000)
@@ -253,7 +254,10 @@ async def test_right_that_ends_in_the_middle(rig: Rig, at_holder: bool) -> None:
         channel, method = rig.channel(holder.config.peer_address, node.identity), f"{SHARDS}/Store"
     call = channel.stream_unary(method)(timeout=60)
     await call.write(first.SerializeToString())
-    await rig.until(lambda: bool(rig.temporaries(holder, blob)))
+    if at_holder:
+        await rig.until(lambda: bool(rig.temporaries(holder, blob)))
+    else:
+        await rig.until(lambda: node.process.gate.held == 1)
     done = await rig.patient.revoke(grant.grant)
     reached = (node.process.follower.view, holder.process.follower.view)
     await rig.until(lambda: all(view.height >= done.height for view in reached))

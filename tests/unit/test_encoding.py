@@ -121,6 +121,9 @@ REFUSED = {
     "count beyond the data": "9b0000ffffffffffff",
     "malformed UTF-8": "62c328",
     "shared references": "d81c8284d81c8201020101d81d01",
+    "shared references, long tags": "d9001c8201da0000001d00",
+    "references to strings": "d901008263616263d81900",
+    "tag around an array": "c18101",
 }
 
 
@@ -151,6 +154,41 @@ def test_encoded_round_trip_and_shape() -> None:
     assert loads(data) == [
         "test-outer", 3, bytes(RECORD), [7, "ä"], [[-1, ""]], [b"x"], 1, 2, 3,
     ]  # fmt: skip
+
+
+integers = st.integers(-(1 << 63), (1 << 64) - 1) | st.sampled_from(
+    [0, 23, 24, 255, 256, 65_535, 65_536, (1 << 32) - 1, 1 << 32, (1 << 64) - 1, -1, -257]
+)
+texts = st.text(max_size=30) | st.sampled_from([23, 24, 255, 256, 65_536]).map(lambda n: "x" * n)
+inners = st.builds(Inner, integers, texts)
+outers = st.builds(
+    Outer,
+    st.binary(min_size=16, max_size=16).map(RecordId),
+    inners,
+    st.lists(inners, max_size=3).map(tuple)
+    | st.sampled_from([23, 24, 255, 256]).map(lambda n: (Inner(n, ""),) * n),
+    st.none() | st.sampled_from([0, 23, 24, 255, 256, 65_535, 65_536]).map(bytes),
+    st.booleans(),
+    st.sampled_from(Colour),
+    st.integers(0, 3).map(Rights),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(outers)
+def test_what_is_written_is_what_the_library_writes(value: Outer) -> None:
+    def inner(part: Inner) -> list[Any]:
+        return [part.number, part.name]
+
+    assert value.encode() == dumps(
+        [
+            "test-outer", 3, bytes(value.record), inner(value.inner),
+            [inner(item) for item in value.items],
+            [] if value.maybe is None else [value.maybe],
+            int(value.flag), int(value.colour), int(value.rights),
+        ]
+    )  # fmt: skip
+    assert Outer.decode(value.encode()) == value
 
 
 def test_none_is_an_empty_array() -> None:
@@ -207,6 +245,69 @@ def test_wrong_shapes_are_refused(make: Callable[[], bytes], reason: str) -> Non
     with pytest.raises(Invalid) as caught:
         Outer.decode(make())
     assert caught.value.reason == reason
+
+
+def plainly(cls: type[Encoded], data: bytes) -> Any:
+    """Decoding step by step, as the documentation says it: the reference."""
+    value = loads(data)
+    if type(value) is not list or len(value) < 2 or value[0] != cls.KIND:
+        raise Invalid("another kind", reason="malformed-encoding")
+    if value[1] != cls.VERSION:
+        raise Invalid("another version", reason="unknown-version")
+    return cls.from_fields(value[2:])
+
+
+def outcome(read: Callable[[type[Encoded], bytes], Any], data: bytes) -> Any:
+    try:
+        return read(Outer, data)
+    except Invalid as error:
+        return error.reason
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.binary(max_size=3), st.integers(0, 3)), max_size=2)
+)
+def test_the_quick_way_accepts_and_refuses_as_the_plain_one(
+    changes: list[tuple[int, bytes, int]],
+) -> None:
+    data = SAMPLE.encode()
+    for position, inserted, removed in changes:
+        data = data[:position] + inserted + data[position + removed :]
+    assert outcome(lambda cls, given: cls.decode(given), data) == outcome(plainly, data)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(values, max_size=9), st.integers(0, 9))
+def test_the_quick_way_reads_no_other_shape(fields: list[Any], kept: int) -> None:
+    sample = loads(SAMPLE.encode())
+    data = dumps([*sample[:kept], *fields])
+    assert outcome(lambda cls, given: cls.decode(given), data) == outcome(plainly, data)
+
+
+def test_bytes_that_are_not_of_the_type_bytes_are_read_alike() -> None:
+    for data in (bytearray(SAMPLE.encode()), memoryview(SAMPLE.encode())):
+        assert Outer.decode(data) == SAMPLE  # type: ignore[arg-type]
+
+
+def test_true_is_not_version_one() -> None:
+    data = Inner(1, "").encode()
+    assert data[12:13] == b"\x01"
+    with pytest.raises(Invalid):
+        Inner.decode(data[:12] + b"\xf5" + data[13:])
+
+
+@pytest.mark.parametrize("number", [-(1 << 63), (1 << 64) - 1])
+def test_the_largest_and_the_smallest_integer(number: int) -> None:
+    value = Inner(number, "")
+    assert Inner.decode(value.encode()) == value
+
+
+def test_an_integer_below_64_bits_is_refused() -> None:
+    # Negative integers of CBOR reach down to -2^64, and parsers take them.
+    data = Inner(-(1 << 63), "").encode().replace(b"\x3b\x7f", b"\x3b\x80")
+    with pytest.raises(Invalid, match="64 bits"):
+        Inner.decode(data)
 
 
 def test_an_unknown_version_says_what_to_do() -> None:

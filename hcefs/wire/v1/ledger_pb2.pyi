@@ -51,12 +51,14 @@ class FollowRequest(_message.Message):
     def __init__(self, from_height: _Optional[int] = ..., persisted_height: _Optional[int] = ...) -> None: ...
 
 class FollowResponse(_message.Message):
-    __slots__ = ("block", "head")
+    __slots__ = ("block", "head", "block_head")
     BLOCK_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_HEAD_FIELD_NUMBER: _ClassVar[int]
     block: bytes
     head: bytes
-    def __init__(self, block: _Optional[bytes] = ..., head: _Optional[bytes] = ...) -> None: ...
+    block_head: bytes
+    def __init__(self, block: _Optional[bytes] = ..., head: _Optional[bytes] = ..., block_head: _Optional[bytes] = ...) -> None: ...
 
 class QueryRequest(_message.Message):
     __slots__ = ("proof", "account", "record", "grant", "grants_on_record", "my_grants", "my_records", "cluster_map", "generation", "leaves", "head")
@@ -129,6 +131,24 @@ class HasLeafResponse(_message.Message):
     found: bool
     leaf: bytes
     def __init__(self, found: _Optional[bool] = ..., leaf: _Optional[bytes] = ...) -> None: ...
+
+class HasLeavesRequest(_message.Message):
+    __slots__ = ("proof", "record_id", "commitments", "signers")
+    PROOF_FIELD_NUMBER: _ClassVar[int]
+    RECORD_ID_FIELD_NUMBER: _ClassVar[int]
+    COMMITMENTS_FIELD_NUMBER: _ClassVar[int]
+    SIGNERS_FIELD_NUMBER: _ClassVar[int]
+    proof: bytes
+    record_id: bytes
+    commitments: _containers.RepeatedScalarFieldContainer[bytes]
+    signers: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, proof: _Optional[bytes] = ..., record_id: _Optional[bytes] = ..., commitments: _Optional[_Iterable[bytes]] = ..., signers: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class HasLeavesResponse(_message.Message):
+    __slots__ = ("leaves",)
+    LEAVES_FIELD_NUMBER: _ClassVar[int]
+    leaves: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, leaves: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class ProveRequest(_message.Message):
     __slots__ = ("proof", "record_id", "size", "leaf_index", "consistent_with")

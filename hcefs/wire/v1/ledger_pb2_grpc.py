@@ -59,6 +59,11 @@ class LedgerStub:
                 request_serializer=hcefs_dot_v1_dot_ledger__pb2.HasLeafRequest.SerializeToString,
                 response_deserializer=hcefs_dot_v1_dot_ledger__pb2.HasLeafResponse.FromString,
                 _registered_method=True)
+        self.HasLeaves = channel.unary_unary(
+                '/hcefs.v1.Ledger/HasLeaves',
+                request_serializer=hcefs_dot_v1_dot_ledger__pb2.HasLeavesRequest.SerializeToString,
+                response_deserializer=hcefs_dot_v1_dot_ledger__pb2.HasLeavesResponse.FromString,
+                _registered_method=True)
         self.Prove = channel.unary_unary(
                 '/hcefs.v1.Ledger/Prove',
                 request_serializer=hcefs_dot_v1_dot_ledger__pb2.ProveRequest.SerializeToString,
@@ -105,6 +110,13 @@ class LedgerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def HasLeaves(self, request, context):
+        """Says the same of many commitments of one record.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Prove(self, request, context):
         """Returns an inclusion or consistency proof of a record's range.
         """
@@ -139,6 +151,11 @@ def add_LedgerServicer_to_server(servicer, server):
                     servicer.HasLeaf,
                     request_deserializer=hcefs_dot_v1_dot_ledger__pb2.HasLeafRequest.FromString,
                     response_serializer=hcefs_dot_v1_dot_ledger__pb2.HasLeafResponse.SerializeToString,
+            ),
+            'HasLeaves': grpc.unary_unary_rpc_method_handler(
+                    servicer.HasLeaves,
+                    request_deserializer=hcefs_dot_v1_dot_ledger__pb2.HasLeavesRequest.FromString,
+                    response_serializer=hcefs_dot_v1_dot_ledger__pb2.HasLeavesResponse.SerializeToString,
             ),
             'Prove': grpc.unary_unary_rpc_method_handler(
                     servicer.Prove,
@@ -281,6 +298,33 @@ class Ledger:
             '/hcefs.v1.Ledger/HasLeaf',
             hcefs_dot_v1_dot_ledger__pb2.HasLeafRequest.SerializeToString,
             hcefs_dot_v1_dot_ledger__pb2.HasLeafResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HasLeaves(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hcefs.v1.Ledger/HasLeaves',
+            hcefs_dot_v1_dot_ledger__pb2.HasLeavesRequest.SerializeToString,
+            hcefs_dot_v1_dot_ledger__pb2.HasLeavesResponse.FromString,
             options,
             channel_credentials,
             insecure,

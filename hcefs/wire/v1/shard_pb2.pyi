@@ -70,11 +70,25 @@ class StoreFinish(_message.Message):
     piece_digests: bytes
     def __init__(self, core: _Optional[bytes] = ..., layout: _Optional[bytes] = ..., key_row: _Optional[bytes] = ..., opening: _Optional[bytes] = ..., piece_digests: _Optional[bytes] = ...) -> None: ...
 
+class StoreWholeRequest(_message.Message):
+    __slots__ = ("header", "data", "finish", "crc32c")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    FINISH_FIELD_NUMBER: _ClassVar[int]
+    CRC32C_FIELD_NUMBER: _ClassVar[int]
+    header: StoreHeader
+    data: bytes
+    finish: StoreFinish
+    crc32c: int
+    def __init__(self, header: _Optional[_Union[StoreHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., finish: _Optional[_Union[StoreFinish, _Mapping]] = ..., crc32c: _Optional[int] = ...) -> None: ...
+
 class StoreResponse(_message.Message):
-    __slots__ = ("stored_bytes",)
+    __slots__ = ("stored_bytes", "listed")
     STORED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LISTED_FIELD_NUMBER: _ClassVar[int]
     stored_bytes: int
-    def __init__(self, stored_bytes: _Optional[int] = ...) -> None: ...
+    listed: bool
+    def __init__(self, stored_bytes: _Optional[int] = ..., listed: _Optional[bool] = ...) -> None: ...
 
 class LoadRequest(_message.Message):
     __slots__ = ("context", "index", "first", "count")
@@ -89,6 +103,14 @@ class LoadRequest(_message.Message):
     def __init__(self, context: _Optional[_Union[CallContext, _Mapping]] = ..., index: _Optional[int] = ..., first: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
 
 class LoadResponse(_message.Message):
+    __slots__ = ("header", "data")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    header: LoadHeader
+    data: bytes
+    def __init__(self, header: _Optional[_Union[LoadHeader, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class LoadPiecesResponse(_message.Message):
     __slots__ = ("header", "data")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]

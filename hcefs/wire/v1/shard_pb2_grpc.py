@@ -39,10 +39,20 @@ class ShardsStub:
                 request_serializer=hcefs_dot_v1_dot_shard__pb2.StoreRequest.SerializeToString,
                 response_deserializer=hcefs_dot_v1_dot_shard__pb2.StoreResponse.FromString,
                 _registered_method=True)
+        self.StoreWhole = channel.unary_unary(
+                '/hcefs.v1.Shards/StoreWhole',
+                request_serializer=hcefs_dot_v1_dot_shard__pb2.StoreWholeRequest.SerializeToString,
+                response_deserializer=hcefs_dot_v1_dot_shard__pb2.StoreResponse.FromString,
+                _registered_method=True)
         self.Load = channel.unary_stream(
                 '/hcefs.v1.Shards/Load',
                 request_serializer=hcefs_dot_v1_dot_shard__pb2.LoadRequest.SerializeToString,
                 response_deserializer=hcefs_dot_v1_dot_shard__pb2.LoadResponse.FromString,
+                _registered_method=True)
+        self.LoadPieces = channel.unary_unary(
+                '/hcefs.v1.Shards/LoadPieces',
+                request_serializer=hcefs_dot_v1_dot_shard__pb2.LoadRequest.SerializeToString,
+                response_deserializer=hcefs_dot_v1_dot_shard__pb2.LoadPiecesResponse.FromString,
                 _registered_method=True)
         self.StoreOpening = channel.unary_unary(
                 '/hcefs.v1.Shards/StoreOpening',
@@ -102,8 +112,23 @@ class ShardsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StoreWhole(self, request, context):
+        """Stores one shard of a small blob in one message: what the messages of Store
+        carry, together.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Load(self, request, context):
         """Loads consecutive pieces of one shard.  Messages: one header, then data.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoadPieces(self, request, context):
+        """Loads few consecutive pieces of one shard in one message.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -181,10 +206,20 @@ def add_ShardsServicer_to_server(servicer, server):
                     request_deserializer=hcefs_dot_v1_dot_shard__pb2.StoreRequest.FromString,
                     response_serializer=hcefs_dot_v1_dot_shard__pb2.StoreResponse.SerializeToString,
             ),
+            'StoreWhole': grpc.unary_unary_rpc_method_handler(
+                    servicer.StoreWhole,
+                    request_deserializer=hcefs_dot_v1_dot_shard__pb2.StoreWholeRequest.FromString,
+                    response_serializer=hcefs_dot_v1_dot_shard__pb2.StoreResponse.SerializeToString,
+            ),
             'Load': grpc.unary_stream_rpc_method_handler(
                     servicer.Load,
                     request_deserializer=hcefs_dot_v1_dot_shard__pb2.LoadRequest.FromString,
                     response_serializer=hcefs_dot_v1_dot_shard__pb2.LoadResponse.SerializeToString,
+            ),
+            'LoadPieces': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadPieces,
+                    request_deserializer=hcefs_dot_v1_dot_shard__pb2.LoadRequest.FromString,
+                    response_serializer=hcefs_dot_v1_dot_shard__pb2.LoadPiecesResponse.SerializeToString,
             ),
             'StoreOpening': grpc.unary_unary_rpc_method_handler(
                     servicer.StoreOpening,
@@ -270,6 +305,33 @@ class Shards:
             _registered_method=True)
 
     @staticmethod
+    def StoreWhole(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hcefs.v1.Shards/StoreWhole',
+            hcefs_dot_v1_dot_shard__pb2.StoreWholeRequest.SerializeToString,
+            hcefs_dot_v1_dot_shard__pb2.StoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Load(request,
             target,
             options=(),
@@ -286,6 +348,33 @@ class Shards:
             '/hcefs.v1.Shards/Load',
             hcefs_dot_v1_dot_shard__pb2.LoadRequest.SerializeToString,
             hcefs_dot_v1_dot_shard__pb2.LoadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadPieces(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hcefs.v1.Shards/LoadPieces',
+            hcefs_dot_v1_dot_shard__pb2.LoadRequest.SerializeToString,
+            hcefs_dot_v1_dot_shard__pb2.LoadPiecesResponse.FromString,
             options,
             channel_credentials,
             insecure,

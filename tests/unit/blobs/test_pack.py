@@ -166,7 +166,7 @@ def test_an_empty_payload_is_one_empty_segment() -> None:
 
 
 LONGEST = bytes(PAYLOAD_BYTES_MAX)
-FULL = [LONGEST] * 15 + [bytes(BODY_BYTES_MAX - 15 * (len(LONGEST) + 48) - 48)]
+FULL = [LONGEST] * 4 + [bytes(BODY_BYTES_MAX - 4 * (len(LONGEST) + 48) - 48)]
 METADATA_MAX = bytes(SEALED_METADATA_MAX - METADATA_OVERHEAD)
 
 

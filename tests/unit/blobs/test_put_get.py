@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import pytest
 
@@ -14,12 +14,14 @@ from hcefs.crypto.envelope import SUITE_XWING, EnvelopeContext
 from hcefs.crypto.keys import dek_commitment, open_envelope, seal_envelope
 from hcefs.crypto.stream import open_segment, seal_segment, segment_secret
 from hcefs.erasure.scheme import SEGMENT_SIZE, resolve_range
-from hcefs.errors import Corrupt, Denied, HcefsError, Invalid, NotFound, Unavailable
+from hcefs.errors import Corrupt, Denied, Exhausted, HcefsError, Invalid, NotFound, Unavailable
 from hcefs.formats.manifest import KeyRow, Metadata, Opening
 from hcefs.ids import BlobId
+from hcefs.placement.cluster_map import Node
 from hcefs.runtime import SystemRuntime
 from hcefs.store.interface import KeyTable, Table
-from hcefs.testing.local_cluster import CLUSTER, NOW_MS, LocalCluster
+from hcefs.testing.local_cluster import CLUSTER, NOW_MS, FaultyPeer, LocalCluster
+from hcefs.transport.peers import Call, Peer, Piece, ShardRows, ShardStart
 
 S = SEGMENT_SIZE
 
@@ -430,3 +432,73 @@ async def test_malformed_metadata_is_refused_before_it_is_sealed(cluster: LocalC
     done = await session.finish(0, good, b"", plan.call)
     assert b"application/dicom" not in done.core.encode()
     assert done.core.commit_by_ms > NOW_MS
+
+
+# -- who keeps the opening
+
+
+@pytest.mark.parametrize("nodes", [6, 9, 12])
+async def test_every_seat_of_the_record_lists_the_blob(nodes: int) -> None:
+    """Holders that are seats of the record keep the opening with their shard; others are asked."""
+    runtime = SystemRuntime()
+    try:
+        cluster = LocalCluster(runtime, nodes)
+        blob = BlobId.of(runtime.random(16))
+        asked: list[int] = []
+
+        class Noting(FaultyPeer):
+            async def store_opening(self, call: Call, opening: bytes, commit_by_ms: int) -> None:
+                asked.append(1)
+                await super().store_opening(call, opening, commit_by_ms)
+
+        def peer(node: Node) -> Peer:
+            return Noting(cluster.holders[node.account], cluster.faults[node.account])
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cluster, "peer", peer)
+            plan = cluster.plan(blob)
+            session = cluster.session(plan)
+            await session.write(b"heart rate")
+            done = await session.finish(10, b"", b"", plan.call)
+        opening = Opening(plan.salt, plan.record, blob, done.core.digest(), b"")
+        cluster.ledger.commit(opening)
+        holders = {seat.node.account for seat in plan.seats}
+        apart = [seat for seat in plan.record_seats if seat.node.account not in holders]
+        assert len(asked) == len(apart)
+        for seat in plan.record_seats:
+            listed = await cluster.holders[seat.node.account].load_listing(plan.call)
+            assert [entry.opening for entry in listed] == [opening.encode()]
+    finally:
+        runtime.close()
+
+
+async def test_a_record_seat_that_could_not_keep_its_shard_is_asked_for_the_opening() -> None:
+    """Its disk may be full for shards and not for rows."""
+    runtime = SystemRuntime()
+    try:
+        cluster = LocalCluster(runtime)
+        blob = BlobId.of(runtime.random(16))
+        plan = cluster.plan(blob)
+        full = plan.seats[0].node.account
+
+        class Full(FaultyPeer):
+            async def store_whole(
+                self, start: ShardStart, pieces: Sequence[Piece], rows: ShardRows
+            ) -> bool:
+                raise Exhausted("full", reason="disk-full")
+
+        def peer(node: Node) -> Peer:
+            kind = Full if node.account == full else FaultyPeer
+            return kind(cluster.holders[node.account], cluster.faults[node.account])
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cluster, "peer", peer)
+            session = cluster.session(plan)
+            await session.write(b"heart rate")
+            done = await session.finish(10, b"", b"", plan.call)
+        assert len(done.stored.durable) == 5
+        opening = Opening(plan.salt, plan.record, blob, done.core.digest(), b"")
+        cluster.ledger.commit(opening)
+        assert len(await cluster.holders[full].load_listing(plan.call)) == 1
+    finally:
+        runtime.close()

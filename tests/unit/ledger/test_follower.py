@@ -314,6 +314,55 @@ async def test_heads_of_peers_renew_the_lease(node: Node) -> None:
     assert node.refusal() == ""
 
 
+async def test_a_head_is_verified_once_whoever_brings_it(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified: list[int] = []
+    check = SignedHead.check
+
+    def noted(head: SignedHead, writer_key: bytes) -> None:
+        verified.append(head.time_ms)
+        check(head, writer_key)
+
+    monkeypatch.setattr(SignedHead, "check", noted)
+    blocks = node.blocks(3)
+    heads = []
+    for _ in range(3):
+        node.runtime.advance(1)
+        heads.append(node.head())
+    for _ in range(2):
+        for head in heads:  # of a block that is not here yet
+            node.follower.observe_head(head.encode())
+    node.link.block(*blocks)
+    node.link.head(heads[-1])
+    await node.reach(3)
+    await until(lambda: node.refusal() == "" and node.log.head == heads[-1])
+    for head in heads:
+        node.follower.observe_head(head.encode())
+    assert verified == [head.time_ms for head in heads]
+
+
+async def test_a_changed_copy_of_a_known_head_is_verified(node: Node) -> None:
+    node.link.block(*node.blocks(1))
+    await node.reach(1)
+    head = node.head()
+    node.follower.observe_head(head.encode())
+    node.runtime.advance(1)
+    later = replace(head, time_ms=head.time_ms + 1)
+    with pytest.raises(Unauthenticated):
+        node.follower.observe_head(later.encode())
+
+
+async def test_only_some_heads_are_remembered(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follower_module, "HEADS_REMEMBERED", 2)
+    node.link.block(*node.blocks(1))
+    await node.reach(1)
+    for _ in range(5):
+        node.runtime.advance(1)
+        node.follower.observe_head(node.head().encode())
+    assert len(node.follower._seen) == 2
+
+
 async def test_a_clock_behind_the_ledger_is_refused(node: Node) -> None:
     node.link.block(*node.blocks(1))
     await node.reach(1)

@@ -332,6 +332,53 @@ def test_heads_are_kept_when_newer(log: LedgerLog, world: Scenario) -> None:
     assert log.head == higher
 
 
+def test_the_head_of_a_new_block_is_shown_at_once_and_written_later(
+    tmp_path: Path, world: Scenario
+) -> None:
+    log = open_log(tmp_path, world)
+    first = head_of(world, START_MS + 10)
+    assert not log.show_head(first)  # there is none yet
+    log.keep_head(first)
+    filled(log, world, appends=0)
+    shown = head_of(world, START_MS + 20)
+    assert log.show_head(shown)
+    assert log.head == shown
+    assert log.show_head(first)  # older: nothing is left to do
+    assert not log.show_head(replace(shown, time_ms=shown.time_ms + 1))  # a renewal
+    assert not log.show_head(replace(shown, height=shown.height + 1))  # ahead
+    assert log.head == shown
+    log.close()
+    log = open_log(tmp_path, world)
+    assert log.head == shown
+    # Without the closing, the next block writes it.
+    log.append([make_block(world, [an_append(world, "a")])])
+    assert log.show_head(later := head_of(world, START_MS + 30))
+    log.append([make_block(world, [an_append(world, "b")])])
+    log._database.close()
+    log = open_log(tmp_path, world)
+    assert log.head == later
+    log.close()
+
+
+def test_a_head_is_fsynced_only_when_its_block_is_not_here(
+    log: LedgerLog, world: Scenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(log, world, appends=1)
+    written: list[bool] = []
+    write = log._write
+
+    def noted(batch: Any, *, sync: bool = True) -> None:
+        written.append(sync)
+        write(batch, sync=sync)
+
+    monkeypatch.setattr(log, "_write", noted)
+    head = head_of(world, world.time_ms)
+    for offset, higher in ((1, 0), (2, 0), (3, 5), (4, 5)):
+        log.keep_head(replace(head, time_ms=head.time_ms + offset, height=head.height + higher))
+    log.keep_head(head)
+    assert written == [True, False, True, True]
+
+
 def test_the_first_proof_of_a_fork_stays(tmp_path: Path, world: Scenario) -> None:
     log = open_log(tmp_path, world)
     assert log.fork() is None

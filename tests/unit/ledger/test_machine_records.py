@@ -79,9 +79,14 @@ def test_append_as_owner_makes_leaves_and_peaks(world: Scenario) -> None:
         world.time_ms += 1
         outcome = world.submit(world.append(name, world.entry(name)), "pat")
         leaf = Leaf(world.entry(name).commitment, world.account("pat"), 0, world.time_ms)
-        assert outcome.events == (LeafAppended(record_id("r"), number, leaf, world.height),)
-        assert outcome.leaves == (LeafResult(record_id("r"), number, leaf.hash()),)
         leaves.append(leaf.hash())
+        completed = [merkle_root(leaves[-size:]) for size in (2, 4) if len(leaves) % size == 0]
+        assert outcome.events == (
+            LeafAppended(
+                record_id("r"), number, leaf, world.height, leaf.encode(), tuple(completed)
+            ),
+        )
+        assert outcome.leaves == (LeafResult(record_id("r"), number, leaf.hash()),)
         record = world.view.record(record_id("r"))
         assert record is not None
         assert record.leaf_count == number + 1

@@ -18,6 +18,7 @@ from hcefs.integrity import (
     verify_consistency,
 )
 from hcefs.ledger.block import sign_head
+from hcefs.ledger.log import LEAVES_MAX
 from hcefs.ledger.queries import Questions
 from hcefs.ledger.transactions import DeactivateAccount
 from tests.unit.ledger.replicas import (
@@ -194,6 +195,20 @@ def test_leaves(desk: Desk) -> None:
     for first, count in ((-1, 1), (0, -1)):
         with pytest.raises(Invalid):
             desk.ask.leaves(doc, RECORD, first, count)
+
+
+def test_many_leaves_at_once(desk: Desk) -> None:
+    doc, pat = desk.account("doc"), desk.account("pat").account
+    x, y = seed("commitment x"), seed("commitment y")
+    asked = [(y, None), (seed("other"), None), (x, pat), (x, doc.account)]
+    found = desk.ask.has_leaves(doc, RECORD, asked)
+    assert found == [desk.ask.has_leaf(doc, RECORD, *each) for each in asked]
+    assert [leaf.commitment if leaf else None for leaf in found] == [y, None, x, None]
+    assert desk.ask.has_leaves(doc, RECORD, [(x, None)] * LEAVES_MAX)[-1] == found[2]
+    with pytest.raises(Invalid):
+        desk.ask.has_leaves(doc, RECORD, [(x, None)] * (LEAVES_MAX + 1))
+    with pytest.raises(NotFound):
+        desk.ask.has_leaves(None, RECORD, [])
 
 
 def test_whoever_was_given_an_opening_may_look_for_its_leaf(desk: Desk) -> None:

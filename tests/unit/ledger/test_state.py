@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -91,6 +92,9 @@ def test_scan_reads_no_further_than_asked() -> None:
             self.read = 0
 
         def get(self, key: bytes) -> bytes | None:
+            return None
+
+        def fact(self, cls: type[Any], key: bytes) -> Any:
             return None
 
         def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -29,7 +29,7 @@ from hcefs.ledger import writer as writer_module
 from hcefs.ledger.block import Block, SignedHead
 from hcefs.ledger.log import ForkProof, LedgerLog
 from hcefs.ledger.transactions import SignedTransaction
-from hcefs.ledger.writer import LedgerWriter
+from hcefs.ledger.writer import LedgerWriter, SubmitResult
 from tests.unit.ledger.replicas import (
     WAIT_S,
     ManualRuntime,
@@ -319,6 +319,59 @@ async def test_without_followers_it_is_committed_but_not_acknowledged(bench: Ben
     assert (result.height, bench.log.height) == (10, 10)
 
 
+async def waiting_for_followers(bench: Bench) -> list[asyncio.Task[SubmitResult]]:
+    """A block that followers have yet to write, and two submissions that gather behind it."""
+    await bench.populate()
+    await bench.give_map()
+    submit = bench.writer.submit
+    tasks = [asyncio.ensure_future(submit(an_append(bench.world, "a")))]
+    await until(lambda: bench.log.height == 10 and bench.runtime.waiting > 1)
+    waiting = bench.runtime.waiting
+    tasks += [asyncio.ensure_future(submit(an_append(bench.world, name))) for name in "bc"]
+    await until(lambda: bench.runtime.waiting > waiting)
+    assert bench.log.height == 10
+    return tasks
+
+
+async def test_submissions_gather_while_followers_write(bench: Bench) -> None:
+    tasks = await waiting_for_followers(bench)
+    bench.acknowledge("n1", "n2")
+    await until(lambda: bench.log.height == 11 and tasks[0].done())
+    bench.acknowledge("n1", "n2")
+    assert [(await task).height for task in tasks] == [10, 11, 11]
+
+
+async def test_followers_that_do_not_write_hold_nothing_up_for_long(bench: Bench) -> None:
+    tasks = await waiting_for_followers(bench)
+    bench.runtime.advance(writer_module.GATHER_S)
+    await until(lambda: bench.log.height == 11)
+    bench.acknowledge("n3", "n4")
+    assert [(await task).height for task in tasks] == [10, 11, 11]
+
+
+async def test_a_full_block_does_not_wait(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "BLOCK_TRANSACTIONS", 1)
+    await bench.populate()
+    await bench.give_map()
+    submit = bench.writer.submit
+    tasks = [asyncio.ensure_future(submit(an_append(bench.world, name))) for name in "abc"]
+    await until(lambda: bench.log.height == 12)
+    bench.acknowledge("n1", "n2")
+    assert [(await task).height for task in tasks] == [10, 11, 12]
+
+
+async def test_what_gathers_is_refused_when_the_writer_stops(bench: Bench) -> None:
+    tasks = await waiting_for_followers(bench)
+    await bench.writer.stop()
+    for task in tasks[1:]:
+        with pytest.raises(Unavailable) as caught:
+            await task
+        assert caught.value.reason == "ledger-stopped"
+    with pytest.raises(Unavailable):
+        await tasks[0]
+    assert bench.log.height == 10
+
+
 async def test_the_disk_of_the_writer_itself_is_no_follower(bench: Bench) -> None:
     await bench.populate()
     await bench.give_map()
@@ -512,7 +565,7 @@ async def test_a_fault_of_the_machine(
 _CHILD = """
 import asyncio, sys
 from pathlib import Path
-from hcefs.ledger.writer import LedgerWriter
+from hcefs.ledger.writer import LedgerWriter, SubmitResult
 from hcefs.runtime import SystemRuntime
 from tests.unit.ledger.replicas import an_append, open_log, population
 from tests.unit.ledger.scenario import DAY_MS, Scenario, signing_key
