@@ -38,7 +38,7 @@ from hcefs.services.desk import Desk
 from hcefs.services.messages import decoded
 from hcefs.services.serving import served, streamed
 from hcefs.stripes.checks import check_commit_by
-from hcefs.stripes.pack_checks import ROWS_BYTES_MAX, check_generation, envelope_of, rows_bytes
+from hcefs.stripes.pack_checks import ROWS_BYTES_MAX, check_generation, check_groups, rows_bytes
 from hcefs.stripes.pack_read import PackedPayload, PackReader
 from hcefs.stripes.pack_rows import Key, PackedRow
 from hcefs.stripes.pack_write import PackBody, PackPlan, PackWriter
@@ -158,6 +158,7 @@ class PackService:
         if not named and name not in tables:
             name = current.default_profile
         profile = profile_named(name)
+        current.table(name)  # raises where the map has none
         if body > body_bytes_max(profile):
             raise Invalid(
                 f"a pack's body has at most {body_bytes_max(profile)} bytes under {name}: put "
@@ -196,8 +197,12 @@ class PackService:
                     self._asked(header, rows), gateway=self._desk.me, entry=True
                 )
                 require_writer(header.writer, call.presenter)
-                for group in rows:
-                    check_generation(self._desk.view, envelope_of(group))
+                # Here first, so that nothing of a pack that holders refuse gets anywhere.
+                envelopes = await self.runtime.compute(
+                    check_groups, header.base, rows, len(header.lengths)
+                )
+                for envelope in envelopes:
+                    check_generation(self._desk.view, envelope)
                 layout, stored = await self._writer.put(self._plan(header, rows, call), body)
         return pack_pb2.PutManyResponse(
             layout=layout.encode(),

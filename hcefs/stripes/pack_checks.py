@@ -108,8 +108,12 @@ def check_pack_layout(view: LedgerView, layout: PackLayout, writer: AccountId) -
     layout.check(signer.signing_key)
 
 
-def check_groups(base: BlobBase, groups: Sequence[PackGroupRows], payloads: int) -> None:
+def check_groups(
+    base: BlobBase, groups: Sequence[PackGroupRows], payloads: int
+) -> list[PackEnvelope]:
     """Check the rows of a pack: that they fit each other, and cover each slot once.
+
+    Their envelopes, decoded.
 
     Raises:
         Invalid: ``rows-disagree``, ``too-large``, or what is malformed.
@@ -123,8 +127,11 @@ def check_groups(base: BlobBase, groups: Sequence[PackGroupRows], payloads: int)
     if len({group.record for group in groups}) != len(groups):
         raise Invalid("a pack has one group for each record", reason="rows-disagree")
     taken = bytearray(payloads + 1)
+    envelopes = []
     for group in groups:
-        for slot in check_group(base, group):
+        slots, envelope = check_group(base, group)
+        envelopes.append(envelope)
+        for slot in slots:
             if slot > payloads or taken[slot]:
                 raise Invalid(
                     "the groups of a pack name each of its slots once", reason="rows-disagree"
@@ -132,10 +139,11 @@ def check_groups(base: BlobBase, groups: Sequence[PackGroupRows], payloads: int)
             taken[slot] = 1
     if taken.count(1) != payloads:
         raise Invalid("a payload of the pack is in no group", reason="rows-disagree")
+    return envelopes
 
 
-def check_group(base: BlobBase, group: PackGroupRows) -> list[int]:
-    """Check the rows of one record in a pack; its slots.
+def check_group(base: BlobBase, group: PackGroupRows) -> tuple[list[int], PackEnvelope]:
+    """Check the rows of one record in a pack; its slots and its envelope.
 
     Raises:
         Invalid: ``rows-disagree``, ``too-large``, or what is malformed.
@@ -143,7 +151,7 @@ def check_group(base: BlobBase, group: PackGroupRows) -> list[int]:
     slots = split_slots(group.slots)
     opening = PackOpening.decode(group.opening)
     opening.check()
-    envelope = envelope_of(group)
+    envelope = _envelope_of(group)
     if (
         (opening.base, opening.record) != (base, group.record)
         or (envelope.base, envelope.record) != (base, group.record)
@@ -156,10 +164,10 @@ def check_group(base: BlobBase, group: PackGroupRows) -> list[int]:
         raise Invalid(f"a core has at most {CORE_BYTES_MAX} bytes", reason="too-large")
     if b"".join(map(blake3_digest, group.cores)) != opening.core_digests:
         raise Invalid("a core differs from its digest in the opening", reason="rows-disagree")
-    return slots
+    return slots, envelope
 
 
-def envelope_of(group: PackGroupRows) -> PackEnvelope:
+def _envelope_of(group: PackGroupRows) -> PackEnvelope:
     """The envelope of a group.
 
     Raises:

@@ -334,8 +334,12 @@ class _Search:
 
 
 def _worst(errors: Sequence[HcefsError]) -> HcefsError:
+    """The failure that says most: a seat under another profile only says that it has nothing."""
     for kind in ("corrupt", "unavailable", "exhausted"):
         for error in errors:
             if error.kind == kind:
                 return error
+    for error in errors:
+        if error.reason != "unknown-blob":
+            return error
     return errors[0] if errors else NotFound("this blob is unknown", reason="unknown-blob")
