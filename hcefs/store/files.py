@@ -20,9 +20,10 @@ Invariants:
   reports a lost write once only (Rebello et al., "Can Applications Recover from
   fsync Failures?", USENIX ATC 2020).
 
-Shards of ``UNCACHED_BYTES_MIN`` and more bypass the page cache (O_DIRECT) where the
-file system can: what streams through once would only drive out rows, and fresh
-pages cost more than the copy (docs/decisions/0012).
+Shards of ``UNCACHED_BYTES_MIN`` and more are written past the page cache (O_DIRECT)
+where the file system can, and so are long reads of them: what streams through once
+would only drive out rows, and fresh pages cost more than the copy
+(docs/decisions/0012).  Short reads, such as those of packed payloads, use the cache.
 
 Not guaranteed: anything on file systems without hard links or posix locks
 (opening or finishing fails there); that deleted shards cannot be read from the
@@ -61,8 +62,11 @@ log = logging.getLogger(__name__)
 GATHER_BYTES = 64 << 10
 """Writes smaller than this are joined; larger ones go to the kernel as they are."""
 
-UNCACHED_BYTES_MIN = 4 << 20
-"""Shards from this size on bypass the page cache."""
+UNCACHED_BYTES_MIN = 256 << 10
+"""Shards from this size on are written past the page cache."""
+
+UNCACHED_READ_BYTES = 64 << 10
+"""Reads of such shards from this length on bypass it too; what is small is read again."""
 
 _FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
@@ -114,6 +118,10 @@ class Disk:
 
     def size(self, fd: int) -> int:
         return os.fstat(fd).st_size
+
+    def same(self, one: int, other: int) -> bool:
+        """Whether two descriptors are of one file."""
+        return os.path.samestat(os.fstat(one), os.fstat(other))
 
     def sync(self, fd: int) -> None:
         os.fsync(fd)
@@ -288,14 +296,14 @@ class FileShardWriter:
 class FileShardReader:
     """See :class:`~hcefs.store.interface.ShardReader`; made by ``open``."""
 
-    def __init__(
-        self, disk: Disk, fd: int, size: int, buffers: AlignedBuffers | None = None
-    ) -> None:
-        """``buffers`` for a file that bypasses the page cache."""
+    def __init__(self, disk: Disk, path: Path, fd: int, size: int, buffers: AlignedBuffers) -> None:
         self._disk = disk
+        self._path = path
         self._fd = fd
         self._size = size
         self._buffers = buffers
+        self._uncached: int | None = None
+        self._lock = threading.Lock()
 
     @property
     def size(self) -> int:
@@ -304,9 +312,10 @@ class FileShardReader:
     def read_at(self, offset: int, length: int) -> bytes:
         self._check(offset, length)
         with _disk_errors("reading a shard"):
-            if self._buffers is not None:
+            uncached = self._uncached_for(length)
+            if uncached >= 0:
                 with self._buffers.lend() as aligned:
-                    copies = map(bytes, self._aligned_parts(aligned, offset, length))
+                    copies = map(bytes, self._aligned_parts(uncached, aligned, offset, length))
                     first = next(copies, b"")
                     return first if len(first) == length else first + b"".join(copies)
             data = self._disk.read(self._fd, length, offset)
@@ -326,9 +335,10 @@ class FileShardReader:
         view = bytes_view(out)
         self._check(offset, len(view))
         with _disk_errors("reading a shard"):
-            if self._buffers is not None:
+            uncached = self._uncached_for(len(view))
+            if uncached >= 0:
                 with self._buffers.lend() as aligned:
-                    for part in self._aligned_parts(aligned, offset, len(view)):
+                    for part in self._aligned_parts(uncached, aligned, offset, len(view)):
                         view[: len(part)] = part
                         view = view[len(part) :]
             while view:
@@ -338,12 +348,34 @@ class FileShardReader:
                 view = view[count:]
                 offset += count
 
-    def _aligned_parts(self, aligned: memoryview, offset: int, length: int) -> Iterator[memoryview]:
+    def _uncached_for(self, length: int) -> int:
+        """A descriptor that bypasses the page cache, for a read that should; else -1."""
+        if length < UNCACHED_READ_BYTES or self._size < UNCACHED_BYTES_MIN:
+            return -1
+        with self._lock:
+            if self._uncached is None:
+                self._uncached = self._open_uncached()
+            return self._uncached
+
+    def _open_uncached(self) -> int:
+        try:
+            fd = self._disk.open(self._path)
+        except FileNotFoundError:  # removed meanwhile; the first descriptor still reads
+            return -1
+        # Under the same name another file may have come, when this one was set aside.
+        if self._disk.same(fd, self._fd) and self._disk.bypass_cache(fd):
+            return fd
+        self._disk.close(fd)
+        return -1
+
+    def _aligned_parts(
+        self, uncached: int, aligned: memoryview, offset: int, length: int
+    ) -> Iterator[memoryview]:
         """The bytes in order, each part valid until the next one is asked for."""
         while length:
             start = aligned_down(offset)
             span = min(aligned_up(offset + length) - start, len(aligned))
-            count = self._disk.read_into(self._fd, aligned[:span], start)
+            count = self._disk.read_into(uncached, aligned[:span], start)
             part = aligned[offset - start : min(count, offset - start + length)]
             if count <= offset - start:
                 raise self._truncated()
@@ -352,10 +384,11 @@ class FileShardReader:
             length -= len(part)
 
     def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            with contextlib.suppress(OSError):
-                self._disk.close(fd)
+        fds, self._fd, self._uncached = (self._fd, self._uncached), -1, -1
+        for fd in fds:
+            if fd is not None and fd >= 0:
+                with contextlib.suppress(OSError):
+                    self._disk.close(fd)
 
     def _check(self, offset: int, length: int) -> None:
         if self._fd < 0:
@@ -461,14 +494,13 @@ class FileShardStore:
         check_index(index)
         self._require_open()
         with _disk_errors("opening a shard"):
+            path = self._path(base, index)
             try:
-                fd = self.disk.open(self._path(base, index))
+                fd = self.disk.open(path)
             except FileNotFoundError:
                 raise _no_such_shard(base, index) from None
             try:
-                size = self.disk.size(fd)
-                uncached = size >= UNCACHED_BYTES_MIN and self.disk.bypass_cache(fd)
-                return FileShardReader(self.disk, fd, size, self.buffers if uncached else None)
+                return FileShardReader(self.disk, path, fd, self.disk.size(fd), self.buffers)
             except OSError:
                 self.disk.close(fd)
                 raise

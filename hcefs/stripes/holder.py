@@ -23,7 +23,7 @@ from hcefs.errors import Conflict, Corrupt, Denied, Invalid, NotFound
 from hcefs.formats.keybox import KeyBox, KeyLink
 from hcefs.formats.manifest import Core, Layout, Opening
 from hcefs.formats.pack import decode_opening
-from hcefs.formats.shard import HEADER_SIZE, ShardHeader, file_length
+from hcefs.formats.shard import HEADER_SIZE, ShardHeader, file_length, footer_length
 from hcefs.ids import BlobBase, BlobId, RecordId
 from hcefs.integrity import DIGEST_SIZE, leaf_hash, range_proof, split_digests
 from hcefs.metrics import Metrics
@@ -142,9 +142,10 @@ class Holder:
     ) -> bool:
         header = _header_of(start)
         received = sum(map(len, pieces))
+        size = HEADER_SIZE + received + footer_length(len(rows.piece_digests) // DIGEST_SIZE)
 
         def job() -> bool:
-            writer = self._begin(header, None)
+            writer = self._begin(header, size)
             try:
                 for piece in pieces:
                     writer.write(piece)

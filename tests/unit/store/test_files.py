@@ -535,3 +535,20 @@ def test_open_stores_twice_is_refused_and_releases_what_it_took(tmp_path: Path) 
         assert caught.value.reason == "store-locked"
     stores.close()
     open_stores(folder, reserve_bytes=0).close()
+
+
+def test_a_long_read_of_a_shard_that_was_set_aside_reads_that_one(tmp_path: Path) -> None:
+    """Another shard may have come under its name; the open one is still the first."""
+    store = FileShardStore(tmp_path)
+    size = UNCACHED_BYTES_MIN + 5
+    first, second = b"1" * size, b"2" * size
+    for content in (first, second):
+        writer = store.begin(BASE, 1, size)
+        writer.write(content[:-3])
+        writer.finish(content[-3:])
+        if content is first:
+            reader = store.open(BASE, 1)
+            store.quarantine(BASE, 1)
+    assert reader.read_at(1, size - 1) == first[1:]
+    assert store.open(BASE, 1).read_at(0, size) == second
+    store.close()
