@@ -104,7 +104,8 @@ class PackShardService:
             call = await self._admit(
                 context, request.context, "put-many", batch_blobs(groups, base)
             )
-            if crc32c(request.piece) != request.crc32c:
+            piece = request.piece  # every access makes a copy
+            if crc32c(piece) != request.crc32c:
                 raise Corrupt("a message was damaged on its way", reason="bad-checksum")
             profile = PackLayout.decode(request.layout).profile
             self._desk.require_seat(self._desk.blob_seats(profile, BlobId.of(base)), request.index)
@@ -114,7 +115,7 @@ class PackShardService:
                     base,
                     request.index,
                     request.layout,
-                    request.piece,
+                    piece,
                     request.piece_digest,
                     groups,
                     request.commit_by_ms,

@@ -78,6 +78,12 @@ def frame_pieces(pieces: Sequence[Buffer], crc32c: int | None = None, head: byte
     return b"".join(parts)
 
 
+def frame_field(tag: bytes, payload: Buffer, head: bytes) -> bytes:
+    """A message of the encoded fields ``head`` and one bytes field; copies each once."""
+    size = payload.nbytes if isinstance(payload, memoryview) else len(payload)
+    return b"".join((head, tag, _varint(size), payload))
+
+
 def parse(message: bytes, kind: type[M]) -> DataFrame | M:
     """Read one bulk message: a view of its payload, or the generated message.
 

@@ -6,6 +6,7 @@ pack has at most 1 MiB, its rows at most 3 MiB.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +14,9 @@ import grpc
 
 from hcefs.errors import Denied, HcefsError, Invalid
 from hcefs.ids import AccountId
-from hcefs.integrity import crc32c
+from hcefs.integrity import crc32c_of
 from hcefs.placement.cluster_map import Node
+from hcefs.transport.framing import frame_field
 from hcefs.transport.grpc_peers import (
     HEAD_KEY,
     MESSAGE_BYTES_MAX,
@@ -45,21 +47,57 @@ from hcefs.transport.peers import Call, Heads, Piece
 from hcefs.transport.status import from_rpc_error
 from hcefs.wire.v1 import shard_pb2
 
+PIECE_TAG = b"\x2a"
+"""Field 5 of ``StorePackRequest``, length-delimited."""
+
+SHARED_MAX = 4
+"""Packs whose shared parts are kept while they are sent: up to 3 MiB each."""
+
 STORE_SECONDS = 60.0
 """Longer than any put waits: the writer has the deadline, this only frees what hangs."""
+
+
+class SharedParts:
+    """What the messages of a pack to its holders have in common, encoded once for all.
+
+    A message in protobuf is the concatenation of its fields, in any order.
+    """
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[int, int], tuple[BatchCall, Any, bytes]] = OrderedDict()
+
+    def of(self, call: BatchCall, shard: PackShard) -> bytes:
+        """The fields that do not depend on the holder."""
+        key = (id(call), id(shard.groups))  # what is kept below keeps these ids in use
+        known = self._known.get(key)
+        if known is not None:
+            return known[2]
+        encoded = shard_pb2.StorePackRequest(
+            context=batch_context(call, groups=False),
+            base=bytes(shard.base),
+            layout=shard.layout,
+            groups=[pack_group_message(group) for group in shard.groups],
+            commit_by_ms=shard.commit_by_ms,
+        ).SerializeToString()
+        self._known[key] = (call, shard.groups, encoded)
+        while len(self._known) > SHARED_MAX:
+            self._known.popitem(last=False)
+        return encoded
 
 
 class GrpcPackPeer:
     """A remote holder of packs, as a gateway calls it."""
 
-    def __init__(self, connect: Connect, heads: Heads) -> None:
+    def __init__(self, connect: Connect, heads: Heads, shared: SharedParts) -> None:
         self._connect = connect
         self._heads = heads
+        self._shared = shared
 
     async def _unary(
         self, name: str, request: Any, response: Any, seconds: float = UNARY_SECONDS
     ) -> Any:
-        data = request.SerializeToString()
+        """One message each way; ``request`` is a message or its bytes."""
+        data = request if isinstance(request, bytes) else request.SerializeToString()
         if len(data) > MESSAGE_BYTES_MAX:
             raise Invalid(
                 f"{name} would have {len(data)} bytes, {MESSAGE_BYTES_MAX} are the most: use "
@@ -80,19 +118,14 @@ class GrpcPackPeer:
         return answer
 
     async def store_pack(self, call: BatchCall, shard: PackShard) -> None:
-        piece = bytes(shard.piece)
-        request = shard_pb2.StorePackRequest(
-            context=batch_context(call, groups=False),
-            base=bytes(shard.base),
+        own = shard_pb2.StorePackRequest(
             index=shard.index,
-            layout=shard.layout,
-            piece=piece,
-            crc32c=crc32c(piece),
+            crc32c=crc32c_of((shard.piece,)),
             piece_digest=shard.piece_digest,
-            groups=[pack_group_message(group) for group in shard.groups],
-            commit_by_ms=shard.commit_by_ms,
         )
-        await self._unary("StorePack", request, shard_pb2.StorePackResponse, STORE_SECONDS)
+        head = self._shared.of(call, shard) + own.SerializeToString()
+        message = frame_field(PIECE_TAG, shard.piece, head)
+        await self._unary("StorePack", message, shard_pb2.StorePackResponse, STORE_SECONDS)
 
     async def store_openings(
         self, call: BatchCall, openings: Sequence[bytes], commit_by_ms: int
@@ -135,6 +168,7 @@ class GrpcPackPeers:
         self._channels = channels
         self._me = me
         self._local = local
+        self._shared = SharedParts()
 
     def pack_peer(self, node: Node) -> PackPeer:
         if node.account == self._me:
@@ -146,4 +180,4 @@ class GrpcPackPeers:
             except Denied as error:
                 raise between_nodes(error) from None
 
-        return GrpcPackPeer(connect, self._channels.heads)
+        return GrpcPackPeer(connect, self._channels.heads, self._shared)

@@ -10,7 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hcefs.errors import Invalid
-from hcefs.transport.framing import DataFrame, frame_data, frame_pieces, parse
+from hcefs.transport.framing import DataFrame, frame_data, frame_field, frame_pieces, parse
+from hcefs.transport.grpc_packs import PIECE_TAG
 from hcefs.wire.v1 import blob_pb2, shard_pb2
 
 KINDS: list[type[Message]] = [
@@ -124,3 +125,13 @@ def test_other_parts_are_generated_messages() -> None:
 def test_an_impossible_checksum_is_refused(crc32c: int) -> None:
     with pytest.raises(Invalid):
         frame_data(b"x", crc32c)
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 70_000])
+def test_a_bytes_field_that_was_framed_by_hand_is_read_by_the_generated_class(size: int) -> None:
+    piece = bytes(range(256)) * (size // 256 + 1)
+    head = shard_pb2.StorePackRequest(index=3, crc32c=7, layout=b"layout").SerializeToString()
+    message = frame_field(PIECE_TAG, memoryview(piece)[:size], head)
+    assert shard_pb2.StorePackRequest.FromString(message) == shard_pb2.StorePackRequest(
+        index=3, crc32c=7, layout=b"layout", piece=piece[:size]
+    )
