@@ -83,9 +83,12 @@ class ColumnJob:
         if self.shape.profile.k == 1:
             # Any copy will do, so this node's own is the nearest.
             spare.sort(key=lambda index: self.seats[index].node.account != me)
-        elif not self.found and not self.asked and self.column in spare:
-            if self.seats[self.column].node.node_id not in slow:
-                return [self.column]
+        elif (
+            not (self.found or self.asked)
+            and self.column in spare
+            and self.seats[self.column].node.node_id not in slow
+        ):
+            return [self.column]
         if self.column in self.asked and self.column not in self.late:
             return []
         missing = self.shape.profile.k - len(self.found) - len(self.asked - self.late)
