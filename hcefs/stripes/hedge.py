@@ -106,19 +106,20 @@ class HedgeTimer:
             if known.losses <= 0:
                 del self._slow[holder]
 
-    def _is_slow(self, holder: AccountId) -> bool:
+    def is_slow(self, holder: AccountId) -> bool:
+        """Whether a holder is known as slow."""
         known = self._slow.get(holder)
         return known is not None and known.losses >= SLOW_LOSSES
 
     def ordered(self, seats: Iterable[Seat]) -> list[Seat]:
         """Seats by index, those of slow holders last."""
-        return sorted(seats, key=lambda seat: (self._is_slow(seat.node.account), seat.index))
+        return sorted(seats, key=lambda seat: (self.is_slow(seat.node.account), seat.index))
 
     def to_probe(self, seats: Iterable[Seat], now: float) -> Seat | None:
         """A slow holder's seat that this read should try in addition, if that is due."""
         for seat in seats:
             known = self._slow.get(seat.node.account)
-            if known is None or not self._is_slow(seat.node.account):
+            if known is None or not self.is_slow(seat.node.account):
                 continue
             if now - known.probed >= PROBE_SECONDS:
                 known.probed = now

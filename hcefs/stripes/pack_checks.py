@@ -34,7 +34,7 @@ from hcefs.transport.peers import Call
 
 CORE_BYTES_MAX = SEALED_METADATA_MAX + 1024
 ENVELOPE_BYTES_MAX = 2048
-ROWS_BYTES_MAX = 3 << 20
+ROWS_BYTES_MAX = 5 << 19
 """Most bytes of a pack's rows over all its groups: they go in one message with a piece."""
 
 

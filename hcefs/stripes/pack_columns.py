@@ -83,7 +83,11 @@ class ColumnJob:
         if self.shape.profile.k == 1:
             # Any copy will do, so this node's own is the nearest.
             spare.sort(key=lambda index: self.seats[index].node.account != me)
-        elif not self.found and not self.asked and self.column in spare:
+        elif (
+            not (self.found or self.asked)
+            and self.column in spare
+            and self.seats[self.column].node.node_id not in slow
+        ):
             return [self.column]
         if self.column in self.asked and self.column not in self.late:
             return []
@@ -122,7 +126,7 @@ class ColumnJob:
         )
 
 
-_Running = dict[asyncio.Task[None], tuple[int, list[tuple[ColumnJob, int]]]]
+_Running = dict[asyncio.Task[None], tuple[Node, list[tuple[ColumnJob, int]]]]
 """Calls under way: of which node, for what."""
 
 
@@ -141,14 +145,14 @@ class ColumnReader:
     async def run(self, call: Call | BatchCall, jobs: Sequence[ColumnJob]) -> None:
         """Read until every job is done or has nobody left to ask."""
         running: _Running = {}
-        slow: set[int] = set()
         started = self._runtime.monotonic()
+        slow = self._slow(jobs, started)
         try:
             while True:
                 self._ask(call, jobs, running, slow)
                 if not running or all(job.done for job in jobs):
                     break
-                waiting = any(node not in slow for node, _ in running.values())
+                waiting = any(node.node_id not in slow for node, _ in running.values())
                 done, _ = await asyncio.wait(
                     running,
                     timeout=self._hedge.delay_seconds if waiting else None,
@@ -157,7 +161,9 @@ class ColumnReader:
                 if not done:
                     self._be_late(running, slow)
                 for task in done:
-                    del running[task]
+                    node, _ = running.pop(task)
+                    if node.node_id not in slow:
+                        self._hedge.kept_up(node.account)
         finally:
             for task in running:
                 task.cancel()
@@ -165,11 +171,23 @@ class ColumnReader:
         if jobs:
             self._hedge.observe(self._runtime.monotonic() - started)
 
+    def _slow(self, jobs: Sequence[ColumnJob], now: float) -> set[int]:
+        """The nodes that are known as slow, without one whose turn it is to show otherwise."""
+        seats = {seat.node.node_id: seat for job in jobs for seat in job.seats.values()}
+        slow = {
+            number
+            for number, seat in seats.items()
+            if seat.node.account != self._me and self._hedge.is_slow(seat.node.account)
+        }
+        probe = self._hedge.to_probe([seats[number] for number in sorted(slow)], now)
+        return slow - {probe.node.node_id} if probe is not None else slow
+
     def _be_late(self, running: _Running, slow: set[int]) -> None:
         """Give up waiting for the nodes that have not answered yet, though they still may."""
         late = 0
         for node, asked in running.values():
-            slow.add(node)
+            slow.add(node.node_id)
+            self._hedge.lost(node.account, self._runtime.monotonic())
             for job, index in asked:
                 if index in job.asked and index not in job.late and not job.done:
                     job.late.add(index)
@@ -192,7 +210,7 @@ class ColumnReader:
                 by_node.setdefault(seat.node.node_id, (seat.node, []))[1].append((job, index))
         for node, asked in by_node.values():
             task = self._runtime.spawn(self._load(call, node, asked), name="columns")
-            running[task] = (node.node_id, asked)
+            running[task] = (node, asked)
 
     async def _load(
         self, call: Call | BatchCall, node: Node, asked: Sequence[tuple[ColumnJob, int]]

@@ -1,7 +1,7 @@
 """Holders of packs over gRPC with mutual TLS, on the channels of :mod:`.grpc_peers`.
 
 Calls are unary, and every message stays below the limit between nodes: a piece of a
-pack has at most 1 MiB, its rows at most 3 MiB.
+pack has little more than 1 MiB, its rows at most 2.5 MiB.
 """
 
 from __future__ import annotations

@@ -182,6 +182,24 @@ async def test_a_slow_holder_is_overtaken(packs: LocalPacks) -> None:
     assert packs.cluster.metrics.value("hedged_loads_total") >= 1
 
 
+async def test_a_holder_that_is_known_as_slow_is_not_asked(packs: LocalPacks) -> None:
+    pack = big_pack(packs)
+    await packs.put(pack)
+    slow = packs.account_of(pack.base, 1)
+    reader = packs.reader(_alive(packs, {slow}))
+    for _ in range(2):
+        reader._columns._hedge.lost(slow, packs.cluster.runtime.monotonic())
+    packs.faults[slow].waits_for = asyncio.Event()
+    async with asyncio.timeout(2):
+        found = [
+            each
+            async for some in reader.read(packs.reading(pack), packs.keys(pack))
+            for each in some
+        ]
+    assert {each.key: each.sealed for each in found} == packs.sealed(pack)
+    assert packs.cluster.metrics.value("hedged_loads_total") == 0
+
+
 def _alive(packs: LocalPacks, without: set[AccountId]) -> int:
     return next(
         number for number, keys in enumerate(packs.cluster.keys) if keys.account not in without
