@@ -20,7 +20,7 @@ from hcefs.runtime import Runtime
 from hcefs.services.blob_service import LIST_PAGE, decoded
 from hcefs.services.desk import Asked, Desk, Permit, blob_id
 from hcefs.services.serving import served, streamed
-from hcefs.transport.framing import DataFrame, frame_data, parse
+from hcefs.transport.framing import DataFrame, parse
 from hcefs.transport.grpc_peers import HEAD_KEY, observe
 from hcefs.transport.limit import Gate
 from hcefs.transport.peers import Call, Heads, Peer, ShardRows, ShardStart
@@ -163,9 +163,9 @@ class ShardService:
                     audit_path=header.audit_path,
                 )
             ).SerializeToString()
-            async for data in download.messages():
+            async for frame in download.frames():
                 permit()
-                yield frame_data(data)
+                yield frame
         finally:
             await download.cancel()
 

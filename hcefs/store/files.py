@@ -338,9 +338,7 @@ class FileShardReader:
                 view = view[count:]
                 offset += count
 
-    def _aligned_parts(
-        self, aligned: memoryview, offset: int, length: int
-    ) -> Iterator[memoryview]:
+    def _aligned_parts(self, aligned: memoryview, offset: int, length: int) -> Iterator[memoryview]:
         """The bytes in order, each part valid until the next one is asked for."""
         while length:
             start = aligned_down(offset)
