@@ -4,25 +4,31 @@ One :class:`PutSession` serves one put on the gateway.  Node-sealed, it draws
 the data key, seals every segment and forgets the key with the session;
 client-sealed, it never sees plaintext.  Both give the same bytes on disk.
 
-Invariants: at most ``PIPELINE`` segments are in memory besides what the lanes
-queue; nothing is visible before the rows are stored; the session either
-finishes or aborts, and an aborted one leaves no shard behind on a live holder.
+Invariants: at most two batches of ``BATCH_SEGMENTS_MAX`` segments are in memory,
+one arriving and one at work, besides what the lanes queue; nothing is visible
+before the rows are stored; the session either finishes or aborts, and an aborted
+one leaves no shard behind on a live holder.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from hcefs.crypto.envelope import SUITE_XWING, Envelope, EnvelopeContext
 from hcefs.crypto.keys import dek_commitment, seal_envelope, seal_metadata
 from hcefs.crypto.signing import SigningKey
-from hcefs.crypto.stream import SEAL_OVERHEAD, seal_segment_into, segment_secret
-from hcefs.erasure.scheme import SEGMENT_SIZE, SEGMENTS_MAX, Geometry, Profile
+from hcefs.crypto.stream import SEAL_OVERHEAD, scatter, seal_segment_pieces_into, segment_secret
+from hcefs.erasure.scheme import (
+    SEGMENT_SIZE,
+    SEGMENTS_MAX,
+    Geometry,
+    Profile,
+    piece_length,
+)
 from hcefs.errors import Invalid
 from hcefs.formats.manifest import Core, KeyRow, Layout, Metadata, Opening
 from hcefs.ids import AccountId, BlobId, ClusterId, RecordId
@@ -30,15 +36,15 @@ from hcefs.metrics import Metrics
 from hcefs.placement.ring import Seat
 from hcefs.runtime import Runtime
 from hcefs.stripes.fanout import Fanout, require_durable
-from hcefs.stripes.stripe import EncodedStripe, encode_stripe, stripe_buffer
+from hcefs.stripes.stripe import StripeBatch
 from hcefs.stripes.write import Stored, StripeWriter
-from hcefs.transport.peers import Call, Peer, Peers, ShardRows
+from hcefs.transport.peers import LOAD_MESSAGE_BYTES, Call, Peer, Peers, ShardRows
 
 A = TypeVar("A")
 B = TypeVar("B")
 
-PIPELINE = 2
-"""Segments that are sealed and encoded at the same time by one put."""
+BATCH_SEGMENTS_MAX = 4
+"""Segments that are sealed and encoded in one go, at most."""
 
 SEALED_SEGMENT = SEGMENT_SIZE + SEAL_OVERHEAD
 
@@ -94,34 +100,73 @@ class NodeIdentity:
 Clock = Callable[[], float]
 
 
+class Hasher(Protocol):
+    """Takes in bytes in order."""
+
+    def update(self, data: bytes | bytearray | memoryview, /) -> object:
+        """Take in some more."""
+
+
 @dataclass(frozen=True)
 class Prepared:
-    """One segment, ready to be sent, and what it took to make."""
+    """Consecutive segments, ready to be sent, and what they took to make."""
 
-    stripe: EncodedStripe
+    stripes: StripeBatch
     plaintext_length: int
     seal_seconds: float
     encode_seconds: float
 
 
+@dataclass(frozen=True)
+class _Segment:
+    """One segment on its way in: plaintext and its secret, or sealed by the client."""
+
+    data: bytes | bytearray | memoryview
+    secret: bytes
+    last: bool
+
+
+def batch_segments(profile: Profile) -> int:
+    """How many segments are sealed and sent together: what fills the holders' messages."""
+    piece = piece_length(SEALED_SEGMENT, profile.k)
+    return min(BATCH_SEGMENTS_MAX, -(-LOAD_MESSAGE_BYTES // piece))
+
+
 def _seal_and_encode(
-    clock: Clock, secret: bytes, plan: PutPlan, last: bool, plaintext: bytearray | memoryview
+    clock: Clock, plan: PutPlan, segments: Sequence[_Segment], content: Hasher | None
 ) -> Prepared:
-    """One segment in a worker thread: seal into the stripe's buffer, then encode."""
-    started = clock()
-    buffer = stripe_buffer(plan.profile, len(plaintext) + SEAL_OVERHEAD)
-    length = seal_segment_into(secret, plan.blob, plan.record, last, plaintext, memoryview(buffer))
-    sealed = clock()
-    stripe = encode_stripe(plan.profile, buffer, length)
-    return Prepared(stripe, len(plaintext), sealed - started, clock() - sealed)
+    """Some segments in a worker thread: seal into the messages to the holders, then encode.
+
+    ``content`` takes in the plaintext while it is in the cache.
+    """
+    stripes = StripeBatch(plan.profile, [len(each.data) + SEAL_OVERHEAD for each in segments])
+    seal_seconds = encode_seconds = 0.0
+    length = 0
+    for number, each in enumerate(segments):
+        started = clock()
+        if content is not None:
+            content.update(each.data)
+        pieces = stripes.data_pieces(number)
+        seal_segment_pieces_into(each.secret, plan.blob, plan.record, each.last, each.data, pieces)
+        sealed = clock()
+        stripes.encode(number)
+        seal_seconds += sealed - started
+        encode_seconds += clock() - sealed
+        length += len(each.data)
+    stripes.close()
+    return Prepared(stripes, length, seal_seconds, encode_seconds)
 
 
-def _encode(clock: Clock, plan: PutPlan, sealed: bytes) -> Prepared:
+def _encode(clock: Clock, plan: PutPlan, segments: Sequence[_Segment]) -> Prepared:
     started = clock()
-    buffer = stripe_buffer(plan.profile, len(sealed))
-    buffer[: len(sealed)] = sealed
-    stripe = encode_stripe(plan.profile, buffer, len(sealed))
-    return Prepared(stripe, len(sealed) - SEAL_OVERHEAD, 0.0, clock() - started)
+    stripes = StripeBatch(plan.profile, [len(each.data) for each in segments])
+    length = 0
+    for number, each in enumerate(segments):
+        scatter(each.data, stripes.data_pieces(number), 0)
+        stripes.encode(number)
+        length += len(each.data) - SEAL_OVERHEAD
+    stripes.close()
+    return Prepared(stripes, length, 0.0, clock() - started)
 
 
 class PutSession:
@@ -136,15 +181,21 @@ class PutSession:
         metrics: Metrics,
         plan: PutPlan,
         deadline_seconds: float,
+        content: Hasher | None = None,
     ) -> None:
+        """``content`` takes in the plaintext as it is sealed."""
         self._runtime = runtime
+        self._content = content
         self._fanout = fanout
         self._identity = identity
         self._metrics = metrics
         self._plan = plan
         self._dek = runtime.random(32) if plan.client_seal is None else b""
         self._pending: bytearray | memoryview = bytearray()
-        self._jobs: deque[asyncio.Task[Prepared]] = deque()
+        self._batch: list[_Segment] = []
+        self._batch_segments = batch_segments(plan.profile)
+        self._job: asyncio.Task[Prepared] | None = None
+        self._ended = False
         self._segment = 0
         self._length = 0
         self._short_seen = False
@@ -167,7 +218,7 @@ class PutSession:
             Unavailable: too few holders are left.
         """
         if self._plan.client_seal is not None:
-            await self._write_sealed(bytes(data))
+            await self._write_sealed(data)
             return
         self._length += len(data)
         view = memoryview(data)
@@ -188,11 +239,9 @@ class PutSession:
     async def _seal(self, *, last: bool) -> None:
         plaintext, self._pending = self._pending, bytearray()
         secret = segment_secret(self._dek, self._segment)
-        await self._start(
-            partial(_seal_and_encode, self._runtime.monotonic, secret, self._plan, last, plaintext)
-        )
+        await self._add(_Segment(plaintext, secret, last))
 
-    async def _write_sealed(self, sealed: bytes) -> None:
+    async def _write_sealed(self, sealed: bytes | bytearray | memoryview) -> None:
         if not SEAL_OVERHEAD <= len(sealed) <= SEALED_SEGMENT or self._short_seen:
             raise Invalid(
                 f"a sealed segment has {SEALED_SEGMENT} bytes, only the last one may be shorter",
@@ -200,24 +249,55 @@ class PutSession:
             )
         self._short_seen = len(sealed) < SEALED_SEGMENT
         self._length += len(sealed) - SEAL_OVERHEAD
-        await self._start(partial(_encode, self._runtime.monotonic, self._plan, sealed))
+        await self._add(_Segment(sealed, b"", self._short_seen))
 
-    async def _start(self, job: Callable[[], Prepared]) -> None:
+    async def _add(self, segment: _Segment) -> None:
         if self._segment >= SEGMENTS_MAX:
             raise Invalid(
                 f"a blob has at most {SEGMENTS_MAX} segments; split it", reason="too-large"
             )
         self._segment += 1
-        self._jobs.append(self._runtime.spawn(self._runtime.compute(job), name="seal"))
-        while len(self._jobs) >= PIPELINE:
-            await self._send_one()
+        self._batch.append(segment)
+        if len(self._batch) >= self._batch_segments:
+            await self._start()
 
-    async def _send_one(self) -> None:
-        prepared = await self._jobs.popleft()
-        self._metrics.count("put_bytes_total", prepared.plaintext_length)
-        self._metrics.count("seal_seconds_total", prepared.seal_seconds)
-        self._metrics.count("encode_seconds_total", prepared.encode_seconds)
-        await self._writer.write(prepared.stripe)
+    async def _start(self) -> None:
+        """Set to work on the batch at hand, and send the one before meanwhile."""
+        done = await self._job if self._job is not None else None
+        batch, self._batch, self._job = self._batch, [], None
+        if batch:
+            clock, plan = self._runtime.monotonic, self._plan
+            job = (
+                partial(_seal_and_encode, clock, plan, batch, self._content)
+                if plan.client_seal is None
+                else partial(_encode, clock, plan, batch)
+            )
+            self._job = self._runtime.spawn(self._runtime.compute(job), name="seal")
+        if done is not None:
+            self._metrics.count("put_bytes_total", done.plaintext_length)
+            self._metrics.count("seal_seconds_total", done.seal_seconds)
+            self._metrics.count("encode_seconds_total", done.encode_seconds)
+            await self._writer.write(done.stripes)
+
+    async def end(self, plaintext_length: int) -> None:
+        """Seal and send what is left: no more is written.
+
+        Raises:
+            Invalid: the length differs from what was written.
+            Unavailable: too few holders are left.
+        """
+        if plaintext_length != self._length:
+            raise Invalid(
+                f"the trailer says {plaintext_length} bytes, {self._length} were sent",
+                reason="wrong-length",
+            )
+        if self._plan.client_seal is None:
+            await self._seal(last=True)
+        elif self._segment != Geometry(self._length, self._plan.profile).segments:
+            raise Invalid("the sealed segments do not add up to the length", reason="wrong-length")
+        while self._batch or self._job is not None:
+            await self._start()
+        self._ended = True
 
     async def finish(
         self,
@@ -234,19 +314,10 @@ class PutSession:
             Invalid: the length differs from what was sent, or malformed metadata.
             Unavailable: fewer than k+1 holders made their shard durable.
         """
-        if plaintext_length != self._length:
-            raise Invalid(
-                f"the trailer says {plaintext_length} bytes, {self._length} were sent",
-                reason="wrong-length",
-            )
-        if self._plan.client_seal is None:
-            if metadata:
-                Metadata.decode(metadata)
-            await self._seal(last=True)
-        elif self._segment != Geometry(self._length, self._plan.profile).segments:
-            raise Invalid("the sealed segments do not add up to the length", reason="wrong-length")
-        while self._jobs:
-            await self._send_one()
+        if metadata and self._plan.client_seal is None:
+            Metadata.decode(metadata)
+        if not self._ended:
+            await self.end(plaintext_length)
         shard_digests = self._writer.shard_digests()
         core, key_row = self._rows(metadata, sealed_metadata, shard_digests)
         layout = self._layout(shard_digests)
@@ -358,10 +429,10 @@ class PutSession:
         await asyncio.shield(self._runtime.spawn(self._abort(), name="put-abort"))
 
     async def _abort(self) -> None:
-        jobs, self._jobs = list(self._jobs), deque()
-        for job in jobs:
+        job, self._job = self._job, None
+        if job is not None:
             job.cancel()
-        await asyncio.gather(*jobs, return_exceptions=True)
+            await asyncio.gather(job, return_exceptions=True)
         await self._writer.abort()
 
 

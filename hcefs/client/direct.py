@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from hcefs.blobs.get import BlobReader, GetPlan, Secrets
-from hcefs.blobs.put import NodeIdentity, PutDone, PutPlan, PutSession
+from hcefs.blobs.put import Hasher, NodeIdentity, PutDone, PutPlan, PutSession
 from hcefs.client.authorize import Authorizer, Right, Scope
 from hcefs.client.channels import Channels
 from hcefs.client.connection import Connection
@@ -120,6 +120,7 @@ class DirectClient(StatClient):
         salt: bytes,
         previous_leaf: bytes,
         expected_length: int,
+        content: Hasher | None,
     ) -> PutSession:
         """A put session whose lanes end at the holders."""
         cluster_map = await self.cluster_map()
@@ -152,6 +153,7 @@ class DirectClient(StatClient):
             self._direct_metrics,
             plan,
             DEADLINE_SECONDS,
+            content,
         )
 
     async def _direct_finish(

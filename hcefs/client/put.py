@@ -292,6 +292,7 @@ class PutClient(PackPutClient):
 
     async def _send_direct(self, order: PutOrder, attempt: Attempt, source: Source) -> Stored:
         """One attempt straight to the holders."""
+        hasher = blake3_hasher()
         session = await self._direct_session(
             order.right,
             attempt.blob,
@@ -303,18 +304,18 @@ class PutClient(PackPutClient):
             attempt.salt,
             order.previous_leaf,
             order.expected_length,
+            hasher if order.sign_content else None,
         )
         finished = False
-        hasher, length = blake3_hasher(), 0
+        length = 0
         try:
             async with aclosing(read_pieces(source, self.runtime)) as pieces:
                 async for piece in pieces:
-                    if order.sign_content:
-                        await self.runtime.compute(hasher.update, piece)
                     await session.write(piece)
                     length += len(piece)
                     if order.progress is not None:
                         order.progress(length)
+            await session.end(length)
             digest = hasher.digest() if order.sign_content else b""
             metadata = self._metadata(order, attempt, digest).encode()
             done = await self._direct_finish(session, order.record, attempt.blob, length, metadata)

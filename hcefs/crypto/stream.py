@@ -140,6 +140,45 @@ def seal_segment_into(
     return sealed_length
 
 
+def seal_segment_pieces_into(
+    secret: bytes,
+    blob: BlobId,
+    record: RecordId,
+    last: bool,
+    plaintext: Buffer,
+    pieces: Sequence[memoryview],
+) -> int:
+    """Seal a segment into pieces that lie anywhere, laid end to end; returns the length.
+
+    The pieces may be longer than needed and must not overlap the plaintext.
+
+    Raises:
+        Invalid: as :func:`seal_segment_into`.
+    """
+    sealed_length = _check_plaintext(plaintext, last) + SEAL_OVERHEAD
+    for piece in pieces:
+        _check_room(0, piece)
+    if sum(map(len, pieces)) < sealed_length:
+        raise Invalid(f"the output pieces must hold {sealed_length} bytes", reason="bad-buffer")
+    scatter(hkdf_expand(secret, _COMMITMENT_INFO), pieces, 0)
+    encryptor = Cipher(AES256(hkdf_expand(secret, _KEY_INFO)), GCM(_NONCES[last])).encryptor()
+    encryptor.authenticate_additional_data(_aad(blob, record))
+    view, done, tag_start = memoryview(plaintext).cast("B"), 0, sealed_length - TAG_SIZE
+    for part in _span(pieces, COMMITMENT_SIZE, tag_start):
+        done += encryptor.update_into(view[done : done + len(part)], part)
+    encryptor.finalize()
+    scatter(encryptor.tag, pieces, tag_start)
+    return sealed_length
+
+
+def scatter(data: Buffer, pieces: Sequence[memoryview], start: int) -> None:
+    """Copy ``data`` to position ``start`` of the pieces laid end to end."""
+    view = memoryview(data).cast("B")
+    for part in _span(pieces, start, start + len(view)):
+        part[:] = view[: len(part)]
+        view = view[len(part) :]
+
+
 def seal_segment(
     secret: bytes, blob: BlobId, record: RecordId, last: bool, plaintext: Buffer
 ) -> bytes:

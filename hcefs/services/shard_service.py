@@ -20,7 +20,7 @@ from hcefs.runtime import Runtime
 from hcefs.services.desk import Asked, Desk, Permit, blob_id
 from hcefs.services.messages import decoded, pages
 from hcefs.services.serving import served, streamed
-from hcefs.transport.framing import DataFrame, frame_data, parse
+from hcefs.transport.framing import DataFrame, parse
 from hcefs.transport.grpc_peers import HEAD_KEY, observe
 from hcefs.transport.limit import Gate
 from hcefs.transport.peers import Call, Heads, LoadHeader, Peer, ShardRows, ShardStart
@@ -193,9 +193,9 @@ class ShardService:
         try:
             header = await download.header()
             yield shard_pb2.LoadResponse(header=wire_header(header)).SerializeToString()
-            async for data in download.messages():
+            async for frame in download.frames():
                 permit()
-                yield frame_data(data)
+                yield frame
         finally:
             await download.cancel()
 

@@ -1,4 +1,4 @@
-"""From one sealed segment to the n pieces of its stripe, and back.  Pure; runs in worker threads.
+"""From sealed segments to the n pieces of their stripes, and back.  Pure; runs in worker threads.
 
 Invariant: the pieces of a stripe have one length, the padding is zero and is
 covered by the digests.
@@ -6,18 +6,66 @@ covered by the digests.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hcefs.erasure.codec import codec_for
 from hcefs.erasure.scheme import Profile, piece_length
 from hcefs.errors import Corrupt
-from hcefs.integrity import blake3_digest
+from hcefs.integrity import blake3_digest, crc32c
+from hcefs.transport.framing import Frame
+
+
+class StripeBatch:
+    """Consecutive stripes on their way to the holders, made in the messages that carry them.
+
+    Use: fill the data pieces of each stripe in order, ``encode`` each, ``close``.  Each
+    index has one message with its pieces of all the stripes.
+    """
+
+    def __init__(self, profile: Profile, sealed_lengths: Sequence[int]) -> None:
+        self._profile = profile
+        self._sealed_lengths = sealed_lengths
+        self._sizes = [piece_length(length, profile.k) for length in sealed_lengths]
+        self.frames = tuple(Frame(sum(self._sizes), checksummed=True) for _ in range(profile.n))
+        self._rooms = [frame.room for frame in self.frames]
+        self.digests: tuple[list[bytes], ...] = tuple([] for _ in self.frames)
+
+    @property
+    def shard_bytes(self) -> int:
+        """What it adds to each shard."""
+        return sum(self._sizes)
+
+    def data_pieces(self, stripe: int) -> list[memoryview]:
+        """Where the sealed segment of a stripe goes, its pieces laid end to end."""
+        return self._pieces(stripe)[: self._profile.k]
+
+    def _pieces(self, stripe: int) -> list[memoryview]:
+        start = sum(self._sizes[:stripe])
+        return [room[start : start + self._sizes[stripe]] for room in self._rooms]
+
+    def encode(self, stripe: int) -> None:
+        """Pad the data pieces of a stripe with zeros, and compute its parity and digests."""
+        pieces, k = self._pieces(stripe), self._profile.k
+        filled = self._sealed_lengths[stripe]
+        for piece in pieces[:k]:
+            if filled < len(piece):
+                piece[filled:] = bytes(len(piece) - filled)
+            filled = max(0, filled - len(piece))
+        codec_for(self._profile).encode_into(pieces[:k], pieces[k:])
+        for digests, piece in zip(self.digests, pieces, strict=True):
+            digests.append(blake3_digest(piece))
+
+    def close(self) -> None:
+        """Finish the messages."""
+        self._rooms = []
+        for frame in self.frames:
+            frame.close(crc32c(frame.data))
 
 
 @dataclass(frozen=True)
 class EncodedStripe:
-    """The n pieces of one stripe and their BLAKE3 digests, by index."""
+    """The n pieces of one stripe, a pack's body, and their BLAKE3 digests, by index."""
 
     pieces: tuple[memoryview, ...]
     digests: tuple[bytes, ...]

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -28,6 +29,7 @@ from hcefs.formats.shard import HEADER_SIZE
 from hcefs.metrics import Metrics
 from hcefs.runtime import Runtime
 from hcefs.store.interface import ShardReader, ShardWriter
+from hcefs.transport.framing import Frame
 from hcefs.transport.peers import LOAD_MESSAGE_BYTES, LoadHeader, Piece, ShardRows, ShardStart
 
 T = TypeVar("T")
@@ -60,10 +62,17 @@ async def whole(runtime: Runtime, job: Callable[[], T]) -> T:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        while not task.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([task])
+        await ended(task)
         raise
+
+
+async def ended(task: asyncio.Task[T]) -> None:
+    """Wait until a task has ended, however often the caller is cancelled meanwhile."""
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([task])
+    if not task.cancelled():
+        task.exception()  # whoever waits here wants no result
 
 
 class LocalUpload:
@@ -93,6 +102,9 @@ class LocalUpload:
         if self._received > self._bytes_max:
             raise Invalid("a shard is longer than a blob can be", reason="too-large")
         await self._runtime.disk(self._write, pieces)
+
+    async def send_frame(self, frame: Frame) -> None:
+        await self.send((frame.data,))
 
     def _write(self, pieces: Sequence[Piece]) -> None:
         with self._turn:
@@ -151,24 +163,50 @@ class LocalDownload:
     async def header(self) -> LoadHeader:
         return self._header
 
-    async def messages(self) -> AsyncIterator[Piece]:
+    def messages(self) -> AsyncIterator[Piece]:
+        return self._messages(bare=True)
+
+    def frames(self) -> AsyncIterator[bytes]:
+        return self._messages(bare=False)
+
+    async def _messages(self, *, bare: bool) -> AsyncGenerator[bytes, None]:
+        """Reads one message ahead, so that the disk works while the network does."""
+        readings: deque[asyncio.Task[tuple[bytes, float]]] = deque()
         try:
-            segment, end = self._first, self._first + self._count
-            while segment < end:
-                offset = self._geometry.offset_of(segment)
-                length, upto = 0, segment
-                while upto < end and length < LOAD_MESSAGE_BYTES:
-                    length += self._geometry.piece_of(upto)
-                    upto += 1
-                started = self._runtime.monotonic()
-                data = await whole(
-                    self._runtime, partial(self._reader.read_at, HEADER_SIZE + offset, length)
-                )
-                self._metrics.count("load_seconds_total", self._runtime.monotonic() - started)
-                yield data
-                segment = upto
+            for offset, length in self._spans():
+                job = partial(self._read, HEADER_SIZE + offset, length, bare)
+                readings.append(self._runtime.spawn(self._runtime.disk(job), name="shard-read"))
+                if len(readings) > 1:
+                    yield await self._first_of(readings)
+            while readings:
+                yield await self._first_of(readings)
         finally:
+            for reading in readings:
+                await ended(reading)
             await self.cancel()
+
+    async def _first_of(self, readings: deque[asyncio.Task[tuple[bytes, float]]]) -> bytes:
+        message, seconds = await asyncio.shield(readings[0])
+        readings.popleft()
+        self._metrics.count("load_seconds_total", seconds)
+        return message
+
+    def _spans(self) -> Iterator[tuple[int, int]]:
+        """Where each message's pieces lie: offset and length."""
+        segment, end = self._first, self._first + self._count
+        while segment < end:
+            offset, length = self._geometry.offset_of(segment), 0
+            while segment < end and length < LOAD_MESSAGE_BYTES:
+                length += self._geometry.piece_of(segment)
+                segment += 1
+            yield offset, length
+
+    def _read(self, offset: int, length: int, bare: bool) -> tuple[bytes, float]:
+        started = self._runtime.monotonic()
+        frame = Frame(length, bare=bare)
+        self._reader.read_into(offset, frame.room)
+        frame.close()
+        return frame.message, self._runtime.monotonic() - started
 
     async def cancel(self) -> None:
         if self._open:

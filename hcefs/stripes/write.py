@@ -19,7 +19,8 @@ from hcefs.ids import AccountId
 from hcefs.integrity import shard_digest
 from hcefs.placement.ring import Seat
 from hcefs.runtime import Runtime
-from hcefs.stripes.stripe import EncodedStripe
+from hcefs.stripes.stripe import StripeBatch
+from hcefs.transport.framing import Frame
 from hcefs.transport.peers import (
     LOAD_MESSAGE_BYTES,
     Call,
@@ -58,7 +59,7 @@ class _Lane:
 
     def __init__(self, seat: Seat) -> None:
         self.seat = seat
-        self.queue: asyncio.Queue[list[Piece] | ShardRows] = asyncio.Queue(QUEUE_MESSAGES)
+        self.queue: asyncio.Queue[Frame | ShardRows] = asyncio.Queue(QUEUE_MESSAGES)
         self.digests: list[bytes] = []
         self.error: HcefsError | None = None
         self.begun = asyncio.Event()
@@ -94,8 +95,7 @@ class StripeWriter:
         self._deadline = deadline_seconds
         self._expected_length = expected_length
         self._lanes = [_Lane(seat) for seat in sorted(seats, key=lambda seat: seat.index)]
-        self._batch: list[EncodedStripe] = []
-        self._batch_bytes = 0
+        self._batch: StripeBatch | None = None
         self._sent_bytes = 0
         self._streaming = False
 
@@ -104,31 +104,32 @@ class StripeWriter:
         """Fewest durable shards that may be acknowledged: k+1."""
         return self._profile.k + 1
 
-    async def write(self, stripe: EncodedStripe) -> None:
-        """Send one stripe, waiting while holders are behind.
+    async def write(self, batch: StripeBatch) -> None:
+        """Send the next stripes, waiting while holders are behind.
+
+        Only the last batch may be shorter than a message.
 
         Raises:
             Unavailable: fewer than k+1 holders are left.
         """
         for lane in self._lanes:
-            lane.digests.append(stripe.digests[lane.seat.index])
-        self._batch.append(stripe)
-        self._sent_bytes += len(stripe.pieces[0])
-        self._batch_bytes += len(stripe.pieces[0])
-        if self._batch_bytes >= LOAD_MESSAGE_BYTES:
+            lane.digests += batch.digests[lane.seat.index]
+        self._batch = batch
+        self._sent_bytes += batch.shard_bytes
+        if batch.shard_bytes >= LOAD_MESSAGE_BYTES:
             await self.flush()
 
     async def flush(self) -> None:
-        """Send what is batched."""
+        """Send what is held back."""
         if not self._streaming:
             self._streaming = True
             for lane in self._lanes:
                 lane.task = self._runtime.spawn(self._run(lane), name=f"store-{lane.seat.index}")
-        batch, self._batch, self._batch_bytes = self._batch, [], 0
-        if batch:
-            await self._offer(lambda lane: [stripe.pieces[lane.seat.index] for stripe in batch])
+        batch, self._batch = self._batch, None
+        if batch is not None:
+            await self._offer(lambda lane: batch.frames[lane.seat.index])
 
-    async def _offer(self, message: Callable[[_Lane], list[Piece] | ShardRows]) -> None:
+    async def _offer(self, message: Callable[[_Lane], Frame | ShardRows]) -> None:
         self._require()
         behind: list[Awaitable[None]] = []
         for lane in self._lanes:
@@ -142,7 +143,7 @@ class StripeWriter:
             await asyncio.gather(*behind)
         self._require()
 
-    async def _put(self, lane: _Lane, message: list[Piece] | ShardRows) -> None:
+    async def _put(self, lane: _Lane, message: Frame | ShardRows) -> None:
         try:
             async with self._runtime.timeout(self._deadline):
                 await lane.queue.put(message)
@@ -196,9 +197,9 @@ class StripeWriter:
 
     async def _finish_whole(self, rows: Callable[[bytes], ShardRows]) -> Stored:
         """One call to each holder with all that it is to keep."""
-        batch, self._batch = self._batch, []
+        batch, self._batch = self._batch, None
         for lane in self._lanes:
-            pieces = [stripe.pieces[lane.seat.index] for stripe in batch]
+            pieces = () if batch is None else (batch.frames[lane.seat.index].data,)
             lane.task = self._runtime.spawn(
                 self._whole(lane, pieces, rows(b"".join(lane.digests))),
                 name=f"store-{lane.seat.index}",
@@ -272,7 +273,7 @@ class StripeWriter:
                     lane.listed = await upload.finish(message)
                     lane.durable = True
                     return
-                await upload.send(message)
+                await upload.send_frame(message)
         except HcefsError as error:
             self._fail(lane, error)
         except TimeoutError:

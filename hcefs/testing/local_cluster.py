@@ -29,6 +29,7 @@ from hcefs.store.memory import memory_stores
 from hcefs.stripes.fanout import Fanout
 from hcefs.stripes.hedge import HedgeTimer
 from hcefs.stripes.holder import Holder
+from hcefs.transport.framing import Frame, frame_data
 from hcefs.transport.peers import (
     Call,
     Entry,
@@ -176,6 +177,9 @@ class _FaultyUpload:
         self._sent += 1
         await self._upload.send(pieces)
 
+    async def send_frame(self, frame: Frame) -> None:
+        await self.send((frame.data,))
+
     async def finish(self, rows: ShardRows) -> bool:
         if self._sent == self._faults.dies_after_messages:
             self._faults.down = True
@@ -207,6 +211,10 @@ class _FaultyDownload:
                 message = _damaged(message)
             sent += 1
             yield message
+
+    async def frames(self) -> AsyncIterator[bytes]:
+        async for message in self.messages():
+            yield frame_data(message)
 
     async def cancel(self) -> None:
         await self._download.cancel()

@@ -17,6 +17,7 @@ Source: the protobuf encoding, https://protobuf.dev/programming-guides/encoding/
 
 from __future__ import annotations
 
+import ctypes
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,6 +49,56 @@ class DataFrame:
 
     data: memoryview
     crc32c: int | None
+
+
+# How the C API says to build bytes in place.  Prototypes of our own: argtypes set on
+# ctypes.pythonapi itself would be shared with other libraries.
+_new_bytes = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t)(
+    ("PyBytes_FromStringAndSize", ctypes.pythonapi)
+)
+_address_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object)(
+    ("PyBytes_AsString", ctypes.pythonapi)
+)
+_view_of = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int)(
+    ("PyMemoryView_FromMemory", ctypes.pythonapi)
+)
+_WRITABLE = 0x200
+
+
+class Frame:
+    """A data message that is built in place, so that its payload is never copied into it.
+
+    Use: fill the ``room``, call ``close``, then send ``message``.  With ``bare`` the
+    message is the payload alone, without framing.
+
+    Not guaranteed: anything about the room after ``close``, or once the frame is gone;
+    views of ``data`` keep the bytes alive, views of the room do not.
+    """
+
+    __slots__ = ("_room", "_start", "data", "message")
+
+    def __init__(self, size: int, *, checksummed: bool = False, bare: bool = False) -> None:
+        head = b"" if bare else _DATA_TAG + _varint(size)
+        tail = _CHECKSUM_SIZE if checksummed else 0
+        self.message: bytes = _new_bytes(None, len(head) + size + tail)
+        self._start = len(head)
+        self._room: memoryview = _view_of(_address_of(self.message), len(self.message), _WRITABLE)
+        self._room[: self._start] = head
+        self.data = memoryview(self.message)[self._start : self._start + size]
+
+    @property
+    def room(self) -> memoryview:
+        """Where the payload goes."""
+        return self._room[self._start : self._start + len(self.data)]
+
+    def close(self, crc32c: int | None = None) -> None:
+        """Finish the message; ``crc32c`` of the payload, if it is to carry one."""
+        end = self._start + len(self.data)
+        if crc32c:
+            self._room[end:] = _CRC32C_TAG + _FIXED32.pack(crc32c)
+        self._room.release()
+        if crc32c == 0:  # proto3 does not write a zero
+            self.message = self.message[:end]
 
 
 def frame_data(payload: Buffer, crc32c: int | None = None) -> bytes:

@@ -20,7 +20,7 @@ from hcefs.ids import AccountId
 from hcefs.integrity import crc32c_of
 from hcefs.placement.cluster_map import Node
 from hcefs.runtime import Runtime
-from hcefs.transport.framing import DataFrame, frame_pieces, parse
+from hcefs.transport.framing import DataFrame, Frame, frame_pieces, parse
 from hcefs.transport.peers import (
     Call,
     Entry,
@@ -447,6 +447,9 @@ class _Upload:
     async def send(self, pieces: Sequence[Piece]) -> None:
         await self.write(frame_pieces(pieces, crc32c_of(pieces)))
 
+    async def send_frame(self, frame: Frame) -> None:
+        await self.write(frame.message)
+
     async def finish(self, rows: ShardRows) -> bool:
         await self.write(shard_pb2.StoreRequest(finish=finish_of(rows)).SerializeToString())
 
@@ -498,11 +501,15 @@ class _Download:
         return header_of(frame.header)
 
     async def messages(self) -> AsyncIterator[Piece]:
-        while (message := await self._next()) is not None:
+        async for message in self.frames():
             frame = parse(message, shard_pb2.LoadResponse)
             if not isinstance(frame, DataFrame):
                 raise Corrupt("the holder sent a second header", reason="bad-message")
             yield frame.data
+
+    async def frames(self) -> AsyncIterator[bytes]:
+        while (message := await self._next()) is not None:
+            yield message
 
     async def _next(self) -> bytes | None:
         try:

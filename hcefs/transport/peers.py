@@ -17,6 +17,7 @@ from typing import Protocol
 
 from hcefs.ids import AccountId, BlobId, GrantId, RecordId, RequestId
 from hcefs.placement.cluster_map import Node
+from hcefs.transport.framing import Frame
 
 Piece = bytes | memoryview
 """One piece, or a view of one in a buffer that stays unchanged while it is sent."""
@@ -105,6 +106,9 @@ class ShardUpload(Protocol):
     async def send(self, pieces: Sequence[Piece]) -> None:
         """Send whole pieces, in order; waits while the holder is behind."""
 
+    async def send_frame(self, frame: Frame) -> None:
+        """The same with the pieces in a finished message."""
+
     async def finish(self, rows: ShardRows) -> bool:
         """Return when file, folder and rows are durable.
 
@@ -124,6 +128,9 @@ class ShardDownload(Protocol):
 
     def messages(self) -> AsyncIterator[Piece]:
         """Whole pieces, in order, several joined in one message."""
+
+    def frames(self) -> AsyncIterator[bytes]:
+        """The same as data messages that can be sent on."""
 
     async def cancel(self) -> None:
         """Stop; frees the holder's stream.  Idempotent."""

@@ -17,7 +17,7 @@ from hcefs.ids import BlobId, RecordId
 from hcefs.integrity import crc32c
 from hcefs.ledger import follower
 from hcefs.placement.cluster_map import Node
-from hcefs.transport.framing import frame_data
+from hcefs.transport.framing import Frame, frame_data
 from hcefs.transport.peers import Peer, Piece, ShardRows, ShardStart, ShardUpload
 from hcefs.wire.v1 import shard_pb2
 from tests.services.requests import (
@@ -72,6 +72,9 @@ class _LiarsUpload:
 
     async def send(self, pieces: Sequence[Piece]) -> None:
         await self._liar.note(self._upload.send(self._liar._pieces(pieces)))
+
+    async def send_frame(self, frame: Frame) -> None:
+        await self.send((frame.data,))
 
     async def finish(self, rows: ShardRows) -> bool:
         return bool(await self._liar.note(self._upload.finish(self._liar._rows(rows))))

@@ -200,8 +200,9 @@ class Stuck:
 
 async def test_client_vanishes_in_the_middle(rig: Rig) -> None:
     node, blob = rig.nodes[1], rig.new_blob()
-    # Enough for a full message to each holder: only then are their streams opened.
-    data = [MARK + rig.runtime.random(SEGMENT_SIZE - len(MARK)) for _ in range(6)]
+    # Enough for two full messages to each holder: the first is sent, and its stream opened,
+    # when the second is begun.
+    data = [MARK + rig.runtime.random(SEGMENT_SIZE - len(MARK)) for _ in range(10)]
     stuck = Stuck(rig, node, put_messages(rig, node, blob, data)[:-1])
     await rig.until(lambda: all(rig.temporaries(other) for other in rig.nodes))
     assert node.process.gate.held == 1
@@ -213,7 +214,7 @@ async def test_client_vanishes_in_the_middle(rig: Rig) -> None:
 async def test_client_vanishes_at_the_start(rig: Rig, delay_ms: int) -> None:
     """At whatever moment: while holders are being called, while their files are made."""
     node, blob = rig.nodes[1], rig.new_blob()
-    data = [MARK + rig.runtime.random(SEGMENT_SIZE - len(MARK)) for _ in range(6)]
+    data = [MARK + rig.runtime.random(SEGMENT_SIZE - len(MARK)) for _ in range(10)]
     stuck = Stuck(rig, node, put_messages(rig, node, blob, data)[:-1])
     await rig.until(lambda: node.process.gate.held == 1)
     await rig.runtime.sleep(delay_ms / 1000)
