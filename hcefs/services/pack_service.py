@@ -36,6 +36,7 @@ from hcefs.runtime import Runtime
 from hcefs.services.batch_desk import AskedBatch, BatchDesk, require_writer
 from hcefs.services.desk import Desk
 from hcefs.services.messages import decoded
+from hcefs.services.pack_answers import Framer
 from hcefs.services.serving import served, streamed
 from hcefs.stripes.checks import check_commit_by
 from hcefs.stripes.pack_checks import ROWS_BYTES_MAX, check_generation, check_groups, rows_bytes
@@ -44,7 +45,7 @@ from hcefs.stripes.pack_rows import Key, PackedRow
 from hcefs.stripes.pack_write import PackBody, PackPlan, PackWriter
 from hcefs.transport.framing import DataFrame, frame_data, parse
 from hcefs.transport.limit import ByteGate, Gate
-from hcefs.transport.pack_messages import batch_blobs, batch_groups, failure_of, pack_group
+from hcefs.transport.pack_messages import batch_blobs, batch_groups, pack_group
 from hcefs.transport.packs import BatchCall, PackGroupRows
 from hcefs.transport.peers import Call
 from hcefs.wire.v1 import blob_pb2, pack_pb2
@@ -54,9 +55,6 @@ STALL_SECONDS = 60.0
 """A client that sends nothing for so long has vanished."""
 
 ARRIVING_MAX = 256
-ANSWER_BYTES = 900 << 10
-"""Of one answer of ``GetMany``, unless a single payload has more."""
-
 GET_BYTES = 12 << 20
 """What one get of packed payloads holds at most."""
 
@@ -370,62 +368,6 @@ class PackService:
         if data:
             self.metrics.count("get_bytes_total", len(data))
             yield frame_data(data)
-
-
-class Framer:
-    """Makes answers of payloads: neighbours of one pack and record share a part."""
-
-    def __init__(self) -> None:
-        self._parts: list[pack_pb2.PackedPart] = []
-        self._of: tuple[Any, ...] | None = None
-        self._size = 0
-
-    def take(self, payloads: Iterable[PackedPayload]) -> Iterable[bytes]:
-        """Enter payloads; the answers that are full."""
-        for payload in payloads:
-            message = _payload_message(payload)
-            size = len(payload.sealed) + 512
-            if payload.row is not None and payload.error is None:
-                size += len(payload.row.encoded) + len(payload.row.proof)
-            if self._size and self._size + size > ANSWER_BYTES:
-                yield from self.rest()
-            self._enter(payload)
-            self._parts[-1].payloads.append(message)
-            self._size += size
-
-    def _enter(self, payload: PackedPayload) -> None:
-        row = payload.row if payload.error is None else None
-        name = (*payload.key[:2], row.part.opening if row else None)
-        if self._parts and self._of == name:
-            return
-        self._of = name
-        part = pack_pb2.PackedPart(record_id=bytes(payload.key[1]), base=bytes(payload.key[0]))
-        if row is not None:
-            part.envelope = row.part.envelope
-            part.opening = row.part.opening
-            self._size += len(part.envelope) + len(part.opening)
-        self._parts.append(part)
-
-    def rest(self) -> Iterable[bytes]:
-        """What was not given yet."""
-        parts, self._parts, self._of, self._size = self._parts, [], None, 0
-        if parts:
-            yield pack_pb2.GetManyResponse(parts=parts).SerializeToString()
-
-
-def _payload_message(payload: PackedPayload) -> pack_pb2.PackedPayload:
-    slot = payload.key[2]
-    if payload.error is not None or payload.row is None:
-        error = payload.error or Corrupt("a payload without rows", reason="missing-row")
-        return pack_pb2.PackedPayload(slot=slot, failure=failure_of(error))
-    row = payload.row
-    return pack_pb2.PackedPayload(
-        slot=slot,
-        core=row.encoded,
-        wrapped_key=row.wrapped,
-        proof=row.proof,
-        sealed=payload.sealed,
-    )
 
 
 def _keys(call: BatchCall) -> tuple[list[Key], list[PackedPayload]]:
