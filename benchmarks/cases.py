@@ -14,10 +14,13 @@ from benchmarks.goals import GIB, KIB, MIB
 from benchmarks.harness import CLIENT, NODES, Batch
 from benchmarks.payloads import from_file
 from hcefs.cli.cluster_files import LEDGER
+from hcefs.client.put import SMALL_BYTES
 from hcefs.errors import Invalid
 
 MODES: Final = ("gateway", "direct")
-SEALS: Final = ("node", "client")
+PACK: Final = "pack"
+SEALS: Final = ("node", "client", PACK)
+"""Who seals.  ``pack``: the client, into packs, as the SDK does unless it is told otherwise."""
 SIZES: Final = (4 * KIB, 64 * KIB, MIB, 16 * MIB, 64 * MIB, GIB)
 CONCURRENCIES: Final = (1, 4, 16)
 OPERATIONS: Final = ("put", "get", "range", "degraded")
@@ -43,6 +46,8 @@ class Case:
     @property
     def arguments(self) -> dict[str, str]:
         """What the client's put and get are told."""
+        if self.seal == PACK:
+            return {}
         chosen = {"seal": self.seal}
         # Without the argument, a client that has no direct mode still works.
         return chosen if self.mode == "gateway" else chosen | {"mode": self.mode}
@@ -94,10 +99,11 @@ QUICK_GROUPS: Final[Sequence[Mapping[Case, Sequence[str]]]] = (
         Case("direct", "client", 64 * MIB, 1): PUT_GET,
         Case("direct", "client", 64 * MIB, 4): ("put",),
     },
+    {Case("gateway", PACK, MIB, 16): PUT_GET},
     {Case("gateway", "node", MIB, 16): PUT_GET},
     {Case("gateway", "node", GIB, 1): PUT_GET},
     {Case("direct", "client", GIB, 1): PUT_GET},
-    {Case("gateway", "node", 4 * KIB, 16): PUT_GET},
+    {Case("gateway", PACK, 4 * KIB, 16): PUT_GET},
 )
 """What the goals need, and what others are compared with; and nothing else."""
 
@@ -136,6 +142,9 @@ def choose(
             case = Case(mode, seal, size, concurrency)
             if mode == "direct" and seal == "node":
                 skipped.append(Skipped(case, "in direct mode the client seals"))
+            elif seal == PACK and (mode == "direct" or size > SMALL_BYTES):
+                limit = SMALL_BYTES // MIB
+                skipped.append(Skipped(case, f"packs: up to {limit} MiB, through a gateway"))
             elif size * concurrency > IN_FLIGHT_BYTES_MAX:
                 limit = IN_FLIGHT_BYTES_MAX // GIB
                 skipped.append(Skipped(case, f"more than {limit} GiB in flight"))

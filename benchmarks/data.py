@@ -429,9 +429,8 @@ class Run:
 
 def _label(case: Case) -> str:
     unit, name = (MIB, "MiB") if case.size >= MIB else (KIB, "KiB")
-    return (
-        f"{case.size / unit:g} {name} x {case.concurrency}, {case.mode}, sealed by the {case.seal}"
-    )
+    sealed = "in packs" if case.seal == cases.PACK else f"sealed by the {case.seal}"
+    return f"{case.size / unit:g} {name} x {case.concurrency}, {case.mode}, {sealed}"
 
 
 # --- the whole --------------------------------------------------------------------------

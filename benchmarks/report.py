@@ -414,7 +414,8 @@ def _slow_panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
 
 def _bar_name(row: Mapping[str, Any]) -> str:
     size = size_text(row["size"]).replace(".0 ", " ")
-    sealed = "" if row["mode"] == "direct" else f", {row['seal']} seals"
+    who = "in packs" if row["seal"] == "pack" else f"{row['seal']} seals"
+    sealed = "" if row["mode"] == "direct" else f", {who}"
     return f"{size} x {row['concurrency']}, {row['mode']}{sealed}"
 
 

@@ -125,7 +125,7 @@ def data_(
         str, typer.Option("--concurrency", metavar="NUMBERS", help="1,4,16")
     ] = "",
     mode: Annotated[str, typer.Option("--mode", metavar="MODES", help="gateway,direct")] = "",
-    seal: Annotated[str, typer.Option("--seal", metavar="SEALS", help="node,client")] = "",
+    seal: Annotated[str, typer.Option("--seal", metavar="SEALS", help="node,client,pack")] = "",
     rounds: Annotated[
         int, typer.Option("--rounds", metavar="N", help="Times that everything is measured.")
     ] = 0,

@@ -21,7 +21,9 @@ STAGES = (
     "hop-1MiB",
     "write-fsync",
     "write-fsync-allocated",
+    "write-fsync-uncached",
     "file-read",
+    "file-read-uncached",
 )
 
 

@@ -14,17 +14,19 @@ from hcefs.errors import Invalid
 from tests.bench.results import batch, row, stages
 
 
-def test_the_defaults_measure_three_ways_and_leave_out_what_cannot_be() -> None:
+def test_the_defaults_measure_four_ways_and_leave_out_what_cannot_be() -> None:
     groups, skipped = cases.choose(cases.SIZES, cases.CONCURRENCIES, cases.MODES, cases.SEALS)
     assert {(case.mode, case.seal) for group in groups for case in group} == {
         ("gateway", "node"),
         ("gateway", "client"),
+        ("gateway", "pack"),
         ("direct", "client"),
     }
     assert all(len({(c.size, c.mode, c.seal) for c in group}) == 1 for group in groups)
     reasons = {skip.case: skip.reason for skip in skipped}
     assert "client seals" in reasons[Case("direct", "node", MIB, 1)]
     assert "in flight" in reasons[Case("gateway", "node", GIB, 16)]
+    assert "packs" in reasons[Case("gateway", "pack", GIB, 1)]
 
 
 @pytest.mark.parametrize(

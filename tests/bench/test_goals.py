@@ -58,12 +58,13 @@ def _all_rows(cost: float) -> list[dict[str, Any]]:
         for size, concurrency in ((64 * MIB, 1), (64 * MIB, 4), (GIB, 1), (MIB, 16)):
             for operation in ("put", "get", "degraded"):
                 rows.append(row(Case(*way, size, concurrency), operation, cost))
-    return rows
+    packed = Case("gateway", "pack", MIB, 16)
+    return rows + [row(packed, operation, cost) for operation in ("put", "get")]
 
 
 def test_every_figure_of_the_data_path_can_pass() -> None:
     goals = data_goals(_all_rows(2.0))
-    assert len(goals) == 20
+    assert len(goals) == 22
     assert [goal.name for goal in goals if not goal.passed] == []
 
 
@@ -71,7 +72,8 @@ def test_costs_above_the_figures_fail() -> None:
     failed = {goal.name for goal in data_goals(_all_rows(20.0)) if not goal.passed}
     assert "put 64 MiB, gateway: ratio to the limit" in failed
     assert "get 64 MiB, direct: CPU-s/GB" in failed
-    assert "put 1 MiB, 16 in flight, gateway: CPU-s/GB" in failed
+    assert "put 1 MiB, 16 in flight, gateway, in packs (the default): CPU-s/GB" in failed
+    assert "get 1 MiB, 16 in flight, gateway, the node seals: CPU-s/GB" in failed
     # These do not depend on the cost.
     assert "degraded get 64 MiB / healthy: throughput" not in failed
     assert "put 64 MiB, direct: CPU of four streams / one" not in failed
