@@ -25,7 +25,7 @@ from hcefs.services.desk import Asked, Desk, Permit, blob_id
 from hcefs.services.serving import served, streamed
 from hcefs.stripes.checks import check_commit_by
 from hcefs.stripes.hedge import HedgeTimer
-from hcefs.transport.framing import DataFrame, frame_data, parse
+from hcefs.transport.framing import DataFrame, parse
 from hcefs.transport.limit import ByteGate, Gate
 from hcefs.transport.peers import Call, Peers
 from hcefs.wire.v1 import blob_pb2
@@ -308,7 +308,7 @@ class BlobService:
                         if not begun:
                             yield blob_pb2.GetResponse(header=header).SerializeToString()
                             begun = True
-                        yield frame_data(data)
+                        yield data
             except (Corrupt, Unavailable) as error:
                 if begun or len(refused) >= LAYOUTS_MAX:
                     raise
@@ -330,7 +330,7 @@ class BlobService:
             core.plaintext_length, message.range_start, message.range_length
         )
         plan = GetPlan(call, manifest, held, start, length, secrets)
-        reader = BlobReader(self.runtime, self._peers, self.metrics, self._hedge, plan)
+        reader = BlobReader(self.runtime, self._peers, self.metrics, self._hedge, plan, framed=True)
         header = blob_pb2.GetHeader(
             plaintext_length=core.plaintext_length,
             range_start=start,
