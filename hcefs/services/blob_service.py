@@ -36,8 +36,8 @@ CLIENT_STALL_SECONDS = 60.0
 HEADER_SECONDS = 5.0
 ARRIVING_MAX = 256
 LAYOUTS_MAX = 3
-PUT_BYTES = 16 << 20
-GET_BYTES = 12 << 20
+PUT_BYTES = 24 << 20
+GET_BYTES = 16 << 20
 """What one put or get holds at most: segments in work, and two messages a lane."""
 
 LIST_PAGE = 500

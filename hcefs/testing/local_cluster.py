@@ -88,6 +88,8 @@ class Faults:
     dies_after_messages: int = -1
     waits_for: asyncio.Event | None = None
     damages_index: int = -1
+    damages_at: int = -1
+    """Which byte of a message; in the middle if negative or behind the end."""
 
     def require_up(self) -> None:
         if self.down:
@@ -176,7 +178,8 @@ class _FaultyDownload:
             self._faults.require_up()
             if self._faults.damages_index == self._index:
                 damaged = bytearray(message)
-                damaged[len(damaged) // 2] ^= 1
+                place = self._faults.damages_at
+                damaged[place if 0 <= place < len(damaged) else len(damaged) // 2] ^= 1
                 message = bytes(damaged)
             sent += 1
             yield message
