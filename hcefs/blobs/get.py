@@ -7,14 +7,13 @@ computed only after a failure, to find and drop the damaged shard.  Without keys
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
 
 from hcefs.crypto.keys import dek_commitment
 from hcefs.crypto.stream import open_segment_pieces_into, segment_secret
 from hcefs.erasure.scheme import Geometry, profile_named
 from hcefs.errors import Corrupt, Denied
-from hcefs.ids import BlobId, RecordId
 from hcefs.metrics import Metrics
 from hcefs.placement.ring import Seat
 from hcefs.runtime import Runtime
@@ -22,6 +21,7 @@ from hcefs.stripes.fanout import Manifest
 from hcefs.stripes.hedge import HedgeTimer
 from hcefs.stripes.read import Stripe, StripeReader
 from hcefs.stripes.stripe import join_sealed
+from hcefs.transport.framing import Frame
 from hcefs.transport.peers import Call, Peers
 
 SECRET_SIZE = 32
@@ -73,16 +73,90 @@ class GetPlan:
         return Geometry(core.plaintext_length, profile_named(layout.profile), core.segment_size)
 
 
+@dataclass
+class Opened:
+    """What a worker thread made of some stripes: messages, up to the first that did not open."""
+
+    messages: list[bytes] = field(default_factory=list)
+    stripes: int = 0
+    message_bytes: int = 0
+    decode_seconds: float = 0.0
+    open_seconds: float = 0.0
+    failure: Corrupt | None = None
+
+
+def _open_stripes(
+    clock: Callable[[], float], plan: GetPlan, stripes: Sequence[Stripe], framed: bool
+) -> Opened:
+    """Some stripes in a worker thread: rebuild, open into the messages to the caller."""
+    done, geometry = Opened(), plan.geometry
+    for stripe in stripes:
+        started = clock()
+        data = stripe.data(geometry.profile)
+        rebuilt = clock()
+        try:
+            frame = _open_stripe(plan, stripe, data, framed)
+        except Corrupt as error:
+            done.failure = error
+            return done
+        done.stripes += 1
+        if len(frame.data):
+            done.messages.append(frame.message)
+            done.message_bytes += len(frame.data)
+        if any(index not in stripe.pieces for index in range(geometry.profile.k)):
+            done.decode_seconds += rebuilt - started
+        done.open_seconds += clock() - rebuilt
+    return done
+
+
+def _open_stripe(plan: GetPlan, stripe: Stripe, data: list[memoryview], framed: bool) -> Frame:
+    geometry, core = plan.geometry, plan.manifest.core
+    if plan.secrets is None:
+        sealed = join_sealed(data, stripe.sealed_length)
+        frame = Frame(len(sealed), bare=not framed)
+        frame.room[:] = sealed
+        frame.close()
+        return frame
+    length = geometry.plaintext_of(stripe.segment)
+    start = stripe.segment * geometry.segment_size
+    low = min(max(plan.range_start - start, 0), length)
+    high = max(min(plan.range_start + plan.range_length - start, length), low)
+    frame = Frame(high - low, bare=not framed)
+    whole = high - low == length
+    room = frame.room if whole else memoryview(bytearray(length))
+    open_segment_pieces_into(
+        plan.secrets.of(stripe.segment),
+        core.blob,
+        core.record,
+        stripe.segment == geometry.segments - 1,
+        data,
+        stripe.sealed_length,
+        room,
+    )
+    if not whole:
+        frame.room[:] = room[low:high]
+    frame.close()
+    return frame
+
+
 class BlobReader:
     """Serves one get."""
 
     def __init__(
-        self, runtime: Runtime, peers: Peers, metrics: Metrics, hedge: HedgeTimer, plan: GetPlan
+        self,
+        runtime: Runtime,
+        peers: Peers,
+        metrics: Metrics,
+        hedge: HedgeTimer,
+        plan: GetPlan,
+        *,
+        framed: bool = False,
     ) -> None:
+        """``framed`` makes data messages of the protocol, otherwise they are plain bytes."""
+        self._framed = framed
         self._runtime = runtime
         self._metrics = metrics
         self._plan = plan
-        self._buffer = bytearray(plan.geometry.segment_size)
         self._reader = StripeReader(
             runtime,
             peers,
@@ -106,12 +180,8 @@ class BlobReader:
         """True once a shard was missing or damaged."""
         return self._reader.degraded
 
-    async def messages(
-        self, permitted: Callable[[], None]
-    ) -> AsyncGenerator[bytes | memoryview, None]:
+    async def messages(self, permitted: Callable[[], None]) -> AsyncGenerator[bytes, None]:
         """The plaintext of the range, or its sealed segments, in order.
-
-        A message is a view that is valid until the next one is asked for.
 
         ``permitted`` is called before each message and raises when the right
         has ended meanwhile.
@@ -119,57 +189,44 @@ class BlobReader:
         Raises:
             Corrupt, Unavailable: as :class:`StripeReader`.
         """
-        plan, geometry = self._plan, self._plan.geometry
-        covering = geometry.covering(plan.range_start, plan.range_length)
-        end = plan.range_start + plan.range_length
-        stripes = self._reader.stripes(covering.start, len(covering))
+        plan = self._plan
+        covering = plan.geometry.covering(plan.range_start, plan.range_length)
+        batches = self._reader.stripes(covering.start, len(covering))
         try:
-            async for stripe in stripes:
-                out: bytes | memoryview
+            async for stripes in batches:
+                opened = await self._opened(stripes)
+                for message in opened.messages:
+                    permitted()
+                    yield message
+                if opened.failure is None:
+                    continue
                 if plan.secrets is None:
-                    out = await self._runtime.compute(
-                        join_sealed, stripe.data, stripe.sealed_length
-                    )
-                else:
-                    out = await self._open(stripe, plan.secrets)
-                    start = stripe.segment * geometry.segment_size
-                    low = max(plan.range_start - start, 0)
-                    high = min(end - start, len(out))
-                    if low or high < len(out):
-                        out = out[low:high]
-                permitted()
-                if out:
-                    self._metrics.count("get_bytes_total", len(out))
-                    yield out
+                    raise opened.failure
+                mended = await self._reader.recheck(stripes[opened.stripes])
+                for stripe in (mended, *stripes[opened.stripes + 1 :]):
+                    for message in await self._reopened(stripe):
+                        permitted()
+                        yield message
         finally:
             await self._reader.close()
 
-    async def _open(self, stripe: Stripe, secrets: Secrets) -> memoryview:
-        secret = secrets.of(stripe.segment)
-        core = self._plan.manifest.core
-        last = stripe.segment == self._plan.geometry.segments - 1
-        started = self._runtime.monotonic()
-        try:
-            return await self._opened(secret, core.blob, core.record, last, stripe)
-        except Corrupt:
+    async def _reopened(self, stripe: Stripe) -> list[bytes]:
+        """One stripe, after some of those that arrived with it proved damaged."""
+        stripe = await self._reader.renewed(stripe)
+        opened = await self._opened([stripe])
+        if opened.failure is not None:
             # Damage or a wrong key: the digests tell which, and which shard.
-            mended = await self._reader.recheck(stripe)
-            return await self._opened(secret, core.blob, core.record, last, mended)
-        finally:
-            self._metrics.count("open_seconds_total", self._runtime.monotonic() - started)
+            opened = await self._opened([await self._reader.recheck(stripe)])
+        if opened.failure is not None:
+            raise opened.failure
+        return opened.messages
 
-    async def _opened(
-        self, secret: bytes, blob: BlobId, record: RecordId, last: bool, stripe: Stripe
-    ) -> memoryview:
-        """The plaintext, in the get's one buffer: valid until the next segment."""
-        length = await self._runtime.compute(
-            open_segment_pieces_into,
-            secret,
-            blob,
-            record,
-            last,
-            stripe.data,
-            stripe.sealed_length,
-            memoryview(self._buffer),
+    async def _opened(self, stripes: Sequence[Stripe]) -> Opened:
+        opened = await self._runtime.compute(
+            _open_stripes, self._runtime.monotonic, self._plan, stripes, self._framed
         )
-        return memoryview(self._buffer)[:length]
+        self._metrics.count("get_bytes_total", opened.message_bytes)
+        self._metrics.count("open_seconds_total", opened.open_seconds)
+        if opened.decode_seconds:
+            self._metrics.count("decode_seconds_total", opened.decode_seconds)
+        return opened

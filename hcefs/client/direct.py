@@ -198,7 +198,7 @@ class DirectClient(StatClient):
         )
         async with aclosing(reader.messages(_always)) as data:
             async for message in data:
-                yield bytes(message)
+                yield message
 
 
 def _always() -> None:

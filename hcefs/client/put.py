@@ -25,6 +25,7 @@ from typing import TypeGuard, cast
 from google.protobuf.message import DecodeError
 
 from hcefs.access.facts import Generation
+from hcefs.blobs.put import Hasher
 from hcefs.client.authorize import Right, Scope
 from hcefs.client.channels import Upload
 from hcefs.client.coalesce import Coalescer
@@ -39,11 +40,11 @@ from hcefs.client.put_many import (
     packs_of,
 )
 from hcefs.client.receipts import PutReceipt
-from hcefs.client.sources import Source, length_of, read_pieces, segments
+from hcefs.client.sources import Buffer, Source, length_of, read_pieces, segments
 from hcefs.client.stat import digests_fit
 from hcefs.crypto.accounts import AccountKeys
 from hcefs.crypto.keys import METADATA_OVERHEAD, dek_commitment, seal_envelope, seal_metadata
-from hcefs.crypto.stream import seal_segment, segment_secret
+from hcefs.crypto.stream import SEAL_OVERHEAD, seal_segment_into, segment_secret
 from hcefs.erasure.scheme import PROFILES, profile_named
 from hcefs.errors import Conflict, Corrupt, HcefsError, Invalid, Unavailable
 from hcefs.formats.manifest import (
@@ -63,7 +64,7 @@ from hcefs.integrity import blake3_hasher
 from hcefs.ledger.transactions import Append, AppendEntry
 from hcefs.placement.cluster_map import Node
 from hcefs.runtime import Runtime
-from hcefs.transport.framing import frame_data
+from hcefs.transport.framing import Frame, frame_data
 from hcefs.transport.retry import retrying
 from hcefs.wire.v1 import blob_pb2
 
@@ -365,16 +366,17 @@ class PutClient(PackPutClient):
         length = index = 0
         async with aclosing(segments(read_pieces(source, self.runtime))) as cut:
             async for segment, last in cut:
-                if order.sign_content:
-                    await self.runtime.compute(hasher.update, segment)
-                if order.client_seals:
-                    secret = segment_secret(attempt.dek, index)
-                    sealed = await self.runtime.compute(
-                        seal_segment, secret, attempt.blob, order.record, last, segment
+                if segment or order.client_seals:
+                    message = await self.runtime.compute(
+                        _data_message,
+                        hasher if order.sign_content else None,
+                        order,
+                        attempt,
+                        index,
+                        last,
+                        segment,
                     )
-                    await upload.send(frame_data(sealed))
-                elif segment:
-                    await upload.send(frame_data(segment))
+                    await upload.send(message)
                 length += len(segment)
                 index += 1
                 if order.progress is not None:
@@ -420,6 +422,26 @@ class PutClient(PackPutClient):
 def is_small(source: Source) -> TypeGuard[bytes | bytearray | memoryview]:
     """Whether a source goes into a pack unless something else is asked for."""
     return isinstance(source, bytes | bytearray | memoryview) and len(source) <= SMALL_BYTES
+
+
+def _data_message(
+    hasher: Hasher | None,
+    order: PutOrder,
+    attempt: Attempt,
+    index: int,
+    last: bool,
+    segment: Buffer,
+) -> bytes:
+    """One segment as it is sent, digested while it is in the cache.  For a worker thread."""
+    if hasher is not None:
+        hasher.update(segment)
+    if not order.client_seals:
+        return frame_data(segment)
+    frame = Frame(len(segment) + SEAL_OVERHEAD)
+    secret = segment_secret(attempt.dek, index)
+    seal_segment_into(secret, attempt.blob, order.record, last, segment, frame.room)
+    frame.close()
+    return frame.message
 
 
 # -- checks

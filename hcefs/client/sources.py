@@ -86,12 +86,13 @@ def _unreadable(error: OSError) -> Invalid:
 
 async def segments(
     pieces: AsyncGenerator[Buffer, None],
-) -> AsyncGenerator[tuple[bytearray, bool], None]:
+) -> AsyncGenerator[tuple[Buffer, bool], None]:
     """The same bytes cut into segments, each with whether it is the last one.
 
-    Every segment but the last is full; no bytes at all give one empty segment.
+    Every segment but the last is full; no bytes at all give one empty segment.  A
+    segment that lies whole in a piece is a view of it.
     """
-    pending = bytearray()
+    pending: Buffer = b""
     async with aclosing(pieces):
         async for piece in pieces:
             view = memoryview(piece).cast("B")
@@ -99,7 +100,12 @@ async def segments(
                 if len(pending) == SEGMENT_SIZE:
                     # More follows, so this full segment is not the last one.
                     yield pending, False
-                    pending = bytearray()
+                    pending = b""
+                if not pending and view.nbytes >= SEGMENT_SIZE:
+                    pending, view = view[:SEGMENT_SIZE], view[SEGMENT_SIZE:]
+                    continue
+                if not isinstance(pending, bytearray):
+                    pending = bytearray(pending)
                 part = view[: SEGMENT_SIZE - len(pending)]
                 pending += part
                 view = view[part.nbytes :]

@@ -26,7 +26,7 @@ from hcefs.services.pack_service import PackService
 from hcefs.services.serving import served, streamed
 from hcefs.stripes.checks import check_commit_by
 from hcefs.stripes.hedge import HedgeTimer
-from hcefs.transport.framing import DataFrame, frame_data, parse
+from hcefs.transport.framing import DataFrame, parse
 from hcefs.transport.limit import ByteGate, Gate
 from hcefs.transport.peers import Call, Peers
 from hcefs.wire.v1 import blob_pb2
@@ -37,8 +37,8 @@ CLIENT_STALL_SECONDS = 60.0
 HEADER_SECONDS = 5.0
 ARRIVING_MAX = 256
 LAYOUTS_MAX = 3
-PUT_BYTES = 16 << 20
-GET_BYTES = 12 << 20
+PUT_BYTES = 24 << 20
+GET_BYTES = 16 << 20
 """What one put or get holds at most: segments in work, and two messages a lane."""
 
 log = logging.getLogger(__name__)
@@ -299,7 +299,7 @@ class BlobService:
                         if not begun:
                             yield blob_pb2.GetResponse(header=header).SerializeToString()
                             begun = True
-                        yield frame_data(data)
+                        yield data
             except (Corrupt, Unavailable) as error:
                 if begun or len(refused) >= LAYOUTS_MAX:
                     raise
@@ -321,7 +321,7 @@ class BlobService:
             core.plaintext_length, message.range_start, message.range_length
         )
         plan = GetPlan(call, manifest, held, start, length, secrets)
-        reader = BlobReader(self.runtime, self._peers, self.metrics, self._hedge, plan)
+        reader = BlobReader(self.runtime, self._peers, self.metrics, self._hedge, plan, framed=True)
         header = blob_pb2.GetHeader(
             plaintext_length=core.plaintext_length,
             range_start=start,

@@ -68,6 +68,10 @@ class Lane:
         self._enter(self._queue.get_nowait())
         return True
 
+    def holds(self, size: int) -> bool:
+        """Whether :meth:`take` gives a piece of that size without waiting."""
+        return self.ready() and len(self._rest) >= size
+
     async def wait(self) -> None:
         """Return when :meth:`ready`.  Takes nothing, so it may be cancelled at any time."""
         while not self.ready():

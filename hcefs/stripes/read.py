@@ -19,7 +19,7 @@ import logging
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from hcefs.erasure.scheme import Geometry
+from hcefs.erasure.scheme import Geometry, Profile
 from hcefs.errors import Corrupt, HcefsError, Unavailable
 from hcefs.formats.manifest import Layout
 from hcefs.integrity import blake3_digest
@@ -30,6 +30,9 @@ from hcefs.stripes.hedge import HedgeTimer, straggler
 from hcefs.stripes.lane import Lane
 from hcefs.stripes.stripe import rebuild_data
 from hcefs.transport.peers import Call, Peers
+
+BATCH_STRIPES_MAX = 4
+"""Stripes that are handed on at once: what one message of each lane holds."""
 
 log = logging.getLogger(__name__)
 
@@ -44,12 +47,15 @@ class LoadedPiece:
 
 @dataclass(frozen=True)
 class Stripe:
-    """One segment: the pieces that were loaded, by index, and its k data pieces."""
+    """One segment: any k of its pieces, by index."""
 
     segment: int
     pieces: Mapping[int, LoadedPiece]
-    data: list[memoryview]
     sealed_length: int
+
+    def data(self, profile: Profile) -> list[memoryview]:
+        """The k data pieces, rebuilt where they were not loaded.  For a worker thread."""
+        return rebuild_data(profile, {index: piece.data for index, piece in self.pieces.items()})
 
 
 def damaged_indexes(pieces: Mapping[int, LoadedPiece]) -> list[int]:
@@ -88,24 +94,48 @@ class StripeReader:
         self._errors: list[HcefsError] = []
         self.degraded = False
 
-    async def stripes(self, first: int, count: int) -> AsyncIterator[Stripe]:
-        """The stripes ``first`` to ``first + count - 1``, each with its k data pieces.
+    async def stripes(self, first: int, count: int) -> AsyncIterator[list[Stripe]]:
+        """The stripes ``first`` to ``first + count - 1``: as many at once as are there.
 
         Raises:
             Unavailable: fewer than k holders gave their pieces.
             Corrupt: fewer than k undamaged pieces are left.
         """
-        self._end = first + count
+        segment, self._end = first, first + count
         try:
-            for segment in range(first, self._end):
+            while segment < self._end:
                 pieces: dict[int, LoadedPiece] = {}
                 await self._collect(segment, pieces, check=self._verify)
-                yield await self._complete(segment, pieces)
+                batch = [self._complete(segment, pieces)]
+                # What came along in the same messages waits for nobody.
+                while len(batch) < BATCH_STRIPES_MAX and not self._verify:
+                    following = self._at_hand(segment + len(batch))
+                    if following is None:
+                        break
+                    batch.append(following)
+                segment += len(batch)
+                yield batch
         finally:
             await self.close()
 
+    def _at_hand(self, segment: int) -> Stripe | None:
+        """A stripe whose pieces have all arrived from the lanes of the one before."""
+        if segment >= self._end or len(self._lanes) != self._geometry.profile.k:
+            return None
+        size = self._geometry.piece_of(segment)
+        if not all(lane.holds(size) for lane in self._lanes.values()):
+            return None
+        self._hedge.observe(0.0)
+        pieces = {
+            index: LoadedPiece(lane.take(size), lane.digest_of(segment))
+            for index, lane in self._lanes.items()
+        }
+        return self._complete(segment, pieces)
+
     async def recheck(self, stripe: Stripe) -> Stripe:
-        """After an AEAD failure: find damaged pieces, replace them, and rebuild.
+        """After an AEAD failure: find damaged pieces and replace them.
+
+        Stripes that came with it in one list must then be :meth:`renewed`, in order.
 
         Raises:
             Corrupt: every piece is as written, so the key or the core is wrong;
@@ -118,7 +148,19 @@ class StripeReader:
                 reason="wrong-key",
             )
         await self._collect(stripe.segment, pieces, check=True)
-        return await self._complete(stripe.segment, pieces)
+        return self._complete(stripe.segment, pieces)
+
+    async def renewed(self, stripe: Stripe) -> Stripe:
+        """The stripe without pieces of lanes that were dropped meanwhile.
+
+        The lanes that took their place began at an earlier stripe: this keeps them in step.
+
+        Raises:
+            Unavailable, Corrupt: as :meth:`stripes`.
+        """
+        pieces = {i: piece for i, piece in stripe.pieces.items() if i in self._lanes}
+        await self._collect(stripe.segment, pieces, check=False)
+        return self._complete(stripe.segment, pieces)
 
     async def _collect(self, segment: int, pieces: dict[int, LoadedPiece], *, check: bool) -> None:
         """Load until there are k pieces, undamaged ones if ``check``."""
@@ -214,20 +256,10 @@ class StripeReader:
             except HcefsError as error:
                 self._drop(index, error)
 
-    async def _complete(self, segment: int, pieces: dict[int, LoadedPiece]) -> Stripe:
-        k = self._geometry.profile.k
-        if all(index in pieces for index in range(k)):
-            data = [pieces[index].data for index in range(k)]
-        else:
+    def _complete(self, segment: int, pieces: Mapping[int, LoadedPiece]) -> Stripe:
+        if any(index not in pieces for index in range(self._geometry.profile.k)):
             self._degrade()
-            started = self._runtime.monotonic()
-            data = await self._runtime.compute(
-                rebuild_data,
-                self._geometry.profile,
-                {index: piece.data for index, piece in pieces.items()},
-            )
-            self._metrics.count("decode_seconds_total", self._runtime.monotonic() - started)
-        return Stripe(segment, pieces, data, self._geometry.sealed_of(segment))
+        return Stripe(segment, pieces, self._geometry.sealed_of(segment))
 
     async def _discard_damaged(self, segment: int, pieces: dict[int, LoadedPiece]) -> bool:
         """Drop the damaged pieces and their lanes; whether there were any."""

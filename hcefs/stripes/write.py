@@ -31,7 +31,7 @@ from hcefs.transport.peers import (
     ShardUpload,
 )
 
-QUEUE_MESSAGES = 2
+QUEUE_MESSAGES = 1
 WRITE_BACK_BYTES_PER_SECOND = 32 << 20
 """What the slowest disk that is waited for writes in a second."""
 

@@ -90,6 +90,8 @@ class Faults:
     waits_for: asyncio.Event | None = None
     rows_wait_for: asyncio.Event | None = None
     damages_index: int = -1
+    damages_at: int = -1
+    """Which byte of a message; in the middle if negative or behind the end."""
 
     def require_up(self) -> None:
         if self.down:
@@ -127,7 +129,7 @@ class FaultyPeer:
             self._faults.down = True
         self._faults.require_up()
         if self._faults.damages_index == index:
-            data = _damaged(data)
+            data = _damaged(data, self._faults.damages_at)
         return header, data
 
     async def load(self, call: Call, index: int, first: int, count: int) -> ShardDownload:
@@ -158,9 +160,9 @@ class FaultyPeer:
         return await self._peer.load_boxes(call)
 
 
-def _damaged(message: Piece) -> bytes:
+def _damaged(message: Piece, place: int) -> bytes:
     damaged = bytearray(message)
-    damaged[len(damaged) // 2] ^= 1
+    damaged[place if 0 <= place < len(damaged) else len(damaged) // 2] ^= 1
     return bytes(damaged)
 
 
@@ -208,7 +210,7 @@ class _FaultyDownload:
                 self._faults.down = True
             self._faults.require_up()
             if self._faults.damages_index == self._index:
-                message = _damaged(message)
+                message = _damaged(message, self._faults.damages_at)
             sent += 1
             yield message
 

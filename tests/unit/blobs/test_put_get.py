@@ -13,7 +13,7 @@ from hcefs.blobs.put import ClientSeal, PutDone, PutPlan
 from hcefs.crypto.envelope import SUITE_XWING, EnvelopeContext
 from hcefs.crypto.keys import dek_commitment, open_envelope, seal_envelope
 from hcefs.crypto.stream import open_segment, seal_segment, segment_secret
-from hcefs.erasure.scheme import SEGMENT_SIZE, resolve_range
+from hcefs.erasure.scheme import SEGMENT_SIZE, piece_length, resolve_range
 from hcefs.errors import Corrupt, Denied, Exhausted, HcefsError, Invalid, NotFound, Unavailable
 from hcefs.formats.manifest import KeyRow, Metadata, Opening
 from hcefs.ids import BlobId
@@ -274,6 +274,27 @@ async def test_damage_is_found_named_and_read_around(
     assert f"shard {blob.base} index 1 " in caplog.text
     assert f"shard {blob.base} index 2 " in caplog.text
     assert "corrupt (damaged-piece)" in caplog.text
+
+
+@pytest.mark.parametrize("places", [(0, 0), (0, 3), (1, 2), (3, 1), (2, -1)])
+@pytest.mark.parametrize("index", [1, 2])
+async def test_damage_anywhere_in_a_message_costs_only_its_lane(
+    cluster: LocalCluster, places: tuple[int, int], index: int
+) -> None:
+    data, blob = sample(9 * S + 77), new_blob(cluster)
+    await put(cluster, cluster.plan(blob), data)
+    dek = dek_of(cluster, blob)
+    piece = piece_length(S + 48, 4)
+    for damaged, place in zip((0, index), places, strict=True):
+        faults = cluster.faults_of_index(blob, damaged)
+        if place >= 0:
+            faults.damages_index, faults.damages_at = damaged, place * piece + 5
+    assert b"".join(await get(cluster, blob, Secrets(dek=dek))) == data
+    damaged_shards = sum(place >= 0 for place in places)
+    assert cluster.metrics.value("corrupt_shards_total") == damaged_shards
+    first = S + 11
+    part = await get(cluster, blob, Secrets(dek=dek), start=first, length=4 * S)
+    assert b"".join(part) == data[first : first + 4 * S]
 
 
 async def test_three_damaged_shards_are_reported_as_corrupt(cluster: LocalCluster) -> None:

@@ -17,6 +17,7 @@ from hcefs.crypto.stream import (
     open_segment_pieces_into,
     seal_segment,
     seal_segment_into,
+    seal_segment_pieces_into,
     segment_secret,
 )
 from hcefs.erasure.scheme import SEAL_OVERHEAD as SCHEME_OVERHEAD
@@ -228,3 +229,32 @@ def test_the_kernels_may_run_in_many_threads_at_once() -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(round_trip, range(32)))
+
+
+@pytest.mark.parametrize("length", LENGTHS + FULL)
+@pytest.mark.parametrize("k", DATA_PIECES)
+@pytest.mark.parametrize("size", [None, 7])
+def test_sealing_into_pieces_gives_the_same_bytes(length: int, k: int, size: int | None) -> None:
+    sealed = seal_segment(SECRET, BLOB, RECORD, True, payload(length))
+    if size is None:
+        size = piece_length(len(sealed), k)
+    else:
+        size = max(size, len(sealed) // 500)  # seldom a multiple of a cipher block
+        k = -(-len(sealed) // size)
+    pieces = [memoryview(bytearray(b"\xaa" * size)) for _ in range(k)]
+    written = seal_segment_pieces_into(SECRET, BLOB, RECORD, True, payload(length), pieces)
+    joined = b"".join(pieces)
+    assert joined[:written] == sealed
+    assert set(joined[written:]) <= {0xAA}
+
+
+def test_pieces_without_room_are_refused() -> None:
+    small = [memoryview(bytearray(10)), memoryview(bytearray(SEAL_OVERHEAD + 89))]
+    readonly = [memoryview(bytes(SEAL_OVERHEAD + 100))]
+    for pieces in (small, readonly):
+        with pytest.raises(Invalid) as caught:
+            seal_segment_pieces_into(SECRET, BLOB, RECORD, True, payload(100), pieces)
+        assert caught.value.reason == "bad-buffer"
+    with pytest.raises(Invalid) as caught:
+        seal_segment_pieces_into(SECRET, BLOB, RECORD, False, payload(51), small)
+    assert caught.value.reason == "bad-segment"

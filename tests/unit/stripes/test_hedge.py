@@ -84,7 +84,8 @@ async def read(cluster: LocalCluster, blob: BlobId) -> list[tuple[int, ...]]:
         cluster.hedge,
         verify=True,
     )
-    return [tuple(sorted(stripe.pieces)) async for stripe in reader.stripes(0, 2)]
+    groups = [group async for group in reader.stripes(0, 2)]
+    return [tuple(sorted(stripe.pieces)) for group in groups for stripe in group]
 
 
 def holder_of(cluster: LocalCluster, blob: BlobId, index: int) -> int:

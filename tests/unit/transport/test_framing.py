@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hcefs.errors import Invalid
-from hcefs.transport.framing import DataFrame, frame_data, frame_field, frame_pieces, parse
+from hcefs.transport.framing import DataFrame, Frame, frame_data, frame_field, frame_pieces, parse
 from hcefs.transport.grpc_packs import PIECE_TAG
 from hcefs.wire.v1 import blob_pb2, shard_pb2
 
@@ -135,3 +135,31 @@ def test_a_bytes_field_that_was_framed_by_hand_is_read_by_the_generated_class(si
     assert shard_pb2.StorePackRequest.FromString(message) == shard_pb2.StorePackRequest(
         index=3, crc32c=7, layout=b"layout", piece=piece[:size]
     )
+
+
+@settings(max_examples=30, deadline=None)
+@given(payload=payloads, crc32c=checksums)
+@example(payload=b"", crc32c=0)
+@example(payload=b"x", crc32c=0)
+def test_a_frame_built_in_place_equals_the_joined_one(payload: bytes, crc32c: int) -> None:
+    plain, checked = Frame(len(payload)), Frame(len(payload), checksummed=True)
+    bare = Frame(len(payload), bare=True)
+    for frame in (plain, checked, bare):
+        frame.room[:] = payload
+    plain.close()
+    bare.close()
+    checked.close(crc32c)
+    assert plain.message == frame_data(payload)
+    assert checked.message == frame_data(payload, crc32c)
+    assert bare.message == payload
+    assert plain.data == checked.data == bare.data == payload
+
+
+def test_a_frames_data_outlives_it() -> None:
+    frame = Frame(1 << 20, checksummed=True)
+    frame.room[:] = b"z" * (1 << 20)
+    frame.close(7)
+    data = frame.data[5:]
+    del frame
+    assert data.readonly
+    assert bytes(data) == b"z" * ((1 << 20) - 5)
