@@ -23,7 +23,6 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 
 from hcefs.access.facts import Generation
-from hcefs.blobs.put import Hasher
 from hcefs.client.authorize import Right, Scope
 from hcefs.client.channels import Upload
 from hcefs.client.direct import DirectClient
@@ -46,7 +45,7 @@ from hcefs.formats.manifest import (
     Opening,
 )
 from hcefs.ids import AccountId, BlobId, GrantId, PutKey, RecordId
-from hcefs.integrity import blake3_hasher
+from hcefs.integrity import Hasher, blake3_hasher
 from hcefs.ledger.transactions import Append, AppendEntry
 from hcefs.placement.cluster_map import Node
 from hcefs.transport.framing import Frame, frame_data
