@@ -20,6 +20,7 @@ consistency follows RFC 9162 section 2.1.4.2.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import google_crc32c
 from blake3 import blake3
@@ -39,6 +40,13 @@ _CRC_STEP = 64 << 10
 def blake3_digest(data: Buffer) -> bytes:
     """BLAKE3 of ``data``, 32 bytes; releases the GIL on large input."""
     return blake3(data).digest()
+
+
+class Hasher(Protocol):
+    """Takes in bytes in order."""
+
+    def update(self, data: Buffer, /) -> object:
+        """Take in some more."""
 
 
 def blake3_hasher() -> blake3:

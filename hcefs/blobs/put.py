@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from hcefs.crypto.envelope import SUITE_XWING, Envelope, EnvelopeContext
 from hcefs.crypto.keys import dek_commitment, seal_envelope, seal_metadata
@@ -32,6 +32,7 @@ from hcefs.erasure.scheme import (
 from hcefs.errors import Invalid
 from hcefs.formats.manifest import Core, KeyRow, Layout, Metadata, Opening
 from hcefs.ids import AccountId, BlobId, ClusterId, RecordId
+from hcefs.integrity import Hasher
 from hcefs.metrics import Metrics
 from hcefs.placement.ring import Seat
 from hcefs.runtime import Runtime
@@ -98,13 +99,6 @@ class NodeIdentity:
 
 
 Clock = Callable[[], float]
-
-
-class Hasher(Protocol):
-    """Takes in bytes in order."""
-
-    def update(self, data: bytes | bytearray | memoryview, /) -> object:
-        """Take in some more."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from hcefs.blobs.get import BlobReader, GetPlan, Secrets
-from hcefs.blobs.put import Hasher, NodeIdentity, PutDone, PutPlan, PutSession
+from hcefs.blobs.put import NodeIdentity, PutDone, PutPlan, PutSession
 from hcefs.client.authorize import Authorizer, Right, Scope
 from hcefs.client.channels import Channels
 from hcefs.client.connection import Connection
@@ -28,6 +28,7 @@ from hcefs.erasure.scheme import profile_named
 from hcefs.errors import Invalid
 from hcefs.formats.pack import PackedKey, PackLayout, PackProof
 from hcefs.ids import AccountId, BlobId, GrantId, RecordId, RequestId
+from hcefs.integrity import Hasher
 from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import Node
 from hcefs.placement.ring import seats

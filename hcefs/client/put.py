@@ -25,7 +25,6 @@ from typing import TypeGuard, cast
 from google.protobuf.message import DecodeError
 
 from hcefs.access.facts import Generation
-from hcefs.blobs.put import Hasher
 from hcefs.client.authorize import Right, Scope
 from hcefs.client.channels import Upload
 from hcefs.client.coalesce import Coalescer
@@ -60,7 +59,7 @@ from hcefs.formats.manifest import (
 )
 from hcefs.formats.pack import PAYLOAD_BYTES_MAX
 from hcefs.ids import AccountId, BlobId, GrantId, PutKey, RecordId
-from hcefs.integrity import blake3_hasher
+from hcefs.integrity import Hasher, blake3_hasher
 from hcefs.ledger.transactions import Append, AppendEntry
 from hcefs.placement.cluster_map import Node
 from hcefs.runtime import Runtime

@@ -28,7 +28,7 @@ from hcefs.erasure.scheme import Geometry
 from hcefs.errors import Corrupt, HcefsError, Unauthenticated, Unavailable
 from hcefs.formats.manifest import CONTENT_TAG, Core, Metadata
 from hcefs.ids import BlobId
-from hcefs.integrity import blake3_hasher
+from hcefs.integrity import Hasher, blake3_hasher
 from hcefs.runtime import Runtime
 from hcefs.transport.framing import DataFrame, parse
 from hcefs.wire.v1 import blob_pb2
@@ -37,6 +37,9 @@ FAILURES_MAX = 4
 """Failures in a row, without a byte between them, after which a get gives up."""
 
 RESUMES_MAX = 64
+HASHED_TOGETHER_BYTES = 4 << 20
+"""What a worker thread digests in one go; so much is held besides what is handed out."""
+
 FIRST_PAUSE_MS = 50
 LONGEST_PAUSE_MS = 2_000
 
@@ -157,10 +160,17 @@ class BlobStream:
     ) -> AsyncGenerator[bytes, None]:
         """The same pieces; after the last one the content is checked."""
         hasher = blake3_hasher()
+        unhashed: list[bytes] = []
+        unhashed_bytes = 0
         async with aclosing(pieces):
             async for piece in pieces:
-                await runtime.compute(hasher.update, piece)
+                unhashed.append(piece)
+                unhashed_bytes += len(piece)
+                if unhashed_bytes >= HASHED_TOGETHER_BYTES:
+                    await runtime.compute(_take_in, hasher, unhashed)
+                    unhashed, unhashed_bytes = [], 0
                 yield piece
+        await runtime.compute(_take_in, hasher, unhashed)
         check.verify(hasher.digest())
         self.signed = True
 
@@ -192,6 +202,11 @@ class BlobStream:
         trace: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+
+def _take_in(hasher: Hasher, pieces: list[bytes]) -> None:
+    for piece in pieces:
+        hasher.update(piece)
 
 
 async def resumed(runtime: Runtime, plan: ReadPlan, open_part: Open) -> AsyncGenerator[bytes, None]:

@@ -93,10 +93,11 @@ class Disk:
     def close(self, fd: int) -> None:
         os.close(fd)
 
-    def bypass_cache(self, fd: int) -> bool:
+    def bypass_cache(self, fd: int, *, on: bool = True) -> bool:
         """Let reads and writes of this file bypass the page cache; False where that cannot be."""
         try:
-            fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_DIRECT)
+            flags = fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_DIRECT
+            fcntl.fcntl(fd, fcntl.F_SETFL, flags | (os.O_DIRECT if on else 0))
         except (OSError, AttributeError):  # the file system, or the whole system, cannot
             return False
         return True
@@ -220,11 +221,11 @@ class FileShardWriter:
     def finish(self, footer: Buffer) -> None:
         self.write(footer)
         try:
-            size = self._flush_last()
-            if size < max(self._allocated, self._written):
-                self._disk.truncate(self._fd, size)
+            self._flush_last()
+            if self._written < self._allocated:
+                self._disk.truncate(self._fd, self._written)
             self._disk.sync(self._fd)
-            self._store.publish(self._name, self._temporary, size)
+            self._store.publish(self._name, self._temporary, self._written)
         except OSError as error:
             raise _translate(error, "finishing a shard") from error
         finally:
@@ -260,17 +261,17 @@ class FileShardWriter:
                 self._gathered = 0
                 self._write([aligned])
 
-    def _flush_last(self) -> int:
-        """Write what is gathered; the size of the file, without what alignment added."""
+    def _flush_last(self) -> None:
+        """Write what is gathered; the part that fills no disk block goes through the cache."""
         if self._aligned is None:
             self._flush(memoryview(b""))
-            return self._written
-        size = self._written + self._gathered
-        if self._gathered:
-            whole = aligned_up(self._gathered)
-            self._aligned[self._gathered : whole] = bytes(whole - self._gathered)
-            self._write([self._aligned[:whole]])
-        return size
+            return
+        whole = aligned_down(self._gathered)
+        rest = self._aligned[whole : self._gathered]
+        self._write([self._aligned[:whole]] if whole else [])
+        if rest:
+            self._disk.bypass_cache(self._fd, on=False)
+            self._write([rest])
 
     def _flush(self, tail: memoryview) -> None:
         """Write the gathered bytes and ``tail``."""

@@ -79,8 +79,8 @@ class ScriptedDisk(Disk):
             short = short[: aligned_down(len(short))]
         return super().read_into(fd, short, offset)
 
-    def bypass_cache(self, fd: int) -> bool:
-        return self.uncached and super().bypass_cache(fd)
+    def bypass_cache(self, fd: int, *, on: bool = True) -> bool:
+        return self.uncached and super().bypass_cache(fd, on=on)
 
     def sync(self, fd: int) -> None:
         self._call("sync", self._names[fd])
