@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hcefs.client.client import Client
     from hcefs.client.connection import Connection, load_connection
+    from hcefs.client.put_many import Payload
     from hcefs.client.sync import SyncClient
     from hcefs.crypto.accounts import AccountKeys, load_account
 
@@ -23,6 +24,7 @@ __all__ = [
     "AccountKeys",
     "Client",
     "Connection",
+    "Payload",
     "SyncClient",
     "__version__",
     "load_account",
@@ -33,6 +35,7 @@ _HOMES = {
     "AccountKeys": "hcefs.crypto.accounts",
     "Client": "hcefs.client.client",
     "Connection": "hcefs.client.connection",
+    "Payload": "hcefs.client.put_many",
     "SyncClient": "hcefs.client.sync",
     "load_account": "hcefs.crypto.accounts",
     "load_connection": "hcefs.client.connection",
@@ -44,6 +47,3 @@ def __getattr__(name: str) -> Any:
     if home is None:
         raise AttributeError(f"module 'hcefs' has no attribute {name!r}")
     return getattr(importlib.import_module(home), name)
-
-
-__version__ = "0.1.0"
