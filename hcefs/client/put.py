@@ -365,17 +365,17 @@ class PutClient(PackPutClient):
         length = index = 0
         async with aclosing(segments(read_pieces(source, self.runtime))) as cut:
             async for segment, last in cut:
-                if segment or order.client_seals:
+                content = hasher if order.sign_content else None
+                if order.client_seals:
                     message = await self.runtime.compute(
-                        _data_message,
-                        hasher if order.sign_content else None,
-                        order,
-                        attempt,
-                        index,
-                        last,
-                        segment,
+                        _sealed_message, content, order, attempt, index, last, segment
                     )
                     await upload.send(message)
+                elif segment:
+                    if content is not None:
+                        await self.runtime.compute(content.update, segment)
+                    # Not in the worker: gRPC copies it here, and finds it in this core's cache.
+                    await upload.send(frame_data(segment))
                 length += len(segment)
                 index += 1
                 if order.progress is not None:
@@ -423,7 +423,7 @@ def is_small(source: Source) -> TypeGuard[bytes | bytearray | memoryview]:
     return isinstance(source, bytes | bytearray | memoryview) and len(source) <= SMALL_BYTES
 
 
-def _data_message(
+def _sealed_message(
     hasher: Hasher | None,
     order: PutOrder,
     attempt: Attempt,
@@ -431,11 +431,9 @@ def _data_message(
     last: bool,
     segment: Buffer,
 ) -> bytes:
-    """One segment as it is sent, digested while it is in the cache.  For a worker thread."""
+    """One segment sealed into its message, and digested while it is in the cache."""
     if hasher is not None:
         hasher.update(segment)
-    if not order.client_seals:
-        return frame_data(segment)
     frame = Frame(len(segment) + SEAL_OVERHEAD)
     secret = segment_secret(attempt.dek, index)
     seal_segment_into(secret, attempt.blob, order.record, last, segment, frame.room)
