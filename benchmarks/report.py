@@ -367,7 +367,8 @@ def panels(result: Mapping[str, Any]) -> list[Panel]:
             ("get", "Single gets by a new client, 64 in flight"),
             ("put-many-one", "PutMany into one record"),
             ("put-many-different", "PutMany into different records"),
-            ("get-many", "GetMany by a new client"),
+            ("get-many", "GetMany of one record by a new client"),
+            ("get-many-different", "GetMany of different records by a new client"),
         ):
             bars = [
                 Bar(

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -56,6 +56,7 @@ GET: Final = "get"
 PUT_MANY_ONE: Final = "put-many-one"
 PUT_MANY_DIFFERENT: Final = "put-many-different"
 GET_MANY: Final = "get-many"
+GET_MANY_DIFFERENT: Final = "get-many-different"
 BY_PUTTER: Final = "-by-putter"
 OPERATIONS: Final = (
     PUT,
@@ -65,6 +66,7 @@ OPERATIONS: Final = (
     PUT_MANY_DIFFERENT,
     GET_MANY + BY_PUTTER,
     GET_MANY,
+    GET_MANY_DIFFERENT,
 )
 IN_FLIGHT: Final = 64
 MANY_IN_FLIGHT: Final = 4
@@ -98,7 +100,8 @@ class Effort:
     """How much is measured.
 
     ``singles`` operations and ``calls`` of ``many`` payloads at most in a batch, as
-    many as take about ``batch`` seconds.
+    many as take about ``batch`` seconds.  Calls for different records have one payload
+    for each of the ``records``.
     """
 
     singles: int
@@ -112,7 +115,7 @@ class Effort:
 
 
 FULL: Final = Effort(4096, 1024, 32, 1024, 5, 5000)
-QUICK: Final = Effort(2048, 512, 16, 512, 3, 1000, 1.2, 42.0)
+QUICK: Final = Effort(2048, 1024, 16, 512, 3, 1000, 0.7, 42.0)
 
 
 @dataclass(frozen=True)
@@ -154,11 +157,10 @@ class Run:
         self.payloads = Payloads(options.data, options.seed, options.work / "payloads")
         self.records: list[RecordId] = []
         self._offset = 0
+        self._warming = False
         self._pace: dict[str, float] = {}
         self.found = {
-            (operation, size): Found(reason=missing(operation))
-            for size in options.sizes
-            for operation in OPERATIONS
+            (operation, size): Found() for size in options.sizes for operation in OPERATIONS
         }
 
     async def open_records(self) -> None:
@@ -174,7 +176,9 @@ class Run:
     async def warm(self) -> None:
         """Every kind of operation once: connections, pools, heaps, and a first idea of the pace."""
         found, self.found = self.found, {(name, KIB): Found() for name in OPERATIONS}
+        self._warming = True
         await self._round(KIB)
+        self._warming = False
         reasons = {name: self.found[name, KIB].reason for name in OPERATIONS}
         self.found = found
         for (name, _), entry in self.found.items():
@@ -205,25 +209,31 @@ class Run:
 
         sent: list[Sent] = []
         count = self._count(PUT, IN_FLIGHT, self.effort.singles, size)
-        await self._measure_puts(PUT, size, self._puts(sent, size, count), sent, IN_FLIGHT)
+        await self._measure_puts(PUT, size, self._puts(sent, size, count), count, sent, IN_FLIGHT)
         for name, client in ((GET + BY_PUTTER, self.cluster.patient), (GET, fresh)):
             got: list[tuple[bytes, bytes]] = []
             await self._measure(name, size, self._gets(client, sent, got), len(sent), IN_FLIGHT)
             _compare(got)
 
-        packed: list[Sent] = []
+        packed: dict[str, list[Sent]] = {}
         one = [self.cluster.record] * self.effort.many
-        different = list(itertools.islice(itertools.cycle(self.records or one), self.effort.many))
-        for name, records in ((PUT_MANY_ONE, one), (PUT_MANY_DIFFERENT, different)):
-            calls = self._count(name, MANY_IN_FLIGHT, self.effort.calls, size, self.effort.many)
+        for name, records in ((PUT_MANY_ONE, one), (PUT_MANY_DIFFERENT, self.records or one)):
+            least = 1 if self._warming else MANY_IN_FLIGHT
+            calls = self._count(name, least, self.effort.calls, size, len(records))
             new: list[Sent] = []
             todo = self._puts_many(new, records, size, calls)
-            await self._measure_puts(name, size, todo, new, MANY_IN_FLIGHT)
-            packed += new
-        for name, client in ((GET_MANY + BY_PUTTER, self.cluster.patient), (GET_MANY, fresh)):
+            payloads = calls * len(records)
+            await self._measure_puts(name, size, todo, payloads, new, MANY_IN_FLIGHT)
+            packed[name] = new
+        for name, client, what in (
+            (GET_MANY + BY_PUTTER, self.cluster.patient, PUT_MANY_ONE),
+            (GET_MANY, fresh, PUT_MANY_ONE),
+            (GET_MANY_DIFFERENT, fresh, PUT_MANY_DIFFERENT),
+        ):
             got = []
-            todo = self._gets_many(client, packed, got)
-            payloads = len(todo) * self.effort.many
+            many = self.effort.many if what == PUT_MANY_ONE else len(self.records) or 1
+            todo = self._gets_many(client, packed[what], many, got)
+            payloads = len(todo) * many
             await self._measure(name, size, todo, payloads, MANY_IN_FLIGHT)
             _compare(got)
 
@@ -234,7 +244,13 @@ class Run:
         return min(most, max(least, wanted))
 
     async def _measure_puts(
-        self, name: str, size: int, todo: Sequence[Operation], sent: list[Sent], in_flight: int
+        self,
+        name: str,
+        size: int,
+        todo: Sequence[Operation],
+        payloads: int,
+        sent: list[Sent],
+        in_flight: int,
     ) -> None:
         """A batch of puts, and whether the ledger has as many entries more afterwards."""
         before: dict[RecordId, int] = {}
@@ -242,7 +258,6 @@ class Run:
         found = self.found[name, size]
         if not found.reason:
             before = await self._entries(records)
-        payloads = len(todo) * (1 if name == PUT else self.effort.many)
         shards, everything = await self._disk()
         batch = await self._measure(name, size, todo, payloads, in_flight)
         if batch is None:
@@ -288,9 +303,6 @@ class Run:
             batch = await run_batch(self.cluster.pids(), todo, in_flight, self.runtime, seconds)
         except HcefsError as error:
             found.reason = f"failed: {error.kind} ({error.reason})"
-            return None
-        except (TypeError, AttributeError) as error:
-            found.reason = f"not available: another interface than expected ({error})"
             return None
         except TimeoutError:
             found.reason = "" if found.batches else "out of time"
@@ -354,14 +366,12 @@ class Run:
     def _puts_many(
         self, sent: list[Sent], records: Sequence[RecordId], size: int, calls: int
     ) -> list[Operation]:
-        method: Callable[..., Awaitable[Any]] | None = _method("put_many", self.cluster.patient)
+        client = self.cluster.patient
         name = PUT_MANY_ONE if len(set(records)) == 1 else PUT_MANY_DIFFERENT
 
         def put(items: list[tuple[RecordId, bytes]]) -> Operation:
             async def operation() -> int:
-                if method is None:
-                    raise AttributeError("put_many")
-                receipts = await method(items)
+                receipts = await client.put_many(items)
                 if len(receipts) != len(items):
                     raise Corrupt("put_many acknowledged another number", reason="wrong-number")
                 for (record, payload), receipt in zip(items, receipts, strict=True):
@@ -371,22 +381,14 @@ class Run:
 
             return operation
 
-        if method is None:
-            return []
         return [put([(record, self._payload(size)) for record in records]) for _ in range(calls)]
 
     def _gets_many(
-        self, client: Client, sent: Sequence[Sent], got: list[tuple[bytes, bytes]]
+        self, client: Client, sent: Sequence[Sent], many: int, got: list[tuple[bytes, bytes]]
     ) -> list[Operation]:
-        method: Callable[..., Awaitable[Any]] | None = _method("get_many", client)
-
         def get(wanted: Sequence[Sent]) -> Operation:
             async def operation() -> int:
-                if method is None:
-                    raise AttributeError("get_many")
-                contents = await _all_of(
-                    await method([(entry.record, entry.blob) for entry in wanted])
-                )
+                contents = await client.get_many([(each.record, each.blob) for each in wanted])
                 if len(contents) != len(wanted):
                     raise Corrupt("get_many returned another number", reason="wrong-number")
                 got.extend(zip(contents, (entry.payload for entry in wanted), strict=True))
@@ -394,7 +396,6 @@ class Run:
 
             return operation
 
-        many = self.effort.many
         parts = [sent[i : i + many] for i in range(0, len(sent), many)]
         return [get(part) for part in parts if len(part) == many][: self.effort.calls]
 
@@ -408,25 +409,6 @@ def _compare(got: Sequence[tuple[bytes, bytes]]) -> None:
     for data, payload in got:
         if data != payload:
             raise Corrupt("what came back is not what was put", reason="wrong-content")
-
-
-async def _all_of(answer: Iterable[Any] | AsyncIterable[Any]) -> list[bytes]:
-    if isinstance(answer, AsyncIterable):
-        return [bytes(data) async for data in answer]
-    return [bytes(data) for data in answer]
-
-
-def _method(name: str, client: Client) -> Callable[..., Awaitable[Any]] | None:
-    found: Callable[..., Awaitable[Any]] | None = getattr(client, name, None)
-    return found
-
-
-def missing(operation: str) -> str:
-    """Why the client cannot do this, or nothing."""
-    if operation in (PUT, GET, GET + BY_PUTTER):
-        return ""
-    method = "get_many" if operation.startswith(GET_MANY) else "put_many"
-    return "" if hasattr(Client, method) else f"not available: the client has no {method}"
 
 
 # --- the whole --------------------------------------------------------------------------
