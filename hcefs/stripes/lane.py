@@ -16,7 +16,7 @@ from hcefs.placement.ring import Seat
 from hcefs.runtime import Runtime
 from hcefs.transport.peers import Call, LoadHeader, Peers, Piece, ShardDownload
 
-QUEUE_MESSAGES = 2
+QUEUE_MESSAGES = 1
 OPEN_SECONDS = 5.0
 """A holder that has not begun to answer by then counts as down for this read."""
 
