@@ -20,7 +20,7 @@ from hcefs.runtime import Runtime
 from hcefs.stripes.fanout import Manifest
 from hcefs.stripes.hedge import HedgeTimer
 from hcefs.stripes.read import Stripe, StripeReader
-from hcefs.stripes.stripe import join_sealed
+from hcefs.stripes.stripe import join_sealed_into
 from hcefs.transport.framing import Frame
 from hcefs.transport.peers import Call, Peers
 
@@ -91,10 +91,12 @@ def _open_stripes(
     """Some stripes in a worker thread: rebuild, open into the messages to the caller."""
     done, geometry = Opened(), plan.geometry
     for stripe in stripes:
-        started = clock()
-        data = stripe.data(geometry.profile)
-        rebuilt = clock()
         try:
+            if plan.secrets is None:
+                stripe.check()
+            started = clock()
+            data = stripe.data(geometry.profile)
+            rebuilt = clock()
             frame = _open_stripe(plan, stripe, data, framed)
         except Corrupt as error:
             done.failure = error
@@ -112,9 +114,8 @@ def _open_stripes(
 def _open_stripe(plan: GetPlan, stripe: Stripe, data: list[memoryview], framed: bool) -> Frame:
     geometry, core = plan.geometry, plan.manifest.core
     if plan.secrets is None:
-        sealed = join_sealed(data, stripe.sealed_length)
-        frame = Frame(len(sealed), bare=not framed)
-        frame.room[:] = sealed
+        frame = Frame(stripe.sealed_length, bare=not framed)
+        join_sealed_into(data, frame.room)
         frame.close()
         return frame
     length = geometry.plaintext_of(stripe.segment)
@@ -166,7 +167,6 @@ class BlobReader:
             plan.geometry,
             metrics,
             hedge,
-            verify=plan.secrets is None,
         )
         if (
             plan.secrets is not None
@@ -200,8 +200,8 @@ class BlobReader:
                     yield message
                 if opened.failure is None:
                     continue
-                if plan.secrets is None:
-                    raise opened.failure
+                if opened.failure.reason == "bad-padding":
+                    raise opened.failure  # as it was written
                 mended = await self._reader.recheck(stripes[opened.stripes])
                 for stripe in (mended, *stripes[opened.stripes + 1 :]):
                     for message in await self._reopened(stripe):
@@ -214,7 +214,7 @@ class BlobReader:
         """One stripe, after some of those that arrived with it proved damaged."""
         stripe = await self._reader.renewed(stripe)
         opened = await self._opened([stripe])
-        if opened.failure is not None:
+        if opened.failure is not None and opened.failure.reason != "bad-padding":
             # Damage or a wrong key: the digests tell which, and which shard.
             opened = await self._opened([await self._reader.recheck(stripe)])
         if opened.failure is not None:

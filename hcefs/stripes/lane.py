@@ -23,7 +23,7 @@ from hcefs.transport.peers import (
     ShardDownload,
 )
 
-QUEUE_MESSAGES = 2
+QUEUE_MESSAGES = 1
 WHOLE_PIECES = 16
 """Up to so many pieces are loaded by one call, if they fit one message."""
 OPEN_SECONDS = 5.0

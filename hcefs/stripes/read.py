@@ -8,8 +8,8 @@ that is late, and whoever is first wins.  Holders that lose again and again are
 asked last (:mod:`hcefs.stripes.hedge`).
 
 Checks, in the design's order: lengths always; the pieces are compared with their
-digests only when asked: by :meth:`StripeReader.recheck` after an AEAD failure,
-or for every stripe when nobody opens (``verify``).
+digests by whoever opens nothing (:meth:`Stripe.check`), or by
+:meth:`StripeReader.recheck` after a failure.
 """
 
 from __future__ import annotations
@@ -53,6 +53,15 @@ class Stripe:
     pieces: Mapping[int, LoadedPiece]
     sealed_length: int
 
+    def check(self) -> None:
+        """Compare all pieces with their digests.  For a worker thread.
+
+        Raises:
+            Corrupt: ``damaged-piece``.
+        """
+        if damaged_indexes(self.pieces):
+            raise Corrupt("a piece of a stripe is damaged", reason="damaged-piece")
+
     def data(self, profile: Profile) -> list[memoryview]:
         """The k data pieces, rebuilt where they were not loaded.  For a worker thread."""
         return rebuild_data(profile, {index: piece.data for index, piece in self.pieces.items()})
@@ -76,8 +85,6 @@ class StripeReader:
         geometry: Geometry,
         metrics: Metrics,
         hedge: HedgeTimer,
-        *,
-        verify: bool,
     ) -> None:
         self._runtime = runtime
         self._peers = peers
@@ -86,7 +93,6 @@ class StripeReader:
         self._geometry = geometry
         self._metrics = metrics
         self._hedge = hedge
-        self._verify = verify
         self._spare = hedge.ordered(seats)
         self._probe = hedge.to_probe(self._spare[geometry.profile.k :], runtime.monotonic())
         self._lanes: dict[int, Lane] = {}
@@ -105,10 +111,10 @@ class StripeReader:
         try:
             while segment < self._end:
                 pieces: dict[int, LoadedPiece] = {}
-                await self._collect(segment, pieces, check=self._verify)
+                await self._collect(segment, pieces, check=False)
                 batch = [self._complete(segment, pieces)]
                 # What came along in the same messages waits for nobody.
-                while len(batch) < BATCH_STRIPES_MAX and not self._verify:
+                while len(batch) < BATCH_STRIPES_MAX:
                     following = self._at_hand(segment + len(batch))
                     if following is None:
                         break
@@ -133,7 +139,7 @@ class StripeReader:
         return self._complete(segment, pieces)
 
     async def recheck(self, stripe: Stripe) -> Stripe:
-        """After an AEAD failure: find damaged pieces and replace them.
+        """After a failure to open or to check: find damaged pieces and replace them.
 
         Stripes that came with it in one list must then be :meth:`renewed`, in order.
 

@@ -106,13 +106,17 @@ def rebuild_data(profile: Profile, pieces: Mapping[int, memoryview]) -> list[mem
     ]
 
 
-def join_sealed(data: list[memoryview], sealed_length: int) -> bytes:
-    """The sealed segment from its data pieces.
+def join_sealed_into(data: Sequence[memoryview], out: memoryview) -> None:
+    """Fill ``out`` with the sealed segment of its length, from its data pieces.
 
     Raises:
         Corrupt: the padding is not zero, or the pieces are too short.
     """
-    joined = b"".join(data)
-    if len(joined) < sealed_length or any(joined[sealed_length:]):
-        raise Corrupt("a stripe's padding is not zero", reason="bad-padding")
-    return joined[:sealed_length]
+    for piece in data:
+        part, padding = piece[: len(out)], piece[len(out) :]
+        out[: len(part)] = part
+        out = out[len(part) :]
+        if any(padding):
+            raise Corrupt("a stripe's padding is not zero", reason="bad-padding")
+    if out:
+        raise Corrupt("the pieces of a stripe are too short", reason="bad-padding")

@@ -274,6 +274,7 @@ class StripeWriter:
                     lane.durable = True
                     return
                 await upload.send_frame(message)
+                del message  # not held until the next one comes
         except HcefsError as error:
             self._fail(lane, error)
         except TimeoutError:

@@ -82,7 +82,6 @@ async def read(cluster: LocalCluster, blob: BlobId) -> list[tuple[int, ...]]:
         Geometry(LENGTH, profile_named("ec-4-2"), SEGMENT_SIZE),
         cluster.metrics,
         cluster.hedge,
-        verify=True,
     )
     groups = [group async for group in reader.stripes(0, 2)]
     return [tuple(sorted(stripe.pieces)) for group in groups for stripe in group]

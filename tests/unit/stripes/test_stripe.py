@@ -14,8 +14,9 @@ from hcefs.erasure.scheme import (
     Profile,
     piece_length,
 )
+from hcefs.errors import Corrupt
 from hcefs.integrity import blake3_digest, crc32c
-from hcefs.stripes.stripe import StripeBatch, join_sealed, rebuild_data
+from hcefs.stripes.stripe import StripeBatch, join_sealed_into, rebuild_data
 from hcefs.transport.framing import DataFrame, parse
 from hcefs.wire.v1 import shard_pb2
 
@@ -65,7 +66,15 @@ def test_the_messages_hold_padded_data_and_zfecs_parity(
         assert parsed.crc32c == crc32c(shard)
         assert batch.digests[index] == [blake3_digest(stripe[index]) for stripe in expected]
     pieces = {index: memoryview(expected[0][index]) for index in range(n - k, n)}
-    assert (
-        join_sealed(rebuild_data(profile, pieces), lengths[0])
-        == b"".join(expected[0][:k])[: lengths[0]]
-    )
+    out = bytearray(lengths[0])
+    join_sealed_into(rebuild_data(profile, pieces), memoryview(out))
+    assert out == b"".join(expected[0][:k])[: lengths[0]]
+
+
+@pytest.mark.parametrize(("filled", "length"), [(9, 8), (16, 12), (5, 3), (16, 17)])
+def test_sealed_segments_with_damaged_padding_are_not_joined(filled: int, length: int) -> None:
+    whole = b"x" * filled + bytes(16 - filled)
+    data = [memoryview(whole)[start : start + 4] for start in range(0, 16, 4)]
+    with pytest.raises(Corrupt) as caught:
+        join_sealed_into(data, memoryview(bytearray(length)))
+    assert caught.value.reason == "bad-padding"
