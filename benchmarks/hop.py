@@ -71,7 +71,9 @@ class Hop:
         payload = memoryview(bytearray(size))
         before = self._cpu()
         started = self._runtime.monotonic()
-        call = self._channel.stream_unary(f"/{SERVICE}/Drop")(timeout=CALL_SECONDS)
+        call = self._channel.stream_unary(f"/{SERVICE}/Drop")(
+            timeout=CALL_SECONDS, wait_for_ready=True
+        )
         for _ in range(count):
             await call.write(frame_data(payload))
         await call.done_writing()
