@@ -20,10 +20,6 @@ Invariants:
   reports a lost write once only (Rebello et al., "Can Applications Recover from
   fsync Failures?", USENIX ATC 2020).
 
-Shards of ``UNCACHED_BYTES_MIN`` and more bypass the page cache (O_DIRECT) where the
-file system can: what streams through once would only drive out rows, and fresh
-pages cost more than the copy (docs/decisions/0012).
-
 Not guaranteed: anything on file systems without hard links or posix locks
 (opening or finishing fails there); that deleted shards cannot be read from the
 raw device (they are ciphertext).
@@ -45,7 +41,6 @@ from pathlib import Path
 from hcefs.errors import Conflict, Corrupt, Exhausted, HcefsError, Invalid, NotFound, Unavailable
 from hcefs.ids import BlobBase
 from hcefs.integrity import Buffer
-from hcefs.store.aligned import AlignedBuffers, aligned_down, aligned_up
 from hcefs.store.interface import (
     Stores,
     Usage,
@@ -60,9 +55,6 @@ log = logging.getLogger(__name__)
 
 GATHER_BYTES = 64 << 10
 """Writes smaller than this are joined; larger ones go to the kernel as they are."""
-
-UNCACHED_BYTES_MIN = 256 << 10
-"""Shards from this size on bypass the page cache."""
 
 _FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
@@ -88,15 +80,6 @@ class Disk:
 
     def close(self, fd: int) -> None:
         os.close(fd)
-
-    def bypass_cache(self, fd: int, *, on: bool = True) -> bool:
-        """Let reads and writes of this file bypass the page cache; False where that cannot be."""
-        try:
-            flags = fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_DIRECT
-            fcntl.fcntl(fd, fcntl.F_SETFL, flags | (os.O_DIRECT if on else 0))
-        except (OSError, AttributeError):  # the file system, or the whole system, cannot
-            return False
-        return True
 
     def allocate(self, fd: int, size: int) -> None:
         os.posix_fallocate(fd, 0, size)
@@ -179,7 +162,6 @@ class FileShardWriter:
         fd: int,
         temporary: Path,
         allocated: int,
-        aligned: memoryview | None,
     ) -> None:
         self._store = store
         self._disk = store.disk
@@ -188,8 +170,6 @@ class FileShardWriter:
         self._temporary = temporary
         self._allocated = allocated
         self._pending = bytearray()
-        self._aligned = aligned
-        self._gathered = 0
         self._written = 0
         self._ended = False
 
@@ -197,9 +177,7 @@ class FileShardWriter:
         self._require_open()
         try:
             view = bytes_view(data)
-            if self._aligned is not None:
-                self._gather(self._aligned, view)
-            elif len(self._pending) + len(view) < GATHER_BYTES:
+            if len(self._pending) + len(view) < GATHER_BYTES:
                 self._pending += view
             else:
                 self._flush(view)
@@ -213,7 +191,7 @@ class FileShardWriter:
     def finish(self, footer: Buffer) -> None:
         self.write(footer)
         try:
-            self._flush_last()
+            self._flush(memoryview(b""))
             if self._written < self._allocated:
                 self._disk.truncate(self._fd, self._written)
             self._disk.sync(self._fd)
@@ -228,9 +206,6 @@ class FileShardWriter:
             return
         self._ended = True
         self._pending = bytearray()
-        if self._aligned is not None:
-            self._store.buffers.give(self._aligned)
-            self._aligned = None
         # Failures here cost nothing but space, which the next opening gets back.
         with contextlib.suppress(OSError):
             self._disk.close(self._fd)
@@ -242,36 +217,9 @@ class FileShardWriter:
         if self._ended:
             raise Invalid("this shard has ended: begin it again", reason="writer-closed")
 
-    def _gather(self, aligned: memoryview, view: memoryview) -> None:
-        """Copy into the aligned buffer, and write it whenever it is full."""
-        while view:
-            room = len(aligned) - self._gathered
-            part, view = view[:room], view[room:]
-            aligned[self._gathered : self._gathered + len(part)] = part
-            self._gathered += len(part)
-            if self._gathered == len(aligned):
-                self._gathered = 0
-                self._write([aligned])
-
-    def _flush_last(self) -> None:
-        """Write what is gathered; the part that fills no disk block goes through the cache."""
-        if self._aligned is None:
-            self._flush(memoryview(b""))
-            return
-        whole = aligned_down(self._gathered)
-        rest = self._aligned[whole : self._gathered]
-        self._write([self._aligned[:whole]] if whole else [])
-        if rest:
-            self._disk.bypass_cache(self._fd, on=False)
-            self._write([rest])
-
     def _flush(self, tail: memoryview) -> None:
-        """Write the gathered bytes and ``tail``."""
-        self._write([view for view in (memoryview(self._pending), tail) if view])
-        self._pending = bytearray()
-
-    def _write(self, buffers: list[memoryview]) -> None:
-        """Write the buffers, however often the kernel stops short."""
+        """Write the gathered bytes and ``tail``, however often the kernel stops short."""
+        buffers = [view for view in (memoryview(self._pending), tail) if view]
         total = sum(map(len, buffers))
         if self._written + total > self._allocated:
             self._store.require_space(total)
@@ -284,19 +232,16 @@ class FileShardWriter:
                 count -= len(buffers.pop(0))
             if buffers and count:
                 buffers[0] = buffers[0][count:]
+        self._pending = bytearray()
 
 
 class FileShardReader:
     """See :class:`~hcefs.store.interface.ShardReader`; made by ``open``."""
 
-    def __init__(
-        self, disk: Disk, fd: int, size: int, buffers: AlignedBuffers | None = None
-    ) -> None:
-        """``buffers`` for a file that bypasses the page cache."""
+    def __init__(self, disk: Disk, fd: int, size: int) -> None:
         self._disk = disk
         self._fd = fd
         self._size = size
-        self._buffers = buffers
 
     @property
     def size(self) -> int:
@@ -305,11 +250,6 @@ class FileShardReader:
     def read_at(self, offset: int, length: int) -> bytes:
         self._check(offset, length)
         with _disk_errors("reading a shard"):
-            if self._buffers is not None:
-                with self._buffers.lend() as aligned:
-                    copies = map(bytes, self._aligned_parts(aligned, offset, length))
-                    first = next(copies, b"")
-                    return first if len(first) == length else first + b"".join(copies)
             data = self._disk.read(self._fd, length, offset)
             if len(data) == length:
                 return data
@@ -327,30 +267,12 @@ class FileShardReader:
         view = bytes_view(out)
         self._check(offset, len(view))
         with _disk_errors("reading a shard"):
-            if self._buffers is not None:
-                with self._buffers.lend() as aligned:
-                    for part in self._aligned_parts(aligned, offset, len(view)):
-                        view[: len(part)] = part
-                        view = view[len(part) :]
             while view:
                 count = self._disk.read_into(self._fd, view, offset)
                 if count <= 0:
                     raise self._truncated()
                 view = view[count:]
                 offset += count
-
-    def _aligned_parts(self, aligned: memoryview, offset: int, length: int) -> Iterator[memoryview]:
-        """The bytes in order, each part valid until the next one is asked for."""
-        while length:
-            start = aligned_down(offset)
-            span = min(aligned_up(offset + length) - start, len(aligned))
-            count = self._disk.read_into(self._fd, aligned[:span], start)
-            part = aligned[offset - start : min(count, offset - start + length)]
-            if count <= offset - start:
-                raise self._truncated()
-            yield part
-            offset += len(part)
-            length -= len(part)
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1
@@ -387,7 +309,6 @@ class FileShardStore:
         self._reserve = reserve_bytes
         self._incoming = folder / "incoming"
         self._quarantine = folder / "quarantine"
-        self.buffers = AlignedBuffers()
         self._lock = threading.Lock()
         self._serial = itertools.count()
         self._writers: set[FileShardWriter] = set()
@@ -446,10 +367,7 @@ class FileShardStore:
                     with contextlib.suppress(OSError):
                         self.disk.unlink(temporary)
                     raise
-        aligned = None
-        if (expected_size or 0) >= UNCACHED_BYTES_MIN and self.disk.bypass_cache(fd):
-            aligned = self.buffers.take()
-        writer = FileShardWriter(self, (base, index), fd, temporary, allocated, aligned)
+        writer = FileShardWriter(self, (base, index), fd, temporary, allocated)
         with self._lock:
             self._writers.add(writer)
             closed = self._closed
@@ -467,9 +385,7 @@ class FileShardStore:
             except FileNotFoundError:
                 raise _no_such_shard(base, index) from None
             try:
-                size = self.disk.size(fd)
-                uncached = size >= UNCACHED_BYTES_MIN and self.disk.bypass_cache(fd)
-                return FileShardReader(self.disk, fd, size, self.buffers if uncached else None)
+                return FileShardReader(self.disk, fd, self.disk.size(fd))
             except OSError:
                 self.disk.close(fd)
                 raise

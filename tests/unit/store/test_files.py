@@ -12,8 +12,7 @@ import pytest
 
 from hcefs.errors import Conflict, Corrupt, Exhausted, HcefsError, NotFound, Unavailable
 from hcefs.ids import BlobBase
-from hcefs.store.aligned import ALIGNMENT, BUFFER_BYTES, aligned_down
-from hcefs.store.files import UNCACHED_BYTES_MIN, Disk, FileShardStore, open_stores
+from hcefs.store.files import Disk, FileShardStore, open_stores
 from hcefs.store.interface import KeyTable, Table
 
 BASE = BlobBase(b"\xab" * 16)
@@ -29,7 +28,6 @@ class ScriptedDisk(Disk):
         self.failing: dict[str, int] = {}
         self.free: int | None = None
         self.write_bytes_max = 1 << 30
-        self.uncached = True
         self._names: dict[int, str] = {}
 
     def _call(self, name: str, target: str) -> None:
@@ -64,8 +62,6 @@ class ScriptedDisk(Disk):
     def write(self, fd: int, buffers: Sequence[memoryview]) -> int:
         self._call("write", self._names[fd])
         short = buffers[0][: self.write_bytes_max]
-        if self.uncached and len(short) < len(buffers[0]) and not len(buffers[0]) % ALIGNMENT:
-            short = short[: aligned_down(len(short))]
         return super().write(fd, [short])
 
     def read(self, fd: int, length: int, offset: int) -> bytes:
@@ -74,13 +70,7 @@ class ScriptedDisk(Disk):
 
     def read_into(self, fd: int, out: memoryview, offset: int) -> int:
         self._call("read_into", self._names[fd])
-        short = out[: self.write_bytes_max]
-        if self.uncached and len(short) < len(out):
-            short = short[: aligned_down(len(short))]
-        return super().read_into(fd, short, offset)
-
-    def bypass_cache(self, fd: int, *, on: bool = True) -> bool:
-        return self.uncached and super().bypass_cache(fd, on=on)
+        return super().read_into(fd, out[: self.write_bytes_max], offset)
 
     def sync(self, fd: int) -> None:
         self._call("sync", self._names[fd])
@@ -281,7 +271,6 @@ FAULTS = [
     "call", ["make_folder", "create", "allocate", "write", "truncate", "sync", "link"]
 )
 @pytest.mark.parametrize(("number", "kind", "reason"), FAULTS)
-@pytest.mark.parametrize("uncached", [True, False])
 def test_a_failing_disk_leaves_nothing_half_visible(
     store: FileShardStore,
     disk: ScriptedDisk,
@@ -290,10 +279,8 @@ def test_a_failing_disk_leaves_nothing_half_visible(
     number: int,
     kind: type[HcefsError],
     reason: str,
-    uncached: bool,
 ) -> None:
     disk.failing = {call: number}
-    disk.uncached = uncached
     with pytest.raises(kind) as caught:
         save(store, BULK, expected=2 << 20)
     assert caught.value.reason == reason
@@ -372,73 +359,15 @@ def test_reserve(folder: Path, disk: ScriptedDisk) -> None:
     assert files_below(folder) == set()
 
 
-@pytest.mark.parametrize("uncached", [True, False])
-def test_short_writes_and_reads_are_continued(
-    store: FileShardStore, disk: ScriptedDisk, uncached: bool
-) -> None:
+def test_short_writes_and_reads_are_continued(store: FileShardStore, disk: ScriptedDisk) -> None:
     disk.write_bytes_max = 70_001
-    disk.uncached = uncached
     data = bytes(range(256)) * 2000
-    save(store, data, expected=len(data) + 6)
+    save(store, data)
     reader = store.open(BASE, 2)
     assert reader.read_at(0, reader.size) == data + b"footer"
     out = bytearray(len(data))
     reader.read_into(0, out)
     assert out == data
-    reader.close()
-
-
-@pytest.mark.parametrize("uncached", [True, False])
-@pytest.mark.parametrize(
-    "length",
-    [
-        UNCACHED_BYTES_MIN - 7,
-        UNCACHED_BYTES_MIN,
-        UNCACHED_BYTES_MIN + ALIGNMENT - 6,
-        BUFFER_BYTES - 6,
-        BUFFER_BYTES - 5,
-        3 * BUFFER_BYTES + 1,
-    ],
-)
-@pytest.mark.parametrize("surplus", [-5000, 0, 5000])
-def test_bypassing_the_page_cache_changes_no_byte(
-    store: FileShardStore,
-    disk: ScriptedDisk,
-    folder: Path,
-    uncached: bool,
-    length: int,
-    surplus: int,
-) -> None:
-    disk.uncached = uncached
-    data = memoryview(os.urandom(length))
-    writer = store.begin(BASE, 2, length + 6 + surplus)
-    for start, end in ((0, 73), (73, 73), (73, length // 2), (length // 2, length)):
-        writer.write(data[start:end])
-    writer.finish(b"footer")
-    whole = bytes(data) + b"footer"
-    assert (folder / "ab" / NAME).read_bytes() == whole
-    reader = store.open(BASE, 2)
-    assert reader.size == len(whole)
-    for start, end in ((0, len(whole)), (1, 74), (4095, 4097), (length - 1, length + 6), (9, 9)):
-        assert reader.read_at(start, end - start) == whole[start:end]
-        out = bytearray(end - start)
-        reader.read_into(start, out)
-        assert out == whole[start:end]
-    with pytest.raises(Corrupt):
-        reader.read_at(len(whole) - 1, 2)
-    reader.close()
-
-
-def test_a_shard_cut_behind_an_uncached_reader_is_corrupt(
-    store: FileShardStore, folder: Path
-) -> None:
-    save(store, BULK, expected=len(BULK) + 6)
-    reader = store.open(BASE, 2)
-    os.truncate(folder / "ab" / NAME, 10_000)
-    for offset in (9_999, 10_001, 500_000):
-        with pytest.raises(Corrupt) as caught:
-            reader.read_at(offset, 10)
-        assert caught.value.reason == "truncated"
     reader.close()
 
 
