@@ -18,11 +18,7 @@ the node with the least -log(u) / weight comes first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
-from hashlib import blake2b
-from itertools import pairwise
-from struct import unpack
+from collections.abc import Iterable, Sequence
 
 from hcefs.errors import Invalid
 from hcefs.placement.chains import HOLE, Rows, fill_hole
@@ -41,15 +37,10 @@ from hcefs.placement.quotas import (
     partition_bits,
     quotas,
 )
+from hcefs.placement.scores import key_of, ranked_pairs, tie_of
 
 PAIRS_MAX = 1 << 23
 """Most (partition, node) pairs that a first table ranks: memory and seconds."""
-
-_LOG_STEPS = 10
-_LOG_FRACTION = 40
-_LOG_PRECISION = 96
-_COST_SHIFT = 24
-_HASHES_PER_DIGEST = 8
 
 
 def first_map(
@@ -127,10 +118,10 @@ def first_table(
         domains,
         1 << bits,
         n,
-        [_tie(seed, profile, node) for node in seated],
+        [tie_of(seed, profile, node) for node in seated],
     )
     rows = Rows(len(seated), domains, 1 << bits, n)
-    _accept_by_score(rows, quota, _ranked_pairs(seated, bits, _key(seed, profile)))
+    _accept_by_score(rows, quota, ranked_pairs(seated, bits, key_of(seed, profile)))
     for partition, row in enumerate(rows.rows):
         for seat in range(n):
             if row[seat] == HOLE:
@@ -164,75 +155,3 @@ def _accept_by_score(rows: Rows, quota: Sequence[int], ranked: Iterable[tuple[in
             left -= 1
             if not left:
                 return
-
-
-def _ranked_pairs(seated: Sequence[Node], bits: int, key: bytes) -> Iterator[tuple[int, int]]:
-    """All (partition, position), best rendezvous score first."""
-    logs = _log_table()
-    # One integer a pair, cost | partition | position: a fifth of the memory of tuples.
-    packed: list[int] = []
-    for position, node in enumerate(seated):
-        weight = node.weight
-        packed += [
-            (_minus_log2(draw, logs) << _COST_SHIFT) // weight << 48 | partition << 16 | position
-            for partition, draw in enumerate(_draws(key, node, 1 << bits))
-        ]
-    packed.sort()
-    for pair in packed:
-        yield pair >> 16 & 0xFFFFFFFF, pair & 0xFFFF
-
-
-def _key(seed: bytes, profile: str) -> bytes:
-    """What makes the draws of a profile its own; 32 bytes."""
-    name = profile.encode()
-    return blake2b(
-        len(name).to_bytes(2, "big") + name + seed, digest_size=32, person=b"hcefs/v1/rows"
-    ).digest()
-
-
-def _tie(seed: bytes, profile: str, node: Node) -> int:
-    """H(id): the order of nodes that are otherwise equal."""
-    digest = blake2b(
-        node.node_id.to_bytes(2, "big"),
-        key=_key(seed, profile),
-        digest_size=8,
-        person=b"hcefs/v1/tie",
-    ).digest()
-    return int.from_bytes(digest, "big")
-
-
-def _draws(key: bytes, node: Node, count: int) -> list[int]:
-    """A 64-bit hash of (key, node, partition) for each partition, eight to a digest."""
-    draws: list[int] = []
-    for number in range(-(-count // _HASHES_PER_DIGEST)):
-        message = node.node_id.to_bytes(2, "big") + number.to_bytes(4, "big")
-        digest = blake2b(message, key=key, digest_size=64, person=b"hcefs/v1/draw").digest()
-        draws += unpack(">8Q", digest)
-    return draws[:count]
-
-
-@lru_cache(maxsize=1)
-def _log_table() -> tuple[tuple[int, int], ...]:
-    """(log2(1 + i/2^STEPS), rise to the next), in units of 2^-FRACTION, by repeated squaring."""
-    values = []
-    for step in range(1 << _LOG_STEPS):
-        square = ((1 << _LOG_STEPS) + step) << (_LOG_PRECISION - _LOG_STEPS)
-        value = 0
-        for _ in range(_LOG_FRACTION):
-            square = square * square >> _LOG_PRECISION
-            bit = square >> (_LOG_PRECISION + 1)
-            square >>= bit
-            value = value << 1 | bit
-        values.append(value)
-    values.append(1 << _LOG_FRACTION)
-    return tuple((low, high - low) for low, high in pairwise(values))
-
-
-def _minus_log2(draw: int, logs: Sequence[tuple[int, int]]) -> int:
-    """-log2(draw / 2^64) in units of 2^-FRACTION, interpolated; draw 0 counts as 1."""
-    draw = draw or 1
-    exponent = draw.bit_length() - 1
-    rest = (draw << (63 - exponent)) & ((1 << 63) - 1)
-    low, rise = logs[rest >> (63 - _LOG_STEPS)]
-    within = rest & ((1 << (63 - _LOG_STEPS)) - 1)
-    return ((64 - exponent) << _LOG_FRACTION) - low - (rise * within >> (63 - _LOG_STEPS))
