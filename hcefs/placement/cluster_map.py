@@ -208,14 +208,17 @@ class Table(Encoded):
                 reason="bad-table-size",
             )
 
-    def check(self, nodes: dict[int, Node]) -> None:
+    def check(self, nodes: dict[int, Node], *, plans: bool = False) -> None:
         """Check shape, caps and rows against the nodes of the map.
+
+        ``plans`` allows a plan in progress, which :mod:`hcefs.placement.successor`
+        checks; version 1 of the ledger's protocol does not.
 
         Raises:
             Invalid: with a reason for each rule.
         """
         self._check_shape()
-        if self.target or self.moving or self.wave or self.waves:
+        if not plans and (self.target or self.moving or self.wave or self.waves):
             raise Invalid(
                 f"table {self.profile} carries a plan in progress (target, moving seats or "
                 "waves); this version of the software cannot carry it out: upgrade it first",
@@ -311,8 +314,8 @@ class ClusterMap(Encoded):
             )
         return table
 
-    def check(self) -> None:
-        """Check everything that this map says by itself.
+    def check(self, *, plans: bool = False) -> None:
+        """Check everything that this map says by itself; ``plans`` as in ``Table.check``.
 
         Raises:
             Invalid: with a reason for each rule.
@@ -343,7 +346,7 @@ class ClusterMap(Encoded):
         )
         _unique("table", (table.profile for table in self.tables), "table-twice")
         for table in self.tables:
-            table.check(self._nodes)
+            table.check(self._nodes, plans=plans)
         if self.default_profile not in self._tables:
             raise Invalid("the default profile has no table in the map", reason="unknown-profile")
         if len(self.encode()) > self.MAX_BYTES:
@@ -454,11 +457,16 @@ def check_successor(old: ClusterMap | None, new: ClusterMap) -> None:
             "make it again from the map in force",
             reason="wrong-previous",
         )
-    _check_nodes_kept(old, new)
+    check_nodes_kept(old, new)
     _check_tables_kept(old, new)
 
 
-def _check_nodes_kept(old: ClusterMap, new: ClusterMap) -> None:
+def check_nodes_kept(old: ClusterMap, new: ClusterMap) -> None:
+    """Check that no node id is forgotten or used twice.
+
+    Raises:
+        Invalid: one is.
+    """
     for before in old.nodes:
         after = new.node(before.node_id)
         if after is None:

@@ -96,3 +96,14 @@ def minus_log2(draw: int, logs: Sequence[tuple[int, int]]) -> int:
     low, rise = logs[rest >> (63 - _LOG_STEPS)]
     within = rest & ((1 << (63 - _LOG_STEPS)) - 1)
     return ((64 - exponent) << LOG_FRACTION) - low - (rise * within >> (63 - _LOG_STEPS))
+
+
+def salts(key: bytes, count: int) -> list[int]:
+    """A 64-bit hash of (key, partition) for each partition, eight to a digest."""
+    found: list[int] = []
+    for number in range(-(-count // _HASHES_PER_DIGEST)):
+        digest = blake2b(
+            number.to_bytes(4, "big"), key=key, digest_size=64, person=b"hcefs/v1/salt"
+        ).digest()
+        found += unpack(">8Q", digest)
+    return found[:count]
