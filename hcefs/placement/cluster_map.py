@@ -442,6 +442,28 @@ def check_successor(old: ClusterMap | None, new: ClusterMap) -> None:
             seats without a plan.
     """
     new.check()
+    require_next(old, new)
+    if old is None:
+        return
+    check_nodes_kept(old, new)
+    check_tables_kept(old, new)
+    for before in old.tables:
+        after = new.table(before.profile)
+        # Seats that change hands without a source would leave blobs where no reader looks.
+        if (after.bits, after.rows) != (before.bits, before.rows):
+            raise Invalid(
+                f"the rows of table {before.profile} differ from those in force without a plan "
+                "that moves the shards",
+                reason="unplanned-move",
+            )
+
+
+def require_next(old: ClusterMap | None, new: ClusterMap) -> None:
+    """Check that ``new`` is for the epoch after ``old``, and was made from it.
+
+    Raises:
+        Conflict: it is not.
+    """
     expected = 1 if old is None else old.epoch + 1
     if new.epoch != expected:
         raise Conflict(
@@ -449,16 +471,12 @@ def check_successor(old: ClusterMap | None, new: ClusterMap) -> None:
             "make it again from the map in force",
             reason="wrong-epoch",
         )
-    if old is None:
-        return
-    if new.previous != old.digest():
+    if old is not None and new.previous != old.digest():
         raise Conflict(
             f"this map follows another map than the one of epoch {old.epoch}: "
             "make it again from the map in force",
             reason="wrong-previous",
         )
-    check_nodes_kept(old, new)
-    _check_tables_kept(old, new)
 
 
 def check_nodes_kept(old: ClusterMap, new: ClusterMap) -> None:
@@ -487,7 +505,12 @@ def check_nodes_kept(old: ClusterMap, new: ClusterMap) -> None:
             )
 
 
-def _check_tables_kept(old: ClusterMap, new: ClusterMap) -> None:
+def check_tables_kept(old: ClusterMap, new: ClusterMap) -> None:
+    """Check that no profile is forgotten or changed.
+
+    Raises:
+        Invalid: one is.
+    """
     tables = {table.profile: table for table in new.tables}
     for before in old.tables:
         after = tables.get(before.profile)
@@ -501,13 +524,6 @@ def _check_tables_kept(old: ClusterMap, new: ClusterMap) -> None:
                 f"profile {before.profile} was {before.k}+{before.m}; a profile never changes: "
                 "add one under a new name",
                 reason="profile-changed",
-            )
-        # Seats that change hands without a source would leave blobs where no reader looks.
-        if (after.bits, after.rows) != (before.bits, before.rows):
-            raise Invalid(
-                f"the rows of table {before.profile} differ from those in force without a plan "
-                "that moves the shards",
-                reason="unplanned-move",
             )
 
 
