@@ -25,14 +25,18 @@ in practice spreads moves evenly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 
 from hcefs.placement.chains import Chain, Chains
 from hcefs.placement.rows import HOLE, Rows, bits_of
 
 _MIX = 0x9E3779B97F4A7C15
 _WORD = (1 << 64) - 1
+_CHOICES = 16
+"""Members that are compared for one seat."""
+
 _ROUNDS = (1, 2, 3, 1 << 30)
 """Newcomers that a row may have before a later round takes more from it."""
 
@@ -146,7 +150,12 @@ class _Work:
         if not wanted & (wanted - 1):
             return wanted.bit_length() - 1 if wanted else None
         loads, quotas, order = self._rows.loads, self._quotas, self._order
-        return min(bits_of(wanted), key=lambda p: (loads[p] - quotas[p], order.of(partition, p)))
+        candidates: Iterable[int] = bits_of(wanted)
+        if wanted.bit_count() > _CHOICES:
+            # Anywhere in the circle of members: to weigh hundreds of them would be quadratic.
+            start = order.partitions[partition] % len(loads)
+            candidates = islice(chain(bits_of(wanted >> start << start), bits_of(wanted)), _CHOICES)
+        return min(candidates, key=lambda p: (loads[p] - quotas[p], order.of(partition, p)))
 
     def _seat(self, partition: int, seat: int, position: int) -> None:
         self._rows.place(partition, seat, position)
