@@ -87,8 +87,8 @@ def _hosts_to_add(seated: Sequence[Node], caps: Caps, n: int) -> tuple[Cure, ...
 
 
 def _caps_to_raise(seated: Sequence[Node], caps: Caps, n: int) -> tuple[Cure, ...]:
-    """The one cap whose least raise is enough."""
-    for level in LEVELS:
+    """The one cap whose least raise is enough, innermost first: it gives up least."""
+    for level in reversed(LEVELS):
         values = {name: caps.of(name) for name in LEVELS}
         for cap in range(caps.of(level) + 1, n + 1):
             if row_capacity(seated, Caps(**(values | {level: cap}))) >= n:
