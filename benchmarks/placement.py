@@ -70,7 +70,7 @@ def make_node(number: int, zone: int, weight: int = 100) -> Node:
     """A node with a host of its own and addresses of realistic length."""
     return Node(
         node_id=number,
-        account=AccountId(random.Random(number).randbytes(16)),  # noqa: S311 - a name, not a key
+        account=AccountId(random.Random(number).randbytes(16)),
         address=f"node-{number}.storage.example:7443",
         peer_address=f"node-{number}.storage.example:7444",
         zone=f"zone-{zone}",
@@ -306,7 +306,7 @@ def spread(rows: Sequence[tuple[int, ...]], m: int, count: int) -> dict[str, Any
         lost = {subset for group in groups for subset in combinations(group, failing)}
         chance = len(lost) / comb(count, failing)
     else:
-        draw = random.Random(1)  # noqa: S311 - a sample
+        draw = random.Random(1)
         nodes = sorted(sits)
         hits = 0
         for _ in range(_LOSS_DRAWS):
@@ -321,7 +321,7 @@ def spread(rows: Sequence[tuple[int, ...]], m: int, count: int) -> dict[str, Any
 
 def look_up_seconds(cluster_map: ClusterMap, rounds: int = 20) -> float:
     """One look-up, the mean of many keys, in the best of the rounds."""
-    draw = random.Random(2)  # noqa: S311 - keys to look up
+    draw = random.Random(2)
     profile = cluster_map.default_profile
     bases = [draw.randbytes(16) for _ in range(_LOOK_UPS)]
 
@@ -374,7 +374,7 @@ class Walk:
 
 def random_walk(count: int, profile: str, steps: int, *, prove: bool, seed: int = 3) -> Walk:
     """``steps`` random operations in a row on a cluster of about ``count`` nodes."""
-    draw = random.Random(seed)  # noqa: S311 - a simulation
+    draw = random.Random(seed)
     now = make_map(count, profile, count + count // 10)
     walk = Walk()
     while walk.operations < steps:

@@ -5,8 +5,14 @@ import dataclasses
 import pytest
 
 from hcefs.errors import Conflict, Invalid
-from hcefs.placement import changes, waves
-from hcefs.placement.cluster_map import ClusterMap, Move, NodeState, check_successor
+from hcefs.placement import changes
+from hcefs.placement.cluster_map import (
+    ClusterMap,
+    Move,
+    NodeState,
+    check_successor,
+    encode_rows,
+)
 from hcefs.placement.planner import Plan, plan
 from hcefs.placement.successor import check_planned, check_planned_successor, is_as_planned
 from hcefs.placement.waves import (
@@ -282,7 +288,7 @@ def test_nodes_check_that_a_target_is_the_planners(six: ClusterMap, first: Clust
     assert is_as_planned(first, advance(first, in_flight(first)))
     rows = list(target_rows(first.tables[0]))
     rows[0], rows[1] = rows[1], rows[0]
-    assert not is_as_planned(six, with_table(first, target=waves.encode_rows(rows)))
+    assert not is_as_planned(six, with_table(first, target=encode_rows(rows)))
 
 
 def test_seat_names_sort() -> None:
