@@ -119,6 +119,10 @@ def _unplanned(table: Table, why: str) -> Invalid:
 
 
 def _check_waves(before: Table, after: Table, new: ClusterMap, done: Collection[SeatName]) -> None:
+    # A new target begins at wave 1, where nodes compare it with their own plan.
+    follows = (1, before.wave, before.wave + 1) if after.target == before.target else (1,)
+    if after.target and after.wave not in follows:
+        raise _unplanned(before, f"wave {after.wave} follows wave {before.wave}")
     lost = {node.node_id for node in new.nodes if node.state in LOST_STATES}
     was = {move.partition: move for move in before.moving}
     now = {move.partition: move for move in after.moving}

@@ -277,6 +277,17 @@ def test_steps_that_are_no_waves(six: ClusterMap, first: ClusterMap) -> None:
     check_planned_successor(None, six)
 
 
+def test_a_new_target_begins_at_wave_1(six: ClusterMap, first: ClusterMap) -> None:
+    second = advance(first, in_flight(first))
+    for old, new in [
+        (six, with_table(first, wave=2, waves=9)),
+        (first, with_table(second, wave=3, waves=9)),
+        (first, with_table(successor(first), target=six.tables[0].rows, wave=2, waves=9)),
+    ]:
+        with pytest.raises(Invalid, match="follows wave"):
+            check_planned_successor(old, new, in_flight(old))
+
+
 def test_a_map_may_be_followed_by_one_with_other_nodes_in_mid_plan(first: ClusterMap) -> None:
     check_planned_successor(
         first, successor(first, nodes=with_node(first, 2, state=NodeState.DOWN))
