@@ -17,7 +17,6 @@ from hcefs.errors import Conflict, Invalid, NotFound
 from hcefs.placement.cluster_map import WEIGHT_MAX, ClusterMap, Node, NodeState
 from hcefs.placement.feasibility import Cure, Infeasible
 from hcefs.placement.quotas import members
-from hcefs.placement.waves import target_rows
 
 NODE_ID_MAX = 0xFFFF
 _LIVE = frozenset({NodeState.JOINING, NodeState.UP, NodeState.DOWN, NodeState.DRAINING})
@@ -202,7 +201,7 @@ def seats_of(cluster_map: ClusterMap, node_id: int) -> int:
         if table.target:
             found += sum(
                 node_id in wanted and node_id not in row
-                for wanted, row in zip(target_rows(table), table.node_rows, strict=True)
+                for wanted, row in zip(table.target_rows, table.node_rows, strict=True)
             )
     return found
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -186,6 +186,13 @@ class Table(Encoded):
         """
         self._check_shape()
         return tuple(struct.iter_unpack(f">{self.n}H", self.rows))
+
+    @cached_property
+    def target_rows(self) -> tuple[tuple[int, ...], ...]:
+        """Where the plan leads, decoded once; the rows in force without a plan."""
+        if not self.target:
+            return self.node_rows
+        return replace(self, rows=self.target).node_rows
 
     def _check_shape(self) -> None:
         _check_text("profile", self.profile, 1, LABEL_MAX)

@@ -11,10 +11,10 @@ capacity stranded: ``advice`` says so, with the weight that could be filled.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hcefs.errors import Invalid
-from hcefs.placement.cluster_map import LEVELS, Caps, Node
+from hcefs.placement.cluster_map import LEVELS, Caps, ClusterMap, Node, NodeState, Table
 from hcefs.placement.quotas import default_caps, domains_of, members, row_capacity
 
 
@@ -96,24 +96,27 @@ def _caps_to_raise(seated: Sequence[Node], caps: Caps, n: int) -> tuple[Cure, ..
     return ()
 
 
-def caps_for(
-    old_nodes: Sequence[Node], old_caps: Caps, nodes: Sequence[Node], profile: str, k: int, m: int
-) -> Caps:
+def caps_for(old: ClusterMap, table: Table, nodes: Sequence[Node]) -> Caps:
     """The caps of a table on changed nodes.
 
-    Caps that are the default of the old nodes follow the default of the new
-    ones; caps that somebody chose stay.
+    Caps that are the default follow it: that of the old members, or that of the
+    nodes that the table seats (some may have joined or been lost since its last
+    plan).  Other caps were chosen by somebody, and stay.
 
     Raises:
         Infeasible: too few nodes, or chosen caps that cannot hold.
     """
-    n = k + m
-    if len(members(nodes)) < n:
-        require_row(nodes, old_caps, profile, n)
-    if len(members(old_nodes)) < n or default_caps(old_nodes, k, m) == old_caps:
-        return default_caps(nodes, k, m)
-    require_row(nodes, old_caps, profile, n)
-    return old_caps
+    if len(members(nodes)) < table.n:
+        require_row(nodes, table.caps, table.profile, table.n)
+    seated = {node_id for row in table.target_rows for node_id in row}
+    holders = [
+        replace(node, state=NodeState.UP, weight=1) for node in old.nodes if node.node_id in seated
+    ]
+    for given in (old.nodes, holders):
+        if len(members(given)) >= table.n and default_caps(given, table.k, table.m) == table.caps:
+            return default_caps(nodes, table.k, table.m)
+    require_row(nodes, table.caps, table.profile, table.n)
+    return table.caps
 
 
 def require_caps_kept(old: Caps, new: Caps, nodes: Sequence[Node], profile: str, n: int) -> None:

@@ -235,7 +235,7 @@ def plan(old: ClusterMap, nodes: Sequence[Node], *, weaker_caps: bool = False) -
 def _plan_table(
     old: ClusterMap, table: Table, nodes: Sequence[Node], weaker_caps: bool
 ) -> TablePlan:
-    caps = caps_for(old.nodes, table.caps, nodes, table.profile, table.k, table.m)
+    caps = caps_for(old, table, nodes)
     if not weaker_caps:
         require_caps_kept(table.caps, caps, nodes, table.profile, table.n)
     seated = members(nodes)

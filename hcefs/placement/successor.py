@@ -33,7 +33,7 @@ from hcefs.placement.cluster_map import (
 )
 from hcefs.placement.planner import LOST_STATES, plan
 from hcefs.placement.split import is_split_of
-from hcefs.placement.waves import REBUILD, SeatName, target_rows
+from hcefs.placement.waves import REBUILD, SeatName
 
 
 def check_planned(cluster_map: ClusterMap) -> None:
@@ -126,7 +126,7 @@ def _check_waves(before: Table, after: Table, new: ClusterMap, done: Collection[
     lost = {node.node_id for node in new.nodes if node.state in LOST_STATES}
     was = {move.partition: move for move in before.moving}
     now = {move.partition: move for move in after.moving}
-    targets = target_rows(after)
+    targets = after.target_rows
     changed = [
         partition
         for partition, (row, other) in enumerate(

@@ -21,7 +21,6 @@ Not guaranteed: that copies are complete.  Whoever calls ``advance`` has the fac
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -42,13 +41,6 @@ class SeatName:
     profile: str
     partition: int
     seat: int
-
-
-def target_rows(table: Table) -> tuple[Row, ...]:
-    """Where the table's plan leads, decoded; the rows in force without a plan."""
-    if not table.target:
-        return table.node_rows
-    return tuple(struct.iter_unpack(f">{table.n}H", table.target))
 
 
 def is_planned(cluster_map: ClusterMap) -> bool:
@@ -176,7 +168,7 @@ def _step(table: Table, frozen: Mapping[int, Move], nodes: Mapping[int, Node], w
     rows = list(table.node_rows)
     moving = []
     left = 0
-    for partition, wanted in enumerate(target_rows(table)):
+    for partition, wanted in enumerate(table.target_rows):
         row = rows[partition]
         held = frozen.get(partition)
         if row == wanted:

@@ -16,7 +16,7 @@ from hcefs.placement.cluster_map import LEVELS, ClusterMap, Node, NodeState
 from hcefs.placement.figures import fair_shares, loads_of
 from hcefs.placement.planner import Plan, first_map, plan
 from hcefs.placement.successor import check_planned_successor
-from hcefs.placement.waves import advance, apply_plan, in_flight, is_planned, target_rows
+from hcefs.placement.waves import advance, apply_plan, in_flight, is_planned
 from tests.property.flow_oracle import fewest_newcomers
 from tests.unit.placement.maps import SEED, node
 
@@ -76,7 +76,7 @@ def check_plan(old: ClusterMap, found: Plan) -> None:
     """Caps hold, seats move only where sets do, and nobody is above the fair share."""
     for table, planned in zip(old.tables, found.tables, strict=True):
         report = planned.report
-        target = target_rows(dataclasses.replace(table, target=planned.target))
+        target = dataclasses.replace(table, target=planned.target).target_rows
         by_id = {one.node_id: one for one in found.nodes}
         for row in target:
             assert len(set(row)) == table.n
@@ -121,7 +121,7 @@ def walk(seed: int, steps: int, *, oracle: bool) -> int:
         check_plan(now, found)
         if oracle:
             for table, one in zip(now.tables, found.tables, strict=True):
-                loads = loads_of(target_rows(dataclasses.replace(table, target=one.target)))
+                loads = loads_of(dataclasses.replace(table, target=one.target).target_rows)
                 best = fewest_newcomers(table.node_rows, nodes, loads, one.caps)
                 assert one.report.moves == best, f"seed {seed}"
         legal = not any(

@@ -16,7 +16,6 @@ from hcefs.placement.cluster_map import Caps, ClusterMap, Node, NodeState
 from hcefs.placement.feasibility import Infeasible, advice, require_row
 from hcefs.placement.figures import loads_of
 from hcefs.placement.planner import first_map, plan
-from hcefs.placement.waves import target_rows
 from tests.unit.placement.maps import SEED, node, nodes, small_map, with_node, with_table
 
 
@@ -27,7 +26,7 @@ def twelve() -> ClusterMap:
 
 def target_of(old: ClusterMap, given: tuple[Node, ...]) -> tuple[tuple[int, ...], ...]:
     found = plan(old, given).tables[0]
-    return target_rows(dataclasses.replace(old.tables[0], target=found.target))
+    return dataclasses.replace(old.tables[0], target=found.target).target_rows
 
 
 def test_nothing_changes_without_a_change(twelve: ClusterMap) -> None:
@@ -95,6 +94,17 @@ def test_caps_that_are_the_default_follow_it() -> None:
     assert found.tables[0].caps == Caps(2, 2, 1)
     assert found.tables[0].report.after.zone_safe
     assert not found.tables[0].report.before.zone_safe  # type: ignore[union-attr]
+
+
+def test_caps_follow_the_default_also_after_a_change_without_a_plan() -> None:
+    # Somebody put the new nodes into the map first, and planned later.
+    two = small_map(8, 2)
+    added = changes.add(two, [node(9, "z9"), node(10, "z9"), node(11, "z9")])
+    found = plan(dataclasses.replace(two, nodes=added), added)
+    assert found.tables[0].caps == Caps(2, 2, 1)
+    seven = small_map(7, 3)
+    lost = dataclasses.replace(seven, nodes=changes.mark_out(seven, [3]))
+    assert plan(lost, lost.nodes, weaker_caps=True).tables[0].caps.zone == 3
 
 
 def test_caps_that_were_chosen_stay() -> None:

@@ -24,7 +24,6 @@ from hcefs.placement.waves import (
     epochs,
     in_flight,
     is_planned,
-    target_rows,
 )
 from tests.unit.placement.maps import node, small_map, successor, with_node, with_table
 
@@ -297,7 +296,7 @@ def test_a_map_may_be_followed_by_one_with_other_nodes_in_mid_plan(first: Cluste
 def test_nodes_check_that_a_target_is_the_planners(six: ClusterMap, first: ClusterMap) -> None:
     assert is_as_planned(six, first)
     assert is_as_planned(first, advance(first, in_flight(first)))
-    rows = list(target_rows(first.tables[0]))
+    rows = list(first.tables[0].target_rows)
     rows[0], rows[1] = rows[1], rows[0]
     assert not is_as_planned(six, with_table(first, target=encode_rows(rows)))
 
