@@ -10,36 +10,40 @@ or drawn from a fixed seed, so two runs differ in times only.
 
 from __future__ import annotations
 
-import lzma
 import os
 import random
 import resource
-import struct
 import subprocess
 import sys
 import time
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import combinations
-from math import comb, lcm
 from typing import Any, Final
 
-from benchmarks.goals import NOT_MEASURED, Goal
 from benchmarks.placement_baselines import by_rendezvous, compare, on_ring
+from benchmarks.placement_figures import (
+    compressed,
+    compressed_moving,
+    cpu_seconds,
+    data_imbalance,
+    fair_of,
+    is_minimal,
+    look_up_seconds,
+    real_optimum,
+    rows_of,
+    spread,
+    violations,
+)
+from benchmarks.placement_goals import goals
 from hcefs.erasure.scheme import profile_named
 from hcefs.errors import HcefsError, Invalid
 from hcefs.ids import AccountId
 from hcefs.placement import changes
-from hcefs.placement.chains import is_cheapest
-from hcefs.placement.cluster_map import ClusterMap, Node, NodeState, Table
+from hcefs.placement.cluster_map import ClusterMap, Node, NodeState
 from hcefs.placement.figures import fair_shares
-from hcefs.placement.moves import Order, reseat
-from hcefs.placement.planner import Plan, TablePlan, first_map, plan
-from hcefs.placement.quotas import domains_of, members
-from hcefs.placement.ring import seats
-from hcefs.placement.rows import HOLE, Rows
+from hcefs.placement.planner import Plan, first_map, plan
+from hcefs.placement.quotas import members
 from hcefs.placement.waves import apply_plan, epochs
 
 SEED: Final = bytes(range(32))
@@ -47,13 +51,10 @@ NODES: Final = (6, 12, 50, 200)
 PROFILES: Final = ("ec-4-2", "ec-10-4")
 GROWTH: Final = (50, 100, 200, 500, 1_000)
 RANDOM_OPERATIONS: Final = 100
-KNOWN_DIGEST: Final = "d2df9bf71f35245bf281072c649b9a2e72d1b32f266aa86847ab59dab84cdc65"
-"""Of ``reference_digest``: the same on every platform, or the goal fails."""
+QUICK_NODES_MAX: Final = 50
+"""Nodes of the largest cluster on which a quick run walks and makes baselines."""
 
-_LOSS_DRAWS: Final = 20_000
-_LOOK_UPS: Final = 2_000
-_ROWS_MAX: Final = 1 << 15
-_SUBSETS_MAX: Final = 2_000_000
+
 _ZONES: Final = ((6, 3), (12, 4))
 _ZONES_OF_MORE: Final = 5
 
@@ -142,10 +143,12 @@ def measure_line(
     }
     try:
         nodes = change()
+        started = time.process_time()
         found = plan(old, nodes)
+        seconds = [time.process_time() - started]
     except HcefsError as error:
         return line | {"available": False, "reason": error.message}
-    seconds = [_cpu(lambda: plan(old, nodes)) for _ in range(repeats)]
+    seconds += [cpu_seconds(partial(plan, old, nodes)) for _ in range(repeats - 1)]
     planned = found.tables[0]
     report = planned.report
     target = rows_of(planned.target, table.n)
@@ -182,154 +185,6 @@ def measure_line(
         "map_compressed_moving": compressed_moving(apply_plan(found, old)),
         "map_hash": after.digest().hex()[:16],
     }
-
-
-def rows_of(encoded: bytes, n: int) -> list[tuple[int, ...]]:
-    """Encoded rows as node ids."""
-    return list(struct.iter_unpack(f">{n}H", encoded))
-
-
-def fair_of(nodes: Sequence[Node], planned: TablePlan, table: Table) -> dict[int, float]:
-    """The fair load of each member."""
-    fair = fair_shares(nodes, planned.caps, table.partitions, table.n)
-    return {node_id: float(share) for node_id, share in fair.items() if share}
-
-
-def compressed(cluster_map: ClusterMap) -> int:
-    """Bytes of a map as deflate makes them."""
-    return len(zlib.compress(cluster_map.encode(), 9))
-
-
-def compressed_moving(cluster_map: ClusterMap) -> int:
-    """Bytes of a map in mid-plan as xz makes them.
-
-    Its target repeats its rows, at a distance beyond the 32 KiB that deflate sees.
-    """
-    return len(lzma.compress(cluster_map.encode(), preset=1))
-
-
-def _cpu(work: Callable[[], object]) -> float:
-    started = time.process_time()
-    work()
-    return time.process_time() - started
-
-
-def real_optimum(table: Table, nodes: Sequence[Node], planned: TablePlan) -> float:
-    """The fewest moves to real-valued fair loads, caps included.
-
-    Where no cap costs a move, that is what must change hands between the fair
-    shares.  Else every row is planned as often as the shares have a denominator,
-    which is the linear program in integers; too large ones count without caps,
-    which is less.
-    """
-    ideal = float(planned.report.ideal)
-    seated = members(nodes)
-    fair = fair_shares(nodes, planned.caps, table.partitions, table.n)
-    times = lcm(*(share.denominator for share in fair.values()))
-    if not planned.report.gap or times * table.partitions > _ROWS_MAX:
-        return ideal
-    position = {node.node_id: number for number, node in enumerate(seated)}
-    partitions = times * table.partitions
-    rows = Rows(len(seated), domains_of(seated, planned.caps), partitions, table.n)
-    rows.seat_all(
-        [position.get(one, HOLE) for one in row] for row in table.node_rows for _ in range(times)
-    )
-    old = list(rows.masks)
-    order = Order(range(len(seated)), range(partitions))
-    reseat(rows, [int(fair[node.node_id] * times) for node in seated], order)
-    gained = sum((now & ~was).bit_count() for now, was in zip(rows.masks, old, strict=True))
-    return gained / times
-
-
-def is_minimal(table: Table, nodes: Sequence[Node], planned: TablePlan) -> bool:
-    """Whether no rows with the same loads and caps have fewer newcomers."""
-    seated = members(nodes)
-    position = {node.node_id: number for number, node in enumerate(seated)}
-    rows = Rows(len(seated), domains_of(seated, planned.caps), table.partitions, table.n)
-    rows.seat_all([[position[one] for one in row] for row in rows_of(planned.target, table.n)])
-    old = [sum(1 << position[one] for one in row if one in position) for row in table.node_rows]
-    return is_cheapest(rows, old)
-
-
-def violations(rows: Sequence[tuple[int, ...]], nodes: Sequence[Node], planned: TablePlan) -> int:
-    """Rows that break a cap or seat a node twice, counted independently of the planner."""
-    broken = 0
-    caps = planned.caps
-    labels = [
-        ({node.node_id: node.domain(level) for node in nodes}, caps.of(level))
-        for level in ("zone", "rack", "host")
-    ]
-    for row in rows:
-        bad = len(set(row)) != len(row)
-        for label, cap in labels:
-            counts: dict[tuple[str, ...], int] = {}
-            for node_id in row:
-                counts[label[node_id]] = counts.get(label[node_id], 0) + 1
-            bad = bad or max(counts.values()) > cap
-        broken += bad
-    return broken
-
-
-def data_imbalance(
-    rows: Sequence[tuple[int, ...]], table: Table, fair: Mapping[int, float], rotated: bool
-) -> float:
-    """The largest expected share of data shards over the fair one.
-
-    The rotation is u32 mod n: its residues differ by one part in 2^32 / n.
-    """
-    n, k = table.n, table.k
-    part, more = divmod(1 << 32, n)
-    chance = [
-        sum(part + (turn < more) for turn in range(n) if (seat + turn) % n < k) / (1 << 32)
-        if rotated
-        else float(seat < k)
-        for seat in range(n)
-    ]
-    data: dict[int, float] = dict.fromkeys(fair, 0.0)
-    for row in rows:
-        for seat, node_id in enumerate(row):
-            data[node_id] += chance[seat]
-    return max(data[node_id] / (share * k / n) for node_id, share in fair.items())
-
-
-def spread(rows: Sequence[tuple[int, ...]], m: int, count: int) -> dict[str, Any]:
-    """Different rows, mean nodes that share rows with one, and P(loss | m + 1 failures)."""
-    groups = {tuple(sorted(row)) for row in rows}
-    sits: dict[int, int] = {}
-    peers: dict[int, set[int]] = {}
-    for number, group in enumerate(groups):
-        for node_id in group:
-            sits[node_id] = sits.get(node_id, 0) | 1 << number
-            peers.setdefault(node_id, set()).update(group)
-    failing = m + 1
-    if len(groups) * comb(len(rows[0]), failing) <= _SUBSETS_MAX and comb(count, failing) < 10**7:
-        lost = {subset for group in groups for subset in combinations(group, failing)}
-        chance = len(lost) / comb(count, failing)
-    else:
-        draw = random.Random(1)
-        nodes = sorted(sits)
-        hits = 0
-        for _ in range(_LOSS_DRAWS):
-            together = -1
-            for node_id in draw.sample(nodes, failing):
-                together &= sits[node_id]
-            hits += together != 0
-        chance = hits / _LOSS_DRAWS
-    width = sum(len(found) - 1 for found in peers.values()) / len(peers)
-    return {"groups": len(groups), "scatter_width": width, "loss": chance}
-
-
-def look_up_seconds(cluster_map: ClusterMap, rounds: int = 20) -> float:
-    """One look-up, the mean of many keys, in the best of the rounds."""
-    draw = random.Random(2)
-    profile = cluster_map.default_profile
-    bases = [draw.randbytes(16) for _ in range(_LOOK_UPS)]
-
-    def work() -> None:
-        for base in bases:
-            seats(cluster_map, profile, base)
-
-    return min(_cpu(work) for _ in range(rounds)) / _LOOK_UPS
 
 
 # --- baselines --------------------------------------------------------------------------
@@ -451,8 +306,8 @@ def growth_line(count: int, profile: str) -> Line:
         line["grow_s"] = time.process_time() - started
         line["grow_moves"] = grown.moves
         now = settle(now, grown)
-    line["add_s"] = _cpu(partial(plan, now, changes.add(now, [make_node(count + 1, 0)])))
-    line["drain_s"] = _cpu(partial(plan, now, changes.drain(now, 3)))
+    line["add_s"] = cpu_seconds(partial(plan, now, changes.add(now, [make_node(count + 1, 0)])))
+    line["drain_s"] = cpu_seconds(partial(plan, now, changes.drain(now, 3)))
     line["map_compressed"] = compressed(now)
     line["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return line
@@ -520,10 +375,10 @@ def run(nodes: Sequence[int], profiles: Sequence[str], *, quick: bool, say: Say)
                 for name, change in operations(old).items()
             ]
             look_ups.append({"profile": profile, "nodes": count, "look_up_s": look_up_seconds(old)})
-            if count > profile_named(profile).n:
+            if count <= QUICK_NODES_MAX or not quick:
                 beside += baselines(old)
         count = max(nodes)
-        count = min(count, 50) if quick else count
+        count = min(count, QUICK_NODES_MAX) if quick else count
         if count >= profile_named(profile).n + 2:
             say(f"{profile}: {RANDOM_OPERATIONS} random operations on {count} nodes")
             walk = random_walk(count, profile, RANDOM_OPERATIONS, prove=not quick)
@@ -543,81 +398,3 @@ def run(nodes: Sequence[int], profiles: Sequence[str], *, quick: bool, say: Say)
         "digests": sorted(digests()),
     }
     return found | {"goals": [goal.as_data() for goal in goals(found)]}
-
-
-_Pick = Callable[[Line], float | None]
-
-
-def goals(found: Mapping[str, Any]) -> list[Goal]:
-    """The table of figures to reach."""
-    lines = [line for line in found["lines"] if line["available"]]
-    walks = found["walks"]
-
-    def worst(rows: Sequence[Line], pick: _Pick) -> tuple[float | None, str]:
-        values = [pick(row) for row in rows]
-        known = [value for value in values if value is not None]
-        if len(known) < len(values):
-            return None, "a plan was not minimal"
-        return (max(known), "") if known else (None, NOT_MEASURED)
-
-    def at_most(name: str, bound: float, rows: Sequence[Line], pick: _Pick) -> Goal:
-        return Goal(name, bound, False, *worst(rows, pick))
-
-    even = [line for line in lines if line["seats_a_node"] >= 100]
-    moving = [line for line in lines if line["moves"]]
-    many = [line for line in lines if line["real_optimum"] >= 100]
-    large = [line for line in lines if line["nodes"] == 200]
-    adding = [line for line in lines if line["operation"].startswith("add")]
-    same = float(found["digests"] == [KNOWN_DIGEST])
-    wanted = [
-        at_most("imbalance against feasible, >= 100 seats a node", 1.01, even, _of("imbalance")),
-        at_most(
-            "moves / minimum-cost optimum (proof: no negative circle)",
-            1.0,
-            moving,
-            lambda row: row["moves"] / row["optimum"] if row["optimum"] else None,
-        ),
-        at_most(
-            "moves / real-valued optimum of >= 100 seats",
-            1.02,
-            many,
-            lambda row: row["moves"] / row["real_optimum"],
-        ),
-        at_most("seat moves / set moves", 1.0, moving, lambda row: row["moves"] / row["newcomers"]),
-        at_most("cap violations", 0, lines, _of("cap_violations")),
-        at_most("other nodes gaining when one is added", 0, adding, _of("others_gaining")),
-        at_most("data-read imbalance with rotation", 1.01, even, _of("data_imbalance")),
-        at_most(
-            "plan at 200 nodes, P = 4096: CPU s",
-            1.0,
-            [line for line in large if line["partitions"] == 4096],
-            _of("plan_s"),
-        ),
-        at_most("look-up: us", 3.0, found["look_ups"], lambda row: row["look_up_s"] * 1e6),
-        at_most("map at 200 nodes: KiB, deflate", 64, large, _kib("map_compressed")),
-        at_most(
-            "map at 200 nodes in mid-plan: KiB, xz",
-            64,
-            large,
-            _kib("map_compressed_moving"),
-        ),
-        at_most("100 random operations: imbalance", 1.01, walks, _of("imbalance")),
-        at_most(
-            "100 random operations: moves / real-valued optimum",
-            1.02,
-            walks,
-            lambda row: row["moves"] / row["ideal"],
-        ),
-        Goal("same hash under every PYTHONHASHSEED and as recorded", 1, True, same),
-    ]
-    # What --nodes leaves out is no failure; what it names and was not measured is one.
-    at_200 = 200 in found["nodes"]
-    return [goal for goal in wanted if at_200 or "200 nodes" not in goal.name]
-
-
-def _of(name: str) -> _Pick:
-    return lambda row: float(row[name])
-
-
-def _kib(name: str) -> _Pick:
-    return lambda row: row[name] / 1024

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import placement, placement_baselines, placement_tables, report
+from benchmarks import (
+    placement,
+    placement_baselines,
+    placement_figures,
+    placement_goals,
+    placement_tables,
+    report,
+)
 from hcefs.cli.main import app
 from hcefs.errors import Invalid
 from hcefs.placement import changes
@@ -21,7 +28,7 @@ def found() -> dict[str, Any]:
     """A whole quick run on the smallest clusters, with few random operations."""
     patch = pytest.MonkeyPatch()
     patch.setattr(placement, "RANDOM_OPERATIONS", 5)
-    patch.setattr(placement, "digests", lambda: {placement.KNOWN_DIGEST})
+    patch.setattr(placement, "digests", lambda: {placement_goals.KNOWN_DIGEST})
     said: list[str] = []
     made = placement.run((6, 12), ("ec-4-2",), quick=True, say=said.append)
     patch.undo()
@@ -43,17 +50,17 @@ def test_what_cannot_be_planned_is_said(found: dict[str, Any]) -> None:
 
 
 def test_a_goal_without_its_measurement_fails(found: dict[str, Any]) -> None:
-    wanted = placement.goals(found | {"nodes": [200]})
+    wanted = placement_goals.goals(found | {"nodes": [200]})
     failed = {goal.name for goal in wanted if not goal.passed}
     assert failed == {goal.name for goal in wanted if "200 nodes" in goal.name}
     broken = [line | {"optimum": None} if line["available"] else line for line in found["lines"]]
-    (goal,) = [g for g in placement.goals(found | {"lines": broken}) if "circle" in g.name]
+    (goal,) = [g for g in placement_goals.goals(found | {"lines": broken}) if "circle" in g.name]
     assert not goal.passed
-    assert not placement.goals(found | {"digests": ["0"]})[-1].passed
+    assert not placement_goals.goals(found | {"digests": ["0"]})[-1].passed
 
 
 def test_the_digest_is_the_recorded_one() -> None:
-    assert placement.reference_digest() == placement.KNOWN_DIGEST
+    assert placement.reference_digest() == placement_goals.KNOWN_DIGEST
 
 
 def test_tables_and_plot(found: dict[str, Any]) -> None:
@@ -102,8 +109,8 @@ def test_rotation_evens_out_what_seats_do_not() -> None:
     old = placement.make_map(12, "ec-4-2")
     table = old.tables[0]
     fair = dict.fromkeys(range(1, 13), 128.0)
-    assert placement.data_imbalance(table.node_rows, table, fair, True) == pytest.approx(1)
-    assert placement.data_imbalance(table.node_rows, table, fair, False) > 1.01
+    assert placement_figures.data_imbalance(table.node_rows, table, fair, True) == pytest.approx(1)
+    assert placement_figures.data_imbalance(table.node_rows, table, fair, False) > 1.01
 
 
 # --- the command ------------------------------------------------------------------------

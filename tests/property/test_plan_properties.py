@@ -10,6 +10,7 @@ from random import Random
 import pytest
 
 from benchmarks import placement as bench
+from benchmarks.placement_figures import real_optimum
 from hcefs.errors import Invalid
 from hcefs.placement import changes
 from hcefs.placement.cluster_map import LEVELS, ClusterMap, Node, NodeState
@@ -229,4 +230,4 @@ def test_the_real_valued_optimum_is_that_of_the_linear_program() -> None:
     loads = {node_id: int(share * times) for node_id, share in fair.items()}
     rows = [row for row in old.tables[0].node_rows for _ in range(times)]
     best = Fraction(fewest_newcomers(rows, nodes, loads, found.caps), times)
-    assert bench.real_optimum(old.tables[0], nodes, found) == float(best)
+    assert real_optimum(old.tables[0], nodes, found) == float(best)
