@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: venv demo test check lint types contracts proto proto-check vectors lock clean
+.PHONY: venv demo test test-long check lint types contracts proto proto-check vectors lock clean
 
 venv: .venv/.installed
 
@@ -20,6 +20,10 @@ demo: venv
 test: venv
 	$(BIN)/pytest -q -n 2 -m "not cluster"
 	$(BIN)/pytest -q -m cluster
+
+# More seeds and larger clusters than the fast tier: minutes of CPU, no processes.
+test-long: venv
+	$(BIN)/pytest -q -n 2 -m long
 
 lint: venv
 	$(BIN)/ruff check .

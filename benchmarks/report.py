@@ -54,6 +54,11 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
         shown.append(small_table(result["cases"]))
     if result["benchmark"] == "ledger":
         shown.append(ledger_table(result["ledger"]))
+    if result["benchmark"] == "placement":
+        # It needs Table from here.
+        from benchmarks import placement_tables
+
+        shown += placement_tables.tables(result)
     return [table for table in shown if table.rows] + [goals_table(result["goals"])]
 
 
@@ -338,6 +343,10 @@ def panels(result: Mapping[str, Any]) -> list[Panel]:
             for name, stage in result["limits"].items()
         ]
         drawn.append(Panel("What each stage costs by itself", "CPU-s/GB", bars))
+    if result["benchmark"] == "placement":
+        from benchmarks import placement_tables
+
+        drawn += placement_tables.panels(result)
     for operation, title in (
         ("put", "Put"),
         ("get", "Get"),

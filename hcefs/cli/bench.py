@@ -247,6 +247,44 @@ def ledger(
     _perform(measure, as_json=as_json, out=out, work=work)
 
 
+@app.command("placement")
+@verb
+def placement_(
+    nodes: Annotated[str, typer.Option("--nodes", metavar="NUMBERS", help="6,12,50,200")] = "",
+    profile: Annotated[str, typer.Option("--profile", metavar="NAMES", help="ec-4-2,ec-10-4")] = "",
+    quick: QuickOption = False,
+    as_json: JsonOption = False,
+    out: OutOption = None,
+) -> None:
+    """Plans of node changes: balance, moves against the optimum, safety, time; no cluster.
+
+    Without --quick it takes some minutes: clusters of up to 1,000 nodes are planned.
+    """
+    _require_benchmarks()
+    from benchmarks import machine, placement
+
+    counts = [_count(text) for text in _words(nodes)] or placement.NODES
+    names = _words(profile) or placement.PROFILES
+    placement.check_options(counts, names)
+
+    async def measure(folder: Path, runtime: SystemRuntime, report: Report) -> Result:
+        started = runtime.monotonic()
+        found = placement.run(counts, names, quick=quick, say=report)
+        return {
+            "benchmark": "placement",
+            "quick": quick,
+            "seconds": runtime.monotonic() - started,
+            "environment": machine.environment(folder),
+            "settings": {
+                "nodes": ",".join(map(str, counts)),
+                "profiles": ",".join(names),
+            },
+            **found,
+        }
+
+    _perform(measure, as_json=as_json, out=out, work=None)
+
+
 # --- running ----------------------------------------------------------------------------
 
 Measure = Callable[[Path, SystemRuntime, Report], Awaitable[Result]]

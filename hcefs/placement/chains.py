@@ -1,34 +1,38 @@
-"""Rows under construction, and the chains of exchanges that fill their holes.
-
-The planner's step C.  A row is a set of members (positions, see
-``hcefs.placement.quotas``); sets of members and rows are bit masks, so that one
-``|`` answers for every member at once.
+"""Chains of exchanges that fill holes and shed seats: the planner's step C.
 
 A hole is filled directly when a member below its quota may join the row.  Else
 by a chain: v1 joins the row and gives up a seat elsewhere to v2, who gives up
-one to v3, ... until one is below its quota.  That is an augmenting path of the
-intersection of two matroids (rows under nested caps; quotas), so that
+one to v3, ... until one is below its quota.  A member above its quota sheds a
+seat in the same way.  That is an augmenting path of the intersection of two
+matroids (rows under nested caps; quotas), so that
 
-* a chain exists whenever quotas and caps can be met at all, and
+* a chain exists whenever quotas and caps can be met at all,
 * the cheapest chain with the fewest hops, applied from its far end, breaks no
-  cap on the way.
+  cap on the way, and
+* cheapest chains, one after the other, end in the cheapest rows of all
+  (successive shortest paths), which ``is_cheapest`` verifies independently.
 
-Invariants: every change goes through ``Rows.place`` and ``Rows.vacate``; a seat
-keeps its number whoever holds it.  Ties are broken by position and by the order
-in which members got their rows, never by a set's or a hash's order.
+A chain costs the newcomers that it brings into rows: each hop
+[v not in the old row] - [u not in the old row], when v takes the seat of u.
+These costs may be negative; potentials make them non-negative, so that each
+search may end at the first member below its quota that it reaches.
 
-Source: Schrijver, Combinatorial Optimization, sections 41.2 and 41.3.
+Invariants: ties are broken by position and by the order in which members got
+their rows.
+
+Source: Schrijver, Combinatorial Optimization, sections 41.2 and 41.3; Ahuja,
+Magnanti and Orlin, Network Flows, sections 9.1 (no negative circle) and 9.7
+(potentials; the searches of the first table are plain Bellman-Ford).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hcefs.errors import Internal, Invalid
-from hcefs.placement.quotas import Domain
-
-HOLE = -1
+from hcefs.placement.rows import Rows, bits_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,154 +44,166 @@ class Hop:
     joins: int
 
 
-class Rows:
-    """The rows of a table in the making: who sits where, loads, room."""
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """``first`` takes the seat that begins the chain; the exchanges follow from there."""
 
-    def __init__(self, members: int, domains: Sequence[Domain], partitions: int, n: int) -> None:
-        self.n = n
-        self.rows = [[HOLE] * n for _ in range(partitions)]
-        self.masks = [0] * partitions
-        self.loads = [0] * members
-        # Dicts for their order: a set's order is no part of the language.
-        self._rows_of: list[dict[int, None]] = [{} for _ in range(members)]
-        self._all = (1 << members) - 1
-        self._domains: list[list[tuple[int, int]]] = [[] for _ in range(members)]
-        for domain in domains:
-            mask = sum(1 << position for position in domain.positions)
-            for position in domain.positions:
-                self._domains[position].append((mask, domain.cap))
-        self._exchanges: list[dict[int, int]] = [{} for _ in range(partitions)]
+    first: int
+    hops: tuple[Hop, ...]
 
-    def may_join(self, partition: int, position: int) -> bool:
-        """Whether the member may take a hole of the row."""
-        mask = self.masks[partition]
-        return not mask >> position & 1 and all(
-            (mask & domain).bit_count() < cap for domain, cap in self._domains[position]
-        )
 
-    def place(self, partition: int, seat: int, position: int) -> None:
-        """Give a hole to a member.  The caller has checked that it may join."""
-        self.rows[partition][seat] = position
-        self.masks[partition] |= 1 << position
-        self.loads[position] += 1
-        self._rows_of[position][partition] = None
-        self._exchanges[partition] = {}
+class Chains:
+    """The searches for one table.
 
-    def vacate(self, partition: int, seat: int) -> int:
-        """Make a seat a hole; returns the member that held it."""
-        position = self.rows[partition][seat]
-        self.rows[partition][seat] = HOLE
-        self.masks[partition] ^= 1 << position
-        self.loads[position] -= 1
-        del self._rows_of[position][partition]
-        self._exchanges[partition] = {}
-        return position
+    ``old`` are the masks of the old rows, from which newcomers are counted;
+    without them every chain costs the same and the first of the shortest is taken.
+    ``gaining`` are members that every chain reaches with exactly one newcomer:
+    those below their quotas that still sit in all of their old rows.  Between
+    calls, rows may only be changed by moves of one newcomer to one of these.
+    """
 
-    def rows_of(self, position: int) -> Iterator[int]:
-        """The partitions in which the member sits."""
-        return iter(self._rows_of[position])
+    def __init__(
+        self,
+        rows: Rows,
+        quotas: Sequence[int],
+        old: Sequence[int] | None = None,
+        gaining: int = 0,
+    ) -> None:
+        self._rows = rows
+        self._quotas = quotas
+        self._old = old
+        self._potentials = [gaining >> p & 1 for p in range(len(quotas))]
 
-    def joinable(self, partition: int) -> int:
-        """The members that may take a hole of the row, as a mask."""
-        return self._all & ~self.masks[partition] & ~self._full(partition, self.masks[partition])
-
-    def exchangeable(self, partition: int, leaves: int) -> int:
-        """The members that may take the seat of ``leaves`` in the row, as a mask."""
-        cached = self._exchanges[partition]
-        found = cached.get(leaves)
-        if found is None:
-            mask = self.masks[partition]
-            found = self._all & ~mask & ~self._full(partition, mask ^ (1 << leaves))
-            cached[leaves] = found
-        return found
-
-    def _full(self, partition: int, mask: int) -> int:
-        """The members of domains in which a row of these members is at its cap."""
-        full = 0
-        for position in self.rows[partition]:
-            if position != HOLE and mask >> position & 1:
-                for domain, cap in self._domains[position]:
-                    if (mask & domain).bit_count() >= cap:
-                        full |= domain
-        return full
-
-    def check(self, quotas: Sequence[int]) -> None:
-        """Verify the finished rows by counting.
+    def fill(self, partition: int, seat: int) -> Chain:
+        """Fill one hole, by a chain where needed.
 
         Raises:
-            Internal: a hole is left, a cap is broken or a load is not its quota.
+            Invalid: no chain exists, so quotas and caps cannot both be met; the
+                rows are unchanged.
         """
-        for row, mask in zip(self.rows, self.masks, strict=True):
-            held = [(mask & d).bit_count() <= cap for p in row for d, cap in self._domains[p]]
-            if HOLE in row or mask.bit_count() != self.n or not all(held):
-                raise Internal("the planner made a row against the caps", reason="bad-plan")
-        if self.loads != list(quotas):
-            raise Internal("the planner missed its quotas", reason="bad-plan")
-
-
-def fill_hole(
-    rows: Rows, partition: int, seat: int, quotas: Sequence[int], old: Sequence[int] | None = None
-) -> int:
-    """Fill one hole, by a chain where needed; returns the number of exchanges made.
-
-    ``old`` are the masks of the old rows: the chain that brings the fewest
-    newcomers into rows is taken.  Without it every chain costs the same and the
-    first of the shortest is taken.
-
-    Raises:
-        Invalid: no chain exists, so quotas and caps cannot both be met; the rows
-            are unchanged.
-    """
-    chain = _find_chain(rows, partition, quotas, old)
-    if chain is None:
-        raise Invalid(
-            f"no node can take a seat of partition {partition} without breaking a cap: "
-            "raise a cap, or add nodes in other domains",
-            reason="infeasible",
+        old = self._old
+        chain = self._search(
+            {
+                position: 0 if old is None else _newcomer(old, partition, position)
+                for position in bits_of(self._rows.joinable(partition))
+            }
         )
-    first, hops = chain
-    for hop in reversed(hops):
-        if not rows.exchangeable(hop.partition, hop.leaves) >> hop.joins & 1:
+        if chain is None:
+            raise Invalid(
+                f"no node can take a seat of partition {partition} without breaking a cap: "
+                "raise a cap, or add nodes in other domains",
+                reason="infeasible",
+            )
+        self._apply(chain)
+        if not self._rows.may_join(partition, chain.first):
             raise Internal("a chain of seats broke a cap", reason="bad-plan")
-        place = rows.rows[hop.partition].index(hop.leaves)
-        rows.vacate(hop.partition, place)
-        rows.place(hop.partition, place, hop.joins)
-    if not rows.may_join(partition, first):
-        raise Internal("a chain of seats broke a cap", reason="bad-plan")
-    rows.place(partition, seat, first)
-    return len(hops)
+        self._rows.place(partition, seat, chain.first)
+        return chain
 
+    def shed(self, position: int) -> Chain:
+        """Take one seat from a member above its quota.
 
-def _find_chain(
-    rows: Rows, partition: int, quotas: Sequence[int], old: Sequence[int] | None
-) -> tuple[int, list[Hop]] | None:
-    """Bellman-Ford over members by (cost, hops): who joins the hole, then the exchanges."""
-    below = sum(1 << p for p, quota in enumerate(quotas) if rows.loads[p] < quota)
-    distance: dict[int, tuple[int, int]] = {}
-    reached_by: dict[int, Hop | None] = {}
-    for position in _bits(rows.joinable(partition)):
-        distance[position] = (0 if old is None else _newcomer(old, partition, position), 0)
-        reached_by[position] = None
-    frontier = sorted(distance)
-    while frontier and not (old is None and any(below >> p & 1 for p in distance)):
-        improved: dict[int, None] = {}
-        for leaves in frontier:
-            # A member below its quota ends a chain; going on can only cost more.
-            if below >> leaves & 1:
+        Raises:
+            Invalid: no chain exists; the rows are unchanged.
+        """
+        chain = self._search({position: 0})
+        if chain is None:
+            raise Invalid(
+                "no node can take over a seat without breaking a cap: raise a cap, or add nodes "
+                "in other domains",
+                reason="infeasible",
+            )
+        self._apply(chain)
+        return chain
+
+    def _apply(self, chain: Chain) -> None:
+        rows = self._rows
+        for hop in reversed(chain.hops):
+            if not rows.exchangeable(hop.partition, hop.leaves) >> hop.joins & 1:
+                raise Internal("a chain of seats broke a cap", reason="bad-plan")
+            place = rows.rows[hop.partition].index(hop.leaves)
+            rows.vacate(hop.partition, place)
+            rows.place(hop.partition, place, hop.joins)
+
+    def _search(self, starts: Mapping[int, int]) -> Chain | None:
+        """The cheapest chain from members that may begin, at their costs."""
+        rows = self._rows
+        below = sum(1 << p for p, quota in enumerate(self._quotas) if rows.loads[p] < quota)
+        if self._old is None:
+            return self._first_of_the_shortest(sorted(starts), below)
+        return self._cheapest(starts, below, self._old)
+
+    def _first_of_the_shortest(self, frontier: Sequence[int], below: int) -> Chain | None:
+        """Bellman-Ford where every exchange costs the same: round by round."""
+        reached_by: dict[int, Hop | None] = dict.fromkeys(frontier)
+        ends = [p for p in frontier if below >> p & 1]
+        while frontier and not ends:
+            reached: dict[int, None] = {}
+            for leaves in frontier:
+                for hop, _ in _hops(self._rows, leaves, None):
+                    if hop.joins not in reached_by:
+                        reached_by[hop.joins] = hop
+                        reached[hop.joins] = None
+                ends = [p for p in reached if below >> p & 1]
+                if ends:
+                    break
+            frontier = sorted(reached)
+        return _walk_back(min(ends), reached_by) if ends else None
+
+    def _cheapest(self, starts: Mapping[int, int], below: int, old: Sequence[int]) -> Chain | None:
+        """Dijkstra by (reduced cost, hops)."""
+        potentials = self._potentials
+        label = {p: (cost - potentials[p], 0) for p, cost in starts.items()}
+        reached_by: dict[int, Hop | None] = dict.fromkeys(starts)
+        heap = [(*found, p) for p, found in label.items()]
+        heapq.heapify(heap)
+        done: dict[int, int] = {}
+        end = None
+        while heap and end is None:
+            cost, hops, leaves = heapq.heappop(heap)
+            if leaves in done:
                 continue
-            for hop, cost in _hops(rows, leaves, old):
-                reached = (distance[leaves][0] + cost, distance[leaves][1] + 1)
-                if hop.joins not in distance or reached < distance[hop.joins]:
-                    distance[hop.joins] = reached
-                    reached_by[hop.joins] = hop
-                    improved[hop.joins] = None
-            if old is None and any(below >> p & 1 for p in improved):
+            if below >> leaves & 1:
+                end = leaves
                 break
-        frontier = sorted(improved)
-    ends = [(distance[p], p) for p in distance if below >> p & 1]
-    if not ends:
-        return None
-    return _walk_back(min(ends)[1], reached_by)
+            done[leaves] = cost
+            for hop, price in _hops(self._rows, leaves, old):
+                joins = hop.joins
+                reached = (cost + price + potentials[leaves] - potentials[joins], hops + 1)
+                if joins not in done and (joins not in label or reached < label[joins]):
+                    label[joins] = reached
+                    reached_by[joins] = hop
+                    # Nothing that is still to come can be cheaper or shorter.
+                    if below >> joins & 1 and reached == (cost, hops + 1):
+                        end = joins
+                        break
+                    heapq.heappush(heap, (*reached, joins))
+        if end is None:
+            return None
+        for position, cost in done.items():
+            potentials[position] += cost - label[end][0]
+        return _walk_back(end, reached_by)
+
+
+def is_cheapest(rows: Rows, old: Sequence[int]) -> bool:
+    """Whether no other rows with these loads and caps have fewer newcomers.
+
+    It is so exactly if no circle of exchanges has a negative cost.
+    """
+    members = range(len(rows.loads))
+    hops = [[(hop.joins, cost) for hop, cost in _hops(rows, leaves, old)] for leaves in members]
+    distance = [0] * len(members)
+    # Bellman-Ford from everywhere at once: without a negative circle it settles.
+    for _ in range(len(members) + 1):
+        settled = True
+        for leaves in members:
+            for joins, cost in hops[leaves]:
+                if distance[leaves] + cost < distance[joins]:
+                    distance[joins] = distance[leaves] + cost
+                    settled = False
+        if settled:
+            return True
+    return False
 
 
 def _hops(rows: Rows, leaves: int, old: Sequence[int] | None) -> Iterator[tuple[Hop, int]]:
@@ -205,7 +221,7 @@ def _hops(rows: Rows, leaves: int, old: Sequence[int] | None) -> Iterator[tuple[
             gone = _newcomer(old, partition, leaves)
             classes = [(-gone, free & old[partition]), (1 - gone, free & ~old[partition])]
         for cost, mask in classes:
-            for position in _bits(mask & ~seen[cost]):
+            for position in bits_of(mask & ~seen[cost]):
                 if position not in best or cost < best[position][0]:
                     best[position] = (cost, partition)
             seen[cost] |= mask
@@ -214,28 +230,15 @@ def _hops(rows: Rows, leaves: int, old: Sequence[int] | None) -> Iterator[tuple[
         yield Hop(partition, leaves, position), cost
 
 
-def _walk_back(end: int, reached_by: dict[int, Hop | None]) -> tuple[int, list[Hop]]:
+def _walk_back(end: int, reached_by: Mapping[int, Hop | None]) -> Chain:
     hops: list[Hop] = []
     hop = reached_by[end]
     while hop is not None:
-        # Longer than every member once means a circle of negative cost: the rows
-        # handed in were not the cheapest of their size.
-        if len(hops) > len(reached_by):
-            raise Internal("a chain of seats runs in a circle", reason="bad-plan")
         hops.append(hop)
         end = hop.leaves
         hop = reached_by[end]
-    hops.reverse()
-    return end, hops
+    return Chain(end, tuple(reversed(hops)))
 
 
 def _newcomer(old: Sequence[int], partition: int, position: int) -> int:
     return 1 - (old[partition] >> position & 1)
-
-
-def _bits(mask: int) -> Iterator[int]:
-    """The positions in a mask, ascending."""
-    while mask:
-        lowest = mask & -mask
-        yield lowest.bit_length() - 1
-        mask ^= lowest

@@ -24,7 +24,7 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -187,6 +187,13 @@ class Table(Encoded):
         self._check_shape()
         return tuple(struct.iter_unpack(f">{self.n}H", self.rows))
 
+    @cached_property
+    def target_rows(self) -> tuple[tuple[int, ...], ...]:
+        """Where the plan leads, decoded once; the rows in force without a plan."""
+        if not self.target:
+            return self.node_rows
+        return replace(self, rows=self.target).node_rows
+
     def _check_shape(self) -> None:
         _check_text("profile", self.profile, 1, LABEL_MAX)
         if self.k < 1 or self.m < 1 or self.n > SEATS_MAX:
@@ -208,14 +215,17 @@ class Table(Encoded):
                 reason="bad-table-size",
             )
 
-    def check(self, nodes: dict[int, Node]) -> None:
+    def check(self, nodes: dict[int, Node], *, plans: bool = False) -> None:
         """Check shape, caps and rows against the nodes of the map.
+
+        ``plans`` allows a plan in progress, which :mod:`hcefs.placement.successor`
+        checks; version 1 of the ledger's protocol does not.
 
         Raises:
             Invalid: with a reason for each rule.
         """
         self._check_shape()
-        if self.target or self.moving or self.wave or self.waves:
+        if not plans and (self.target or self.moving or self.wave or self.waves):
             raise Invalid(
                 f"table {self.profile} carries a plan in progress (target, moving seats or "
                 "waves); this version of the software cannot carry it out: upgrade it first",
@@ -311,8 +321,8 @@ class ClusterMap(Encoded):
             )
         return table
 
-    def check(self) -> None:
-        """Check everything that this map says by itself.
+    def check(self, *, plans: bool = False) -> None:
+        """Check everything that this map says by itself; ``plans`` as in ``Table.check``.
 
         Raises:
             Invalid: with a reason for each rule.
@@ -343,7 +353,7 @@ class ClusterMap(Encoded):
         )
         _unique("table", (table.profile for table in self.tables), "table-twice")
         for table in self.tables:
-            table.check(self._nodes)
+            table.check(self._nodes, plans=plans)
         if self.default_profile not in self._tables:
             raise Invalid("the default profile has no table in the map", reason="unknown-profile")
         if len(self.encode()) > self.MAX_BYTES:
@@ -439,6 +449,28 @@ def check_successor(old: ClusterMap | None, new: ClusterMap) -> None:
             seats without a plan.
     """
     new.check()
+    require_next(old, new)
+    if old is None:
+        return
+    check_nodes_kept(old, new)
+    check_tables_kept(old, new)
+    for before in old.tables:
+        after = new.table(before.profile)
+        # Seats that change hands without a source would leave blobs where no reader looks.
+        if (after.bits, after.rows) != (before.bits, before.rows):
+            raise Invalid(
+                f"the rows of table {before.profile} differ from those in force without a plan "
+                "that moves the shards",
+                reason="unplanned-move",
+            )
+
+
+def require_next(old: ClusterMap | None, new: ClusterMap) -> None:
+    """Check that ``new`` is for the epoch after ``old``, and was made from it.
+
+    Raises:
+        Conflict: it is not.
+    """
     expected = 1 if old is None else old.epoch + 1
     if new.epoch != expected:
         raise Conflict(
@@ -446,19 +478,20 @@ def check_successor(old: ClusterMap | None, new: ClusterMap) -> None:
             "make it again from the map in force",
             reason="wrong-epoch",
         )
-    if old is None:
-        return
-    if new.previous != old.digest():
+    if old is not None and new.previous != old.digest():
         raise Conflict(
             f"this map follows another map than the one of epoch {old.epoch}: "
             "make it again from the map in force",
             reason="wrong-previous",
         )
-    _check_nodes_kept(old, new)
-    _check_tables_kept(old, new)
 
 
-def _check_nodes_kept(old: ClusterMap, new: ClusterMap) -> None:
+def check_nodes_kept(old: ClusterMap, new: ClusterMap) -> None:
+    """Check that no node id is forgotten or used twice.
+
+    Raises:
+        Invalid: one is.
+    """
     for before in old.nodes:
         after = new.node(before.node_id)
         if after is None:
@@ -479,7 +512,12 @@ def _check_nodes_kept(old: ClusterMap, new: ClusterMap) -> None:
             )
 
 
-def _check_tables_kept(old: ClusterMap, new: ClusterMap) -> None:
+def check_tables_kept(old: ClusterMap, new: ClusterMap) -> None:
+    """Check that no profile is forgotten or changed.
+
+    Raises:
+        Invalid: one is.
+    """
     tables = {table.profile: table for table in new.tables}
     for before in old.tables:
         after = tables.get(before.profile)
@@ -493,13 +531,6 @@ def _check_tables_kept(old: ClusterMap, new: ClusterMap) -> None:
                 f"profile {before.profile} was {before.k}+{before.m}; a profile never changes: "
                 "add one under a new name",
                 reason="profile-changed",
-            )
-        # Seats that change hands without a source would leave blobs where no reader looks.
-        if (after.bits, after.rows) != (before.bits, before.rows):
-            raise Invalid(
-                f"the rows of table {before.profile} differ from those in force without a plan "
-                "that moves the shards",
-                reason="unplanned-move",
             )
 
 

@@ -1,16 +1,20 @@
-"""The first table of a profile and the first map of a cluster.
+"""The first table of a profile, and plans: where its seats go when nodes change.
 
-All (partition, node) pairs are ranked by weighted rendezvous score and accepted
+First table: all (partition, node) pairs are ranked by weighted rendezvous score and accepted
 while row, quota and caps allow; ``hcefs.placement.chains`` fills the holes that
 are left.  So each row is pseudo-random, each node has exactly its quota, and no
 cap is broken.
 
-Invariants: a pure function of its arguments; integers only (``math.log`` and
-hash seeds differ between platforms), so every node that recomputes a table gets
-the same bytes.  The order in which nodes are given does not matter.
+Plan: D'Hondt quotas under caps (``hcefs.placement.quotas``), then the fewest
+moves from the rows in force to those quotas (``hcefs.placement.moves``).
 
-Not guaranteed: few moves against another first table.  That is for plans, which
-start from the rows in force.
+Invariants: pure functions of their arguments; integers and fractions only
+(``math.log`` and hash seeds differ between platforms), so every node that
+recomputes a table or a plan gets the same bytes.  The order in which nodes are
+given does not matter.  A plan changes nothing: ``hcefs.placement.waves`` makes
+it into epochs.
+
+Not guaranteed: few moves between two first tables.
 
 Source: weighted rendezvous hashing (Schindelhauer and Schomaker, SPAA 2005):
 the node with the least -log(u) / weight comes first.
@@ -18,38 +22,46 @@ the node with the least -log(u) / weight comes first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
-from hashlib import blake2b
-from itertools import pairwise
-from struct import unpack
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from hcefs.errors import Invalid
-from hcefs.placement.chains import HOLE, Rows, fill_hole
+from hcefs.placement.chains import Chains
 from hcefs.placement.cluster_map import (
+    LEVELS,
     SEATS_MAX,
     Caps,
     ClusterMap,
     Node,
+    NodeState,
     Table,
+    check_nodes_kept,
     encode_rows,
 )
+from hcefs.placement.feasibility import advice, caps_for, require_caps_kept
+from hcefs.placement.figures import (
+    NodeChange,
+    TableReport,
+    balance,
+    balance_or_none,
+    fair_shares,
+    ideal_moves,
+    loads_of,
+)
+from hcefs.placement.moves import Order, align, reseat
 from hcefs.placement.quotas import (
+    Domain,
     default_caps,
     domains_of,
     members,
     partition_bits,
     quotas,
 )
+from hcefs.placement.rows import HOLE, Rows
+from hcefs.placement.scores import key_of, ranked_pairs, salts, tie_of
 
 PAIRS_MAX = 1 << 23
 """Most (partition, node) pairs that a first table ranks: memory and seconds."""
-
-_LOG_STEPS = 10
-_LOG_FRACTION = 40
-_LOG_PRECISION = 96
-_COST_SHIFT = 24
-_HASHES_PER_DIGEST = 8
 
 
 def first_map(
@@ -127,14 +139,15 @@ def first_table(
         domains,
         1 << bits,
         n,
-        [_tie(seed, profile, node) for node in seated],
+        [tie_of(seed, profile, node) for node in seated],
     )
     rows = Rows(len(seated), domains, 1 << bits, n)
-    _accept_by_score(rows, quota, _ranked_pairs(seated, bits, _key(seed, profile)))
+    _accept_by_score(rows, quota, ranked_pairs(seated, bits, key_of(seed, profile)))
+    chains = Chains(rows, quota)
     for partition, row in enumerate(rows.rows):
         for seat in range(n):
             if row[seat] == HOLE:
-                fill_hole(rows, partition, seat, quota)
+                chains.fill(partition, seat)
     rows.check(quota)
     return Table(
         profile=profile,
@@ -166,73 +179,162 @@ def _accept_by_score(rows: Rows, quota: Sequence[int], ranked: Iterable[tuple[in
                 return
 
 
-def _ranked_pairs(seated: Sequence[Node], bits: int, key: bytes) -> Iterator[tuple[int, int]]:
-    """All (partition, position), best rendezvous score first."""
-    logs = _log_table()
-    # One integer a pair, cost | partition | position: a fifth of the memory of tuples.
-    packed: list[int] = []
-    for position, node in enumerate(seated):
-        weight = node.weight
-        packed += [
-            (_minus_log2(draw, logs) << _COST_SHIFT) // weight << 48 | partition << 16 | position
-            for partition, draw in enumerate(_draws(key, node, 1 << bits))
-        ]
-    packed.sort()
-    for pair in packed:
-        yield pair >> 16 & 0xFFFFFFFF, pair & 0xFFFF
+# --- plans ------------------------------------------------------------------------------
+
+LOST_STATES = frozenset({NodeState.OUT, NodeState.REMOVED})
+"""Whose shards are not to be had: their seats are rebuilt."""
 
 
-def _key(seed: bytes, profile: str) -> bytes:
-    """What makes the draws of a profile its own; 32 bytes."""
-    name = profile.encode()
-    return blake2b(
-        len(name).to_bytes(2, "big") + name + seed, digest_size=32, person=b"hcefs/v1/rows"
-    ).digest()
+@dataclass(frozen=True)
+class TablePlan:
+    """Where the seats of one profile go; ``target`` is encoded like ``Table.rows``."""
+
+    profile: str
+    caps: Caps
+    target: bytes
+    report: TableReport
 
 
-def _tie(seed: bytes, profile: str, node: Node) -> int:
-    """H(id): the order of nodes that are otherwise equal."""
-    digest = blake2b(
-        node.node_id.to_bytes(2, "big"),
-        key=_key(seed, profile),
-        digest_size=8,
-        person=b"hcefs/v1/tie",
-    ).digest()
-    return int.from_bytes(digest, "big")
+@dataclass(frozen=True)
+class Plan:
+    """What ``plan`` found for the map of one epoch; ``base`` is that map's digest.
+
+    ``tables`` has one entry for each table of the map, in its order.
+    """
+
+    epoch: int
+    base: bytes
+    nodes: tuple[Node, ...]
+    tables: tuple[TablePlan, ...]
+
+    @property
+    def moves(self) -> int:
+        """Seats whose node changes."""
+        return sum(table.report.moves for table in self.tables)
 
 
-def _draws(key: bytes, node: Node, count: int) -> list[int]:
-    """A 64-bit hash of (key, node, partition) for each partition, eight to a digest."""
-    draws: list[int] = []
-    for number in range(-(-count // _HASHES_PER_DIGEST)):
-        message = node.node_id.to_bytes(2, "big") + number.to_bytes(4, "big")
-        digest = blake2b(message, key=key, digest_size=64, person=b"hcefs/v1/draw").digest()
-        draws += unpack(">8Q", digest)
-    return draws[:count]
+def plan(old: ClusterMap, nodes: Sequence[Node], *, weaker_caps: bool = False) -> Plan:
+    """The fewest moves that bring the map's tables to their quotas on changed nodes.
+
+    ``nodes`` are all nodes of the next epoch, removed ones included.  Caps that
+    are the default follow it; ``weaker_caps`` consents to caps that become weaker
+    so.  With seats in flight, the plan starts from where they are going.
+
+    Raises:
+        Infeasible: the nodes cannot hold the rows; it names cures.
+        Invalid: the nodes are malformed, or forget or re-use an id.
+    """
+    given = tuple(sorted(nodes, key=lambda node: node.node_id))
+    changed = replace(old, nodes=given)
+    changed.check(plans=True)
+    check_nodes_kept(old, changed)
+    tables = tuple(_plan_table(old, table, given, weaker_caps) for table in old.tables)
+    return Plan(old.epoch, old.digest(), given, tables)
 
 
-@lru_cache(maxsize=1)
-def _log_table() -> tuple[tuple[int, int], ...]:
-    """(log2(1 + i/2^STEPS), rise to the next), in units of 2^-FRACTION, by repeated squaring."""
-    values = []
-    for step in range(1 << _LOG_STEPS):
-        square = ((1 << _LOG_STEPS) + step) << (_LOG_PRECISION - _LOG_STEPS)
-        value = 0
-        for _ in range(_LOG_FRACTION):
-            square = square * square >> _LOG_PRECISION
-            bit = square >> (_LOG_PRECISION + 1)
-            square >>= bit
-            value = value << 1 | bit
-        values.append(value)
-    values.append(1 << _LOG_FRACTION)
-    return tuple((low, high - low) for low, high in pairwise(values))
+def _plan_table(
+    old: ClusterMap, table: Table, nodes: Sequence[Node], weaker_caps: bool
+) -> TablePlan:
+    caps = caps_for(old, table, nodes)
+    if not weaker_caps:
+        require_caps_kept(table.caps, caps, nodes, table.profile, table.n)
+    seated = members(nodes)
+    domains = domains_of(seated, caps)
+    loads = loads_of(table.node_rows)
+    ties = [tie_of(old.seed, table.profile, node) for node in seated]
+    quota = quotas(
+        [node.weight for node in seated],
+        domains,
+        table.partitions,
+        table.n,
+        ties,
+        old=[loads[node.node_id] for node in seated],
+    )
+    rows = _rows_in_force(table, seated, domains)
+    order = Order(ties, salts(key_of(old.seed, table.profile), table.partitions))
+    forced = _forced_holes(rows, table.n)
+    chains = reseat(rows, quota, order).chains
+    target = _aligned(table.node_rows, rows, seated, nodes)
+    gains = sum(
+        max(0, wanted - loads[node.node_id]) for node, wanted in zip(seated, quota, strict=True)
+    )
+    return TablePlan(
+        table.profile,
+        caps,
+        encode_rows(target),
+        _report(old, table, nodes, caps, target, max(forced, gains), chains),
+    )
 
 
-def _minus_log2(draw: int, logs: Sequence[tuple[int, int]]) -> int:
-    """-log2(draw / 2^64) in units of 2^-FRACTION, interpolated; draw 0 counts as 1."""
-    draw = draw or 1
-    exponent = draw.bit_length() - 1
-    rest = (draw << (63 - exponent)) & ((1 << 63) - 1)
-    low, rise = logs[rest >> (63 - _LOG_STEPS)]
-    within = rest & ((1 << (63 - _LOG_STEPS)) - 1)
-    return ((64 - exponent) << _LOG_FRACTION) - low - (rise * within >> (63 - _LOG_STEPS))
+def _rows_in_force(table: Table, seated: Sequence[Node], domains: Sequence[Domain]) -> Rows:
+    position_of = {node.node_id: position for position, node in enumerate(seated)}
+    rows = Rows(len(seated), domains, table.partitions, table.n)
+    rows.seat_all([[position_of.get(node, HOLE) for node in row] for row in table.node_rows])
+    return rows
+
+
+def _forced_holes(rows: Rows, n: int) -> int:
+    """Seats that must move whatever the quotas are: of gone nodes, or over a cap."""
+    forced = sum(n - mask.bit_count() for mask in rows.masks)
+    for partition, mask in enumerate(rows.masks):
+        over = rows.over_caps(partition)
+        if over is not None:
+            forced += (mask & over[0]).bit_count() - over[1]
+    return forced
+
+
+def _aligned(
+    before: Sequence[tuple[int, ...]], rows: Rows, seated: Sequence[Node], nodes: Sequence[Node]
+) -> list[tuple[int, ...]]:
+    """The new rows as node ids, each member that stays on its seat."""
+    ids = [node.node_id for node in seated]
+    domains = {node.node_id: tuple(map(node.domain, LEVELS)) for node in nodes}
+    found = []
+    for old, row in zip(before, rows.rows, strict=True):
+        new = frozenset([ids[position] for position in row])
+        found.append(old if new.issuperset(old) else align(old, new, domains.__getitem__))
+    return found
+
+
+def _report(
+    old: ClusterMap,
+    table: Table,
+    nodes: Sequence[Node],
+    caps: Caps,
+    target: Sequence[tuple[int, ...]],
+    lower_bound: int,
+    chains: int,
+) -> TableReport:
+    rows = table.node_rows
+    before, after = loads_of(rows), loads_of(target)
+    lost = {node.node_id for node in nodes if node.state in LOST_STATES}
+    moved = [
+        [was for was, now in zip(old_row, new_row, strict=True) if was != now]
+        for old_row, new_row in zip(rows, target, strict=True)
+        if old_row != new_row
+    ]
+    balance_before, was_fair = balance_or_none(old.nodes, rows, table.caps, table.m, before)
+    fair = fair_shares(nodes, caps, table.partitions, table.n)
+    return TableReport(
+        profile=table.profile,
+        n=table.n,
+        partitions=table.partitions,
+        moves=sum(map(len, moved)),
+        newcomers=sum(
+            len(set(new_row).difference(old_row))
+            for old_row, new_row in zip(rows, target, strict=True)
+            if old_row != new_row
+        ),
+        rebuilds=sum(node_id in lost for row in moved for node_id in row),
+        lower_bound=lower_bound,
+        ideal=ideal_moves(was_fair, fair),
+        waves=max(map(len, moved), default=0),
+        chains=chains,
+        before=balance_before,
+        after=balance(nodes, target, fair, table.m, after),
+        nodes=tuple(
+            NodeChange(node_id, before[node_id], after[node_id])
+            for node_id in sorted(before.keys() | after.keys())
+        ),
+        advice=advice(nodes, caps, table.profile, table.n),
+    )

@@ -145,24 +145,26 @@ def quotas(
 
     Each next seat goes to the largest weight / (seats + 1) among members with
     fewer than ``partitions`` seats whose every domain is below its cap; ties go
-    to a member below its ``old`` load, then to the lower of ``ties``.
+    to a member below its ``old`` load, then to one that had no seat, so that a
+    node put in the place of an equal one inherits its load, then to the lower of
+    ``ties``.
 
     Raises:
         Invalid: the caps leave too few seats.
     """
     loads = [0] * len(weights)
-    before = old if old is not None else loads
+    before = old if old is not None else [0] * len(weights)
     room = [domain.cap * partitions for domain in domains]
     inside: list[list[int]] = [[] for _ in weights]
     for number, domain in enumerate(domains):
         for position in domain.positions:
             inside[position].append(number)
 
-    def rank(position: int) -> tuple[int, bool, int, int]:
+    def rank(position: int) -> tuple[int, int, int, int]:
         load = loads[position]
         average = (weights[position] << _AVERAGE_SHIFT) // (load + 1)
-        kept = old is not None and load < before[position]
-        return (-average, not kept, ties[position], position)
+        kept = 0 if load < before[position] else 2 if before[position] else 1
+        return (-average, kept, ties[position], position)
 
     heap = [rank(position) for position, weight in enumerate(weights) if weight > 0]
     heapq.heapify(heap)

@@ -12,7 +12,7 @@ from hashlib import blake2b, sha256
 from pathlib import Path
 
 from hcefs.ids import AccountId
-from hcefs.placement import planner
+from hcefs.placement import planner, scores
 from hcefs.placement.cluster_map import Node, NodeState
 from hcefs.placement.quotas import default_caps, domains_of, members, quotas, shares
 from hcefs.placement.ring import partition_of, rotation_of, seats
@@ -85,7 +85,7 @@ def _case(
     domains = domains_of(seated, default_caps(nodes, k, m))
     each = [node.weight for node in seated]
     fair = shares(each, domains, table.partitions, k + m)
-    ties = [planner._tie(SEED, profile, node) for node in seated]
+    ties = [scores.tie_of(SEED, profile, node) for node in seated]
     return {
         "name": name,
         "bits": table.bits,
@@ -110,14 +110,14 @@ def _case(
 
 def vectors() -> dict[str, object]:
     """The vectors, made anew."""
-    logs = planner._log_table()
+    logs = scores.log_table()
     draws = (1, 2, 3, 1 << 32, (1 << 63) - 1, 1 << 63, 0x123456789ABCDEF0, (1 << 64) - 1)
     smallest = planner.first_map(_nodes(3, 3, 1, 1, (100,)), [("copy-3", 1, 2)], SEED, "copy-3")
     return {
         "seed": SEED.hex(),
         "look_ups": [_look_up(base) for base in BASES],
         "minus_log2": [
-            {"draw": f"{draw:016x}", "value": planner._minus_log2(draw, logs)} for draw in draws
+            {"draw": f"{draw:016x}", "value": scores.minus_log2(draw, logs)} for draw in draws
         ],
         "cases": [_case(*case) for case in CASES],
         "map_of_three": smallest.encode().hex(),

@@ -5,8 +5,9 @@ from itertools import combinations
 import pytest
 
 from hcefs.errors import Internal, Invalid
-from hcefs.placement.chains import HOLE, Rows, fill_hole
+from hcefs.placement.chains import Chains, is_cheapest
 from hcefs.placement.quotas import Domain
+from hcefs.placement.rows import HOLE, Rows
 
 
 def rows_of(members: int, content: list[list[int]], domains: tuple[Domain, ...] = ()) -> Rows:
@@ -20,14 +21,14 @@ def rows_of(members: int, content: list[list[int]], domains: tuple[Domain, ...] 
 
 def test_a_member_below_its_quota_fills_the_hole_itself() -> None:
     rows = rows_of(4, [[0, 1, HOLE], [0, 2, 3]])
-    assert fill_hole(rows, 0, 2, [2, 1, 1, 2]) == 0
+    assert len(Chains(rows, [2, 1, 1, 2]).fill(0, 2).hops) == 0
     assert rows.rows[0] == [0, 1, 3]
 
 
 def test_a_chain_of_one_exchange() -> None:
     # Only 0 is below its quota, and it already sits in the row of the hole.
     rows = rows_of(3, [[0, HOLE], [1, 2]])
-    assert fill_hole(rows, 0, 1, [2, 1, 1]) == 1
+    assert len(Chains(rows, [2, 1, 1]).fill(0, 1).hops) == 1
     assert rows.rows == [[0, 1], [0, 2]]
     rows.check([2, 1, 1])
 
@@ -37,7 +38,7 @@ def test_a_chain_through_the_row_of_the_hole_itself() -> None:
     # the seat of 0 in row 1 and 3 that of 2 in row 0; the last exchange comes first.
     zone = Domain((2, 3, 4), 2)
     rows = rows_of(5, [[4, 2, HOLE], [3, 1, 0]], (zone,))
-    assert fill_hole(rows, 0, 2, [1, 1, 1, 2, 1]) == 2
+    assert len(Chains(rows, [1, 1, 1, 2, 1]).fill(0, 2).hops) == 2
     assert rows.rows == [[4, 3, 0], [3, 1, 2]]
     rows.check([1, 1, 1, 2, 1])
 
@@ -45,7 +46,7 @@ def test_a_chain_through_the_row_of_the_hole_itself() -> None:
 def test_no_chain_is_reported_and_changes_nothing() -> None:
     rows = rows_of(3, [[0, HOLE], [1, HOLE]], (Domain((0, 1, 2), 1),))
     with pytest.raises(Invalid) as error:
-        fill_hole(rows, 0, 1, [2, 1, 1])
+        Chains(rows, [2, 1, 1]).fill(0, 1)
     assert error.value.reason == "infeasible"
     assert rows.rows == [[0, HOLE], [1, HOLE]]
 
@@ -57,7 +58,7 @@ def test_caps_count_for_direct_seats_and_exchanges() -> None:
     assert rows.joinable(0) == 0b1100
     assert rows.exchangeable(0, 0) == 0b1110
     assert rows.exchangeable(1, 2) == 0b0011
-    assert fill_hole(rows, 0, 1, [1, 1, 1, 1]) == 1
+    assert len(Chains(rows, [1, 1, 1, 1]).fill(0, 1).hops) == 1
     rows.check([1, 1, 1, 1])
 
 
@@ -116,10 +117,12 @@ def test_chains_bring_the_fewest_newcomers(gone: int, domains: tuple[Domain, ...
     target[gone] = 0
     for partition in list(rows.rows_of(gone)):
         rows.vacate(partition, rows.rows[partition].index(gone))
+    chains = Chains(rows, target, old)
     for partition, row in enumerate(rows.rows):
         for seat in range(rows.n):
             if row[seat] == HOLE:
-                fill_hole(rows, partition, seat, target, old)
+                chains.fill(partition, seat)
     rows.check(target)
     newcomers = sum((mask & ~was).bit_count() for mask, was in zip(rows.masks, old, strict=True))
     assert newcomers == fewest_newcomers(old, rows.n, target, domains)
+    assert is_cheapest(rows, old)

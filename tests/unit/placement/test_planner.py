@@ -11,7 +11,7 @@ from fractions import Fraction
 import pytest
 
 from hcefs.errors import Invalid
-from hcefs.placement import planner
+from hcefs.placement import planner, scores
 from hcefs.placement.cluster_map import Caps, NodeState
 from hcefs.placement.planner import first_map, first_table
 from hcefs.placement.quotas import domains_of, imbalance, members, quotas, shares
@@ -147,19 +147,19 @@ def test_what_cannot_be_built_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_integer_logarithm() -> None:
-    logs = planner._log_table()
-    unit = 1 << planner._LOG_FRACTION
+    logs = scores.log_table()
+    unit = 1 << scores.LOG_FRACTION
     for draw in (1, 2, 3, 1 << 63, (1 << 63) - 1, (1 << 64) - 1, 0x123456789ABCDEF0, 10**19):
         exact = 64 - math.log2(draw)
-        assert abs(planner._minus_log2(draw, logs) / unit - exact) < 1e-6
-    assert planner._minus_log2(0, logs) == planner._minus_log2(1, logs)
-    assert planner._minus_log2(1 << 63, logs) == unit
+        assert abs(scores.minus_log2(draw, logs) / unit - exact) < 1e-6
+    assert scores.minus_log2(0, logs) == scores.minus_log2(1, logs)
+    assert scores.minus_log2(1 << 63, logs) == unit
 
 
 def test_integer_logarithm_never_rises() -> None:
-    logs = planner._log_table()
+    logs = scores.log_table()
     step = (1 << 63) // 5_000
-    costs = [planner._minus_log2(draw, logs) for draw in range(1, 1 << 64, step)]
+    costs = [scores.minus_log2(draw, logs) for draw in range(1, 1 << 64, step)]
     assert costs == sorted(costs, reverse=True)
 
 
@@ -172,7 +172,7 @@ def test_quotas_decide_loads_exactly() -> None:
         domains_of(given, table.caps),
         table.partitions,
         table.n,
-        [planner._tie(SEED, "ec-4-2", one) for one in given],
+        [scores.tie_of(SEED, "ec-4-2", one) for one in given],
     )
     assert [loads[one.node_id] for one in given] == wanted
 
