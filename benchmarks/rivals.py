@@ -27,7 +27,7 @@ COLUMNS: Final = (
 
 CAVEATS: Final = (
     "The others: no TLS, on another day; ours: mutual TLS, encryption, 4+2, fsync of file and "
-    "folder on all six, receipts, and a commit on the ledger for each put.",
+    "folder on all six, and a commit on the ledger for each put.",
     "Comparable in guarantee: Swift (encrypted, 4+2, fsync). Tahoe and the SeaweedFS filer do not "
     "fsync; Ceph and SeaweedFS volumes do not encrypt; SeaweedFS keeps 2 copies and survives "
     "one loss, not two.",
