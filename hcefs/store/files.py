@@ -40,13 +40,14 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-from hcefs.errors import Conflict, Corrupt, Exhausted, HcefsError, Invalid, NotFound, Unavailable
+from hcefs.errors import Conflict, Corrupt, HcefsError, Invalid, NotFound, Unavailable
 from hcefs.ids import BlobBase
 from hcefs.integrity import Buffer
 from hcefs.store.aligned import AlignedBuffers, aligned_down, aligned_up
+from hcefs.store.disk import FILE_MODE, FOLDER_MODE, Disk, disk_error, disk_errors, disk_full
 from hcefs.store.interface import (
     Stores,
     Usage,
@@ -68,113 +69,9 @@ UNCACHED_BYTES_MIN = 256 << 10
 UNCACHED_READ_BYTES = 64 << 10
 """Reads of such shards from this length on bypass it too; what is small is read again."""
 
-_FOLDER_MODE = 0o700
-_FILE_MODE = 0o600
 _NAME = re.compile(r"([0-9a-f]{32})\.(0|[1-9][0-9]{0,2})")
 _FAN_OUT = re.compile(r"[0-9a-f]{2}")
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-_TOO_MANY_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 _CANNOT_ALLOCATE = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
-
-
-class Disk:
-    """The file system calls of a shard store; tests derive from it to record and to fail."""
-
-    def make_folder(self, path: Path) -> None:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path, _FOLDER_MODE)
-
-    def create(self, path: Path) -> int:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
-
-    def open(self, path: Path) -> int:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-
-    def close(self, fd: int) -> None:
-        os.close(fd)
-
-    def bypass_cache(self, fd: int, *, on: bool = True) -> bool:
-        """Let reads and writes of this file bypass the page cache; False where that cannot be."""
-        try:
-            flags = fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_DIRECT
-            fcntl.fcntl(fd, fcntl.F_SETFL, flags | (os.O_DIRECT if on else 0))
-        except (OSError, AttributeError):  # the file system, or the whole system, cannot
-            return False
-        return True
-
-    def allocate(self, fd: int, size: int) -> None:
-        os.posix_fallocate(fd, 0, size)
-
-    def truncate(self, fd: int, size: int) -> None:
-        os.ftruncate(fd, size)
-
-    def write(self, fd: int, buffers: Sequence[memoryview]) -> int:
-        return os.writev(fd, buffers)
-
-    def read(self, fd: int, length: int, offset: int) -> bytes:
-        return os.pread(fd, length, offset)
-
-    def read_into(self, fd: int, out: memoryview, offset: int) -> int:
-        return os.preadv(fd, [out], offset)
-
-    def size(self, fd: int) -> int:
-        return os.fstat(fd).st_size
-
-    def same(self, one: int, other: int) -> bool:
-        """Whether two descriptors are of one file."""
-        return os.path.samestat(os.fstat(one), os.fstat(other))
-
-    def sync(self, fd: int) -> None:
-        os.fsync(fd)
-
-    def sync_folder(self, path: Path) -> None:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-    def link(self, source: Path, target: Path) -> None:
-        os.link(source, target)
-
-    def unlink(self, path: Path) -> None:
-        os.unlink(path)
-
-    def space(self, path: Path) -> tuple[int, int]:
-        """Free bytes (for unprivileged users) and all bytes of the file system."""
-        stat = os.statvfs(path)
-        return stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize
-
-
-def _disk_full(detail: str) -> Exhausted:
-    return Exhausted(
-        f"{detail}: add a node or free space on this one, then repeat",
-        reason="disk-full",
-        retry_after_ms=60_000,
-    )
-
-
-def _translate(error: OSError, doing: str) -> HcefsError:
-    if error.errno in _FULL:
-        return _disk_full(f"the disk is full while {doing}")
-    if error.errno in _TOO_MANY_FILES:
-        return Exhausted(
-            f"too many open files while {doing}: raise the limit of the process (ulimit -n)",
-            reason="open-files",
-        )
-    name = errno.errorcode.get(error.errno or 0, "an unknown error")
-    return Unavailable(
-        f"the disk reported {name} while {doing}: look at the kernel's log and the disk's health",
-        reason="disk-error",
-    )
-
-
-@contextlib.contextmanager
-def _disk_errors(doing: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _translate(error, doing) from error
 
 
 class FileShardWriter:
@@ -213,7 +110,7 @@ class FileShardWriter:
                 self._flush(view)
         except OSError as error:
             self.abort()
-            raise _translate(error, "writing a shard") from error
+            raise disk_error(error, "writing a shard") from error
         except HcefsError:
             self.abort()
             raise
@@ -227,7 +124,7 @@ class FileShardWriter:
             self._disk.sync(self._fd)
             self._store.publish(self._name, self._temporary, self._written)
         except OSError as error:
-            raise _translate(error, "finishing a shard") from error
+            raise disk_error(error, "finishing a shard") from error
         finally:
             self.abort()  # removes the temporary name, which a published shard does not need
 
@@ -312,7 +209,7 @@ class FileShardReader:
 
     def read_at(self, offset: int, length: int) -> bytes:
         self._check(offset, length)
-        with _disk_errors("reading a shard"):
+        with disk_errors("reading a shard"):
             uncached = self._uncached_for(length)
             if uncached >= 0:
                 with self._buffers.lend() as aligned:
@@ -335,7 +232,7 @@ class FileShardReader:
     def read_into(self, offset: int, out: bytearray | memoryview) -> None:
         view = bytes_view(out)
         self._check(offset, len(view))
-        with _disk_errors("reading a shard"):
+        with disk_errors("reading a shard"):
             uncached = self._uncached_for(len(view))
             if uncached >= 0:
                 with self._buffers.lend() as aligned:
@@ -428,7 +325,7 @@ class FileShardStore:
         self._shards = 0
         self._shard_bytes = 0
         self._closed = False
-        with _disk_errors("opening the shards"):
+        with disk_errors("opening the shards"):
             for path in (folder, self._incoming, self._quarantine):
                 self.disk.make_folder(path)
             self._lock_fd = _lock_folder(folder)
@@ -461,7 +358,7 @@ class FileShardStore:
         check_index(index)
         check_size(expected_size)
         self._require_open()
-        with _disk_errors("beginning a shard"):
+        with disk_errors("beginning a shard"):
             final = self._path(base, index)
             if final.exists():
                 raise self._exists(final)
@@ -494,7 +391,7 @@ class FileShardStore:
     def open(self, base: BlobBase, index: int) -> FileShardReader:
         check_index(index)
         self._require_open()
-        with _disk_errors("opening a shard"):
+        with disk_errors("opening a shard"):
             path = self._path(base, index)
             try:
                 fd = self.disk.open(path)
@@ -509,14 +406,14 @@ class FileShardStore:
     def has(self, base: BlobBase, index: int) -> bool:
         check_index(index)
         self._require_open()
-        with _disk_errors("looking for a shard"):
+        with disk_errors("looking for a shard"):
             return self._path(base, index).exists()
 
     def remove(self, base: BlobBase, index: int) -> bool:
         check_index(index)
         self._require_open()
         path = self._path(base, index)
-        with _disk_errors("removing a shard"), self._lock:
+        with disk_errors("removing a shard"), self._lock:
             if path.parent.name not in self._fan_out:
                 return False
             try:
@@ -536,7 +433,7 @@ class FileShardStore:
         check_index(index)
         self._require_open()
         path = self._path(base, index)
-        with _disk_errors("setting a shard aside"), self._lock:
+        with disk_errors("setting a shard aside"), self._lock:
             try:
                 size = os.lstat(path).st_size
             except FileNotFoundError:
@@ -557,14 +454,14 @@ class FileShardStore:
         with self._lock:
             folders = sorted(self._fan_out)
         for folder in folders:
-            with _disk_errors("listing the shards"):
+            with disk_errors("listing the shards"):
                 names = os.listdir(self._folder / folder)
             found = (_parse(folder, name) for name in names)
             yield from sorted(shard for shard in found if shard is not None)
 
     def usage(self) -> Usage:
         self._require_open()
-        with _disk_errors("asking for free space"):
+        with disk_errors("asking for free space"):
             free, total = self.disk.space(self._folder)
         with self._lock:
             return Usage(self._shards, self._shard_bytes, free, total)
@@ -611,7 +508,7 @@ class FileShardStore:
         """
         free, _ = self.disk.space(self._folder)
         if free - size < self._reserve:
-            raise _disk_full("this node's disk is full up to its reserve")
+            raise disk_full("this node's disk is full up to its reserve")
 
     def forget(self, writer: FileShardWriter) -> None:
         """Drop an ended writer."""
@@ -669,7 +566,7 @@ def _parse(folder: str, name: str) -> tuple[BlobBase, int] | None:
 
 def _lock_folder(folder: Path) -> int:
     """Hold the folder: opening deletes temporaries, so there is one opener at a time."""
-    fd = os.open(folder / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
+    fd = os.open(folder / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -695,10 +592,10 @@ def open_stores(folder: Path, *, reserve_bytes: int) -> Stores:
         Corrupt: a database is damaged.
         Invalid: written by a newer version of this software.
     """
-    with _disk_errors("creating the stores"):
+    with disk_errors("creating the stores"):
         for path in (folder, *(folder / name for name in ("shards", "rows", "keys"))):
-            path.mkdir(mode=_FOLDER_MODE, parents=path is folder, exist_ok=True)
-            path.chmod(_FOLDER_MODE)
+            path.mkdir(mode=FOLDER_MODE, parents=path is folder, exist_ok=True)
+            path.chmod(FOLDER_MODE)
         Disk().sync_folder(folder)
         Disk().sync_folder(folder.parent)
     with contextlib.ExitStack() as undo:

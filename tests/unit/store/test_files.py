@@ -13,7 +13,8 @@ import pytest
 from hcefs.errors import Conflict, Corrupt, Exhausted, HcefsError, NotFound, Unavailable
 from hcefs.ids import BlobBase
 from hcefs.store.aligned import ALIGNMENT, BUFFER_BYTES, aligned_down
-from hcefs.store.files import UNCACHED_BYTES_MIN, Disk, FileShardStore, open_stores
+from hcefs.store.disk import Disk
+from hcefs.store.files import UNCACHED_BYTES_MIN, FileShardStore, open_stores
 from hcefs.store.interface import KeyTable, Table
 
 BASE = BlobBase(b"\xab" * 16)
