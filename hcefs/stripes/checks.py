@@ -13,6 +13,7 @@ from hcefs.erasure.scheme import SEGMENT_SIZE, Geometry, profile_named
 from hcefs.errors import Conflict, Corrupt, Denied, Invalid
 from hcefs.formats.keybox import KeyBox, KeyLink
 from hcefs.formats.manifest import Core, KeyRow, Layout, Opening
+from hcefs.formats.pack import PackLayout
 from hcefs.formats.shard import ShardFooter
 from hcefs.ids import AccountId, RecordId
 from hcefs.integrity import DIGEST_SIZE, shard_digest, split_digests
@@ -83,11 +84,12 @@ def check_rows(view: LedgerView, start: ShardStart, received: int, rows: ShardRo
     return CheckedShard(core, ShardFooter(core.plaintext_length, rows.piece_digests, digest))
 
 
-def check_layout(view: LedgerView, layout: Layout, writer: AccountId) -> None:
-    """Check who signed the layout: a node, or in direct mode the blob's writer.
+def check_layout(view: LedgerView, layout: Layout | PackLayout, writer: AccountId) -> None:
+    """Check shape and signer of a layout: a node, or the writer (of a blob in direct mode).
 
     Raises:
         Denied: someone else, or an account that is unknown or has older keys.
+        Invalid: a wrong shape.
         Unauthenticated: a wrong signature.
     """
     signer = view.account(layout.node)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from hcefs.access.facts import AccountKind, LedgerView
+from hcefs.access.facts import LedgerView
 from hcefs.erasure.scheme import SEAL_OVERHEAD
 from hcefs.errors import Conflict, Corrupt, Denied, HcefsError, Invalid, NotFound
 from hcefs.formats.manifest import DIGEST_SIZE, SEALED_METADATA_MAX, Core
@@ -23,10 +23,10 @@ from hcefs.formats.pack import (
     split_slots,
 )
 from hcefs.formats.shard import ShardFooter
-from hcefs.ids import AccountId, BlobBase, BlobId, RecordId
+from hcefs.ids import BlobBase, BlobId, RecordId
 from hcefs.integrity import blake3_digest, shard_digest
 from hcefs.ledger.rules_records import OLD_GENERATION_MS
-from hcefs.stripes.checks import check_commit_by
+from hcefs.stripes.checks import check_commit_by, check_layout
 from hcefs.stripes.pack_shape import PackShape
 from hcefs.transport.pack_messages import blob_ids
 from hcefs.transport.packs import BatchCall, PackGroupRows, PackShard
@@ -65,7 +65,7 @@ def check_pack(view: LedgerView, call: BatchCall, shard: PackShard) -> CheckedPa
         Invalid, Corrupt, Denied, Unauthenticated: which of them does not fit, and why.
     """
     layout = PackLayout.decode(shard.layout)
-    check_pack_layout(view, layout, call.presenter)
+    check_layout(view, layout, call.presenter)
     shape = PackShape.of(layout)
     if layout.base != shard.base:
         raise Invalid("the layout is of another pack", reason="rows-disagree")
@@ -88,24 +88,6 @@ def check_pack(view: LedgerView, call: BatchCall, shard: PackShard) -> CheckedPa
 def pack_length(shape: PackShape) -> int:
     """What the footer of a pack's shard names as its plaintext length."""
     return shape.body - SEAL_OVERHEAD
-
-
-def check_pack_layout(view: LedgerView, layout: PackLayout, writer: AccountId) -> None:
-    """Check shape and signer of a pack's layout: a node, or the pack's writer.
-
-    Raises:
-        Denied: someone else, or an account that is unknown or has older keys.
-        Invalid: ``bad-layout``, ``unknown-profile``.
-        Unauthenticated: a wrong signature.
-    """
-    signer = view.account(layout.node)
-    if (
-        signer is None
-        or signer.key_version < layout.key_version
-        or (signer.kind is not AccountKind.NODE and signer.account != writer)
-    ):
-        raise Denied("the layout is not signed by a node or by the writer", reason="unknown-node")
-    layout.check(signer.signing_key)
 
 
 def check_groups(

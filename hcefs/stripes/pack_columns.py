@@ -28,6 +28,7 @@ from hcefs.runtime import Runtime
 from hcefs.stripes.hedge import HedgeTimer
 from hcefs.stripes.pack_holder import ANSWER_FULL
 from hcefs.stripes.pack_shape import PackShape
+from hcefs.stripes.stripe import too_few_shards
 from hcefs.transport.packs import BatchCall, ColumnsWanted, PackPeers, PackWanted
 from hcefs.transport.peers import Call, Piece
 
@@ -114,16 +115,7 @@ class ColumnJob:
         for error in errors:
             if isinstance(error, Denied):
                 return error
-        reasons = ", ".join(sorted({error.reason for error in errors}))
-        if self.avoid or any(error.kind == "corrupt" for error in errors):
-            return Corrupt(
-                f"fewer than {k} undamaged shards are left ({reasons}); run a repair",
-                reason="too-few-shards",
-            )
-        return Unavailable(
-            f"fewer than {k} shards can be loaded now ({reasons}); retry later",
-            reason="too-few-shards",
-        )
+        return too_few_shards(k, errors, damaged=bool(self.avoid))
 
 
 _Running = dict[asyncio.Task[None], tuple[Node, list[tuple[ColumnJob, int]]]]

@@ -25,8 +25,8 @@ from hcefs.integrity import blake3_digest
 from hcefs.placement.cluster_map import Node
 from hcefs.placement.ring import Seat
 from hcefs.runtime import Runtime
-from hcefs.stripes.checks import Replica
-from hcefs.stripes.pack_checks import check_core, check_pack_layout
+from hcefs.stripes.checks import Replica, check_layout
+from hcefs.stripes.pack_checks import check_core
 from hcefs.stripes.pack_holder import ANSWER_FULL
 from hcefs.stripes.pack_shape import PackShape
 from hcefs.transport.packs import BatchCall, PackPart, PackPeers, PackWanted
@@ -234,7 +234,7 @@ class RowReader:
                     raise Corrupt("a core differs from its digest", reason="rows-disagree")
                 core = check_core(rows.core, wanted.record, blob, shape.length_of(rows.slot))
                 if not (own or known.vouched):
-                    check_pack_layout(self._replica, layout, core.writer)
+                    check_layout(self._replica, layout, core.writer)
                     known.vouched = True
             except HcefsError as error:
                 search.fail(key, error)

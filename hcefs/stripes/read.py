@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from hcefs.erasure.scheme import Geometry, Profile
-from hcefs.errors import Corrupt, HcefsError, Unavailable
+from hcefs.errors import Corrupt, HcefsError
 from hcefs.formats.manifest import Layout
 from hcefs.integrity import blake3_digest
 from hcefs.metrics import Metrics
@@ -28,7 +28,7 @@ from hcefs.placement.ring import Seat
 from hcefs.runtime import Runtime
 from hcefs.stripes.hedge import HedgeTimer, straggler
 from hcefs.stripes.lane import Lane
-from hcefs.stripes.stripe import rebuild_data
+from hcefs.stripes.stripe import rebuild_data, too_few_shards
 from hcefs.transport.peers import Call, Peers
 
 BATCH_STRIPES_MAX = 4
@@ -305,16 +305,7 @@ class StripeReader:
         for error in self._errors:
             if not error.retryable and error.kind not in ("corrupt", "not-found"):
                 return error
-        reasons = ", ".join(sorted({error.reason for error in self._errors}))
-        if any(error.kind == "corrupt" for error in self._errors):
-            return Corrupt(
-                f"fewer than {k} undamaged shards are left ({reasons}); run a repair",
-                reason="too-few-shards",
-            )
-        return Unavailable(
-            f"fewer than {k} shards can be loaded now ({reasons}); retry later",
-            reason="too-few-shards",
-        )
+        return too_few_shards(k, self._errors)
 
     def _leave(self, index: int) -> None:
         lane = self._lanes.pop(index, None)

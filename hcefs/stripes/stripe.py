@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from hcefs.erasure.codec import codec_for
 from hcefs.erasure.scheme import Profile, piece_length
-from hcefs.errors import Corrupt
+from hcefs.errors import Corrupt, HcefsError, Unavailable
 from hcefs.integrity import blake3_digest, crc32c
 from hcefs.transport.framing import Frame
 
@@ -104,6 +104,20 @@ def rebuild_data(profile: Profile, pieces: Mapping[int, memoryview]) -> list[mem
         pieces[index] if index in pieces else memoryview(rebuilt[index])
         for index in range(profile.k)
     ]
+
+
+def too_few_shards(k: int, errors: Sequence[HcefsError], *, damaged: bool = False) -> HcefsError:
+    """Why fewer than k shards could be read: some are damaged (``damaged`` too), or absent."""
+    reasons = ", ".join(sorted({error.reason for error in errors}))
+    if damaged or any(error.kind == "corrupt" for error in errors):
+        return Corrupt(
+            f"fewer than {k} undamaged shards are left ({reasons}); run a repair",
+            reason="too-few-shards",
+        )
+    return Unavailable(
+        f"fewer than {k} shards can be loaded now ({reasons}); retry later",
+        reason="too-few-shards",
+    )
 
 
 def join_sealed_into(data: Sequence[memoryview], out: memoryview) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 
-from hcefs.errors import Denied, HcefsError, Invalid
+from hcefs.errors import HcefsError, Invalid
 from hcefs.ids import AccountId
 from hcefs.integrity import crc32c_of
 from hcefs.placement.cluster_map import Node
@@ -24,6 +24,7 @@ from hcefs.transport.grpc_peers import (
     Channels,
     Connect,
     between_nodes,
+    connector,
     context_of,
     observe,
 )
@@ -174,10 +175,4 @@ class GrpcPackPeers:
         if node.account == self._me:
             return self._local
 
-        async def connect() -> Any:
-            try:
-                return await self._channels.get(node.account, node.peer_address)
-            except Denied as error:
-                raise between_nodes(error) from None
-
-        return GrpcPackPeer(connect, self._channels.heads, self._shared)
+        return GrpcPackPeer(connector(self._channels, node), self._channels.heads, self._shared)

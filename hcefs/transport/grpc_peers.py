@@ -359,6 +359,18 @@ def observe(heads: Heads, metadata: Any) -> None:
             heads.observe(value)
 
 
+def connector(channels: Channels, node: Node) -> Callable[[], Awaitable[Any]]:
+    """What gives the channel to a node's peer port, when it is needed."""
+
+    async def connect() -> Any:
+        try:
+            return await channels.get(node.account, node.peer_address)
+        except Denied as error:
+            raise between_nodes(error) from None
+
+    return connect
+
+
 def between_nodes(error: HcefsError) -> HcefsError:
     """What two nodes hold against each other is no verdict on the request: the holder is down."""
     verdict = (error.kind, error.reason)
@@ -541,10 +553,4 @@ class GrpcPeers:
         if node.account == self._me:
             return self._local
 
-        async def connect() -> Any:
-            try:
-                return await self._channels.get(node.account, node.peer_address)
-            except Denied as error:
-                raise between_nodes(error) from None
-
-        return GrpcPeer(self._runtime, connect, self._channels.heads)
+        return GrpcPeer(self._runtime, connector(self._channels, node), self._channels.heads)
