@@ -19,7 +19,9 @@ from hcefs.errors import Exhausted
 from hcefs.formats.manifest import Core
 from hcefs.ids import BlobId
 from hcefs.transport.framing import frame_data
+from hcefs.transport.grpc_peers import CHANNEL_OPTIONS
 from hcefs.transport.status import from_rpc_error
+from hcefs.transport.tls import client_credentials
 from hcefs.wire.v1 import blob_pb2, shard_pb2
 from tests.services.requests import (
     BLOBS,
@@ -224,12 +226,18 @@ async def test_client_vanishes_at_the_start(rig: Rig, delay_ms: int) -> None:
 
 async def test_reader_vanishes_in_the_middle(rig: Rig) -> None:
     node = rig.nodes[1]
-    channel = rig.channel(node.config.client_address)
-    call = channel.unary_stream(f"{BLOBS}/Get")(get_request(rig, node).SerializeToString())
-    assert await call.read()
-    assert node.process.gate.held == 1
-    call.cancel()
-    await rig.until(lambda: not any(other.process.gate.held for other in rig.nodes))
+    # A window far below one message: the node cannot be done before the reader reads.
+    window = [("grpc.http2.lookahead_bytes", 1 << 16), ("grpc.http2.bdp_probe", 0)]
+    options = [*CHANNEL_OPTIONS, *window]
+    credentials = client_credentials(rig.authority)
+    async with grpc.aio.secure_channel(
+        node.config.client_address, credentials, options=options
+    ) as channel:
+        call = channel.unary_stream(f"{BLOBS}/Get")(get_request(rig, node).SerializeToString())
+        assert await call.read()
+        assert node.process.gate.held == 1
+        call.cancel()
+        await rig.until(lambda: not any(other.process.gate.held for other in rig.nodes))
     assert len(await get(rig, node)) == 4
 
 
