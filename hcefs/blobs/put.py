@@ -202,6 +202,7 @@ class PutSession:
             SEGMENT_SIZE,
             deadline_seconds,
             plan.expected_length,
+            fanout.reseat,
         )
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -341,21 +342,18 @@ class PutSession:
         """
         plan = self._plan
         holders = {seat.node.account for seat in plan.seats}
+        done: set[AccountId] = set()
 
-        async def keep(peer: Peer) -> None:
+        async def keep(peer: Peer, call: Call) -> None:
             await peer.store_opening(call, encoded[3], commit_by_ms)
 
         apart = [seat for seat in plan.record_seats if seat.node.account not in holders]
-        stored, failed = await _both(
+        stored, _ = await _both(
             self._writer.finish(lambda digests: ShardRows(*encoded, digests)),
-            self._fanout.attempt(apart, keep),
+            self._fanout.complete(apart, call, done, keep),
         )
-        left = [
-            seat
-            for seat in plan.record_seats
-            if seat.node.account in holders and seat.node.account not in stored.listed
-        ]
-        failed += await self._fanout.attempt(left, keep)
+        done |= stored.listed
+        failed = await self._fanout.complete(plan.record_seats, call, done, keep)
         total = len(plan.record_seats)
         require_durable(total - len(failed), total, plan.record_profile, failed)
         return stored

@@ -31,15 +31,18 @@ from hcefs.ids import AccountId, BlobId, GrantId, RecordId, RequestId
 from hcefs.integrity import Hasher
 from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import Node
-from hcefs.placement.ring import seats
+from hcefs.placement.ring import Seat, seats
 from hcefs.runtime import Runtime
 from hcefs.stripes.fanout import Fanout
 from hcefs.stripes.fanout import Manifest as StoredManifest
 from hcefs.stripes.hedge import HedgeTimer
+from hcefs.stripes.reseat import other_epoch
 from hcefs.transport.grpc_peers import GrpcPeer
 from hcefs.transport.peers import Call, ManifestRows, Peer
 
 DEADLINE_SECONDS = 15.0
+MAP_SECONDS = 3.0
+MAP_POLL_SECONDS = 0.05
 _NO_ROWS = ManifestRows(b"", b"", b"", b"")
 
 
@@ -92,8 +95,11 @@ class DirectClient(StatClient):
         self._direct_hedge = HedgeTimer()
         self._layout_signer = NodeIdentity(keys.account, keys.key_version, keys.signing_key)
 
-    def _direct_call(self, method: str, scope: Scope) -> Call:
-        """What every holder of one request is asked; each gets its own proof."""
+    def _direct_call(self, method: str, scope: Scope, epoch: int) -> Call:
+        """What every holder of one request is asked; each gets its own proof.
+
+        ``epoch`` is that of the map by which the holders were chosen.
+        """
         return Call(
             b"",
             b"",
@@ -103,7 +109,7 @@ class DirectClient(StatClient):
             scope.range_start,
             scope.range_length,
             self.height,
-            0,
+            epoch,
             RequestId(self._request_id()),
             AccountId(self.account),
             GrantId.zero(),
@@ -129,7 +135,7 @@ class DirectClient(StatClient):
         default = profile_named(cluster_map.default_profile)
         peers = DirectPeers(self.runtime, self._channels, self._authorizer, right)
         plan = PutPlan(
-            call=self._direct_call("put", Scope(record, blob)),
+            call=self._direct_call("put", Scope(record, blob), cluster_map.epoch),
             cluster=self.connection.cluster,
             blob=blob,
             record=record,
@@ -149,7 +155,7 @@ class DirectClient(StatClient):
         return PutSession(
             self.runtime,
             peers,
-            Fanout(self.runtime, peers, None),
+            Fanout(self.runtime, peers, None, self._reseat),
             self._layout_signer,
             self._direct_metrics,
             plan,
@@ -157,10 +163,24 @@ class DirectClient(StatClient):
             content,
         )
 
+    async def _reseat(self, profile: str, name: bytes, epoch: int) -> tuple[int, tuple[Seat, ...]]:
+        """See :data:`hcefs.stripes.reseat.Reseat`."""
+        until = self.runtime.monotonic() + MAP_SECONDS
+        while True:
+            self._maps.forget("")
+            current = await self.cluster_map()
+            if current.epoch > epoch:
+                return current.epoch, seats(current, profile or current.default_profile, name)
+            if self.runtime.monotonic() > until:
+                raise other_epoch(current.epoch, epoch + 1)
+            # The ledger's writer may tell of a map a moment after its followers have it.
+            await self.runtime.sleep(MAP_POLL_SECONDS)
+
     async def _direct_finish(
         self, session: PutSession, record: RecordId, blob: BlobId, length: int, metadata: bytes
     ) -> PutDone:
-        call = self._direct_call("put", Scope(record, blob))
+        cluster_map = await self.cluster_map()
+        call = self._direct_call("put", Scope(record, blob), cluster_map.epoch)
         return await session.finish(length, metadata, b"", call)
 
     async def _direct_part(
@@ -189,7 +209,7 @@ class DirectClient(StatClient):
             self._direct_metrics,
             self._direct_hedge,
             GetPlan(
-                self._direct_call("get", scope),
+                self._direct_call("get", scope, cluster_map.epoch),
                 StoredManifest(core, layout, row, opening, _NO_ROWS),
                 seats(cluster_map, layout.profile, core.blob.base),
                 offset,

@@ -21,7 +21,7 @@ from hcefs.metrics import Metrics, MetricsServer
 from hcefs.node.ledger_link import GrpcLedgerLink
 from hcefs.node.logs import configure
 from hcefs.node.servers import Port, load_genesis, load_identity, until_signal
-from hcefs.placement.ring import seats
+from hcefs.placement.ring import Seat, seats
 from hcefs.runtime import Runtime, SystemRuntime
 from hcefs.services.admin_service import AdminService
 from hcefs.services.batch_desk import BatchDesk
@@ -39,6 +39,8 @@ from hcefs.stripes.pack_holder import PackHolder
 from hcefs.stripes.pack_read import PackReader
 from hcefs.stripes.pack_rows import RowReader
 from hcefs.stripes.pack_write import PackWriter
+from hcefs.stripes.placed import ensure_placed
+from hcefs.stripes.uploads import Uploads
 from hcefs.transport.grpc_packs import GrpcPackPeers
 from hcefs.transport.grpc_peers import Channels, GrpcPeers
 from hcefs.transport.limit import ByteGate, Gate
@@ -83,20 +85,28 @@ class StorageProcess:
         self.account = keys.account
         identity = load_identity(config.tls)
         self.stores = open_stores(config.data, reserve_bytes=config.limits.reserve_mib << 20)
+        ensure_placed(self.stores)
         self._log = LedgerLog.open(config.data / "ledger", genesis)
         link = GrpcLedgerLink(runtime, config.ledger_address, identity)
         self.follower = Follower(self._log, genesis, runtime, link)
         heads = FollowerHeads(self.follower)
-        holder = Holder(runtime, self.stores, self._log, metrics, self._lists)
+        uploads = Uploads(self._epoch)
+        holder = Holder(runtime, self.stores, self._log, metrics, self._lists, uploads)
         self.channels = Channels(runtime, identity, self._spki_of, heads)
         self.peers = peers = GrpcPeers(runtime, self.channels, self.account, holder)
         verifier = Verifier(genesis.cluster, self._log, self.account, TokenCache(), NonceMemory())
-        fanout = Fanout(runtime, peers, self._log)
+        fanout = Fanout(runtime, peers, self._log, self._reseat)
         desk = Desk(runtime, self.follower, verifier, fanout, self.account)
         self._desk = desk
         batches = BatchDesk(desk)
         pack_holder = PackHolder(
-            runtime, self.stores, self._log, metrics, holder.pending, desk.is_record_seat
+            runtime,
+            self.stores,
+            self._log,
+            metrics,
+            holder.pending,
+            desk.is_record_seat,
+            uploads,
         )
         pack_peers = GrpcPackPeers(self.channels, self.account, pack_holder)
         streams = config.limits.streams
@@ -114,6 +124,7 @@ class StorageProcess:
                 keys.key_version,
                 keys.signing_key,
                 config.limits.put_deadline_s,
+                self._reseat,
             ),
             PackReader(
                 runtime,
@@ -202,6 +213,14 @@ class StorageProcess:
         held = seats(current, current.default_profile, bytes(record))
         return any(seat.node.account == self.account for seat in held)
 
+    async def _reseat(self, profile: str, name: bytes, epoch: int) -> tuple[int, tuple[Seat, ...]]:
+        return await self._desk.reseat(profile, name, epoch)
+
+    def _epoch(self) -> int:
+        """The epoch of this node's map; 0 without one."""
+        current = self._log.cluster_map()
+        return current.epoch if current is not None else 0
+
     def _lease_age(self) -> float:
         """Seconds; infinite before the first head."""
         age = self.follower.lease_age_ms()
@@ -254,11 +273,7 @@ class StorageProcess:
         metrics.set("ledger_lease_age_seconds", self._lease_age)
         metrics.set("pending_blobs", self._collector.pending)
 
-        def epoch() -> int:
-            current = self._log.cluster_map()
-            return current.epoch if current is not None else 0
-
-        metrics.set("cluster_map_epoch", epoch)
+        metrics.set("cluster_map_epoch", self._epoch)
 
     def able(self) -> bool:
         """Whether this node may answer now: fresh lease, and named by the map."""

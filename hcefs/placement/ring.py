@@ -30,11 +30,16 @@ ROWS_CACHED_MAX = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """Seat ``seat`` of a row, held by ``node``, which stores the shard ``index``."""
+    """Seat ``seat`` of a row, held by ``node``, which stores the shard ``index``.
+
+    ``source`` is who held the seat before, while its shards are being copied: what
+    ``node`` does not have yet is there.
+    """
 
     seat: int
     index: int
     node: Node
+    source: Node | None = None
 
 
 def _digest(base: bytes) -> bytes:
@@ -46,6 +51,29 @@ def _digest(base: bytes) -> bytes:
     return blake2b(base, digest_size=16).digest()
 
 
+def position_of(base: bytes) -> int:
+    """Where a blob's base or a record id lies on the ring: D[0:8], a number below 2^64.
+
+    Partitions are ranges of it (:func:`positions_of`), whatever their number.
+
+    Raises:
+        Invalid: ``base`` has not 16 bytes.
+    """
+    return int.from_bytes(_digest(base)[:8], "big")
+
+
+def positions_of(partition: int, bits: int) -> range:
+    """The positions of the ring that make up one partition among ``2**bits``.
+
+    Raises:
+        Invalid: there is no such partition.
+    """
+    if not 0 <= bits <= BITS_MAX or not 0 <= partition < 1 << bits:
+        raise Invalid(f"there is no partition {partition} of 2^{bits}", reason="bad-partition")
+    shift = 64 - bits
+    return range(partition << shift, (partition + 1) << shift)
+
+
 def partition_of(base: bytes, bits: int) -> int:
     """The partition of a blob's base or a record id among ``2**bits``.
 
@@ -54,7 +82,7 @@ def partition_of(base: bytes, bits: int) -> int:
     """
     if not 0 <= bits <= BITS_MAX:
         raise Invalid(f"{bits} partition bits are outside 0..{BITS_MAX}", reason="bad-table-size")
-    return int.from_bytes(_digest(base)[:8], "big") >> (64 - bits)
+    return position_of(base) >> (64 - bits)
 
 
 def rotation_of(base: bytes, n: int) -> int:
@@ -71,14 +99,16 @@ def rotation_of(base: bytes, n: int) -> int:
 class _LookUp:
     """The seats of one table, made when first asked for."""
 
-    __slots__ = ("_made", "_n", "_nodes", "_rows", "_seats", "_shift")
+    __slots__ = ("_made", "_n", "_nodes", "_rows", "_seats", "_shift", "_sources")
 
     def __init__(self, cluster_map: ClusterMap, table: Table) -> None:
         self._rows = table.node_rows
         self._n = table.n
         self._shift = 64 - table.bits
         self._nodes = {node.node_id: node for node in cluster_map.nodes}
-        self._seats: dict[tuple[int, int, int], Seat] = {}
+        # A source of 0 means that the seat is rebuilt: nobody has its shards.
+        self._sources = {(move.partition, move.seat): move.source for move in table.moving}
+        self._seats: dict[tuple[int, int, int, int], Seat] = {}
         self._made: dict[int, tuple[Seat, ...]] = {}
 
     def seats(self, base: bytes) -> tuple[Seat, ...]:
@@ -93,15 +123,21 @@ class _LookUp:
             self._made.clear()
             self._seats.clear()
         row = tuple(
-            self._seat(seat, (seat + rotation) % self._n, node_id)
+            self._seat(
+                seat,
+                (seat + rotation) % self._n,
+                node_id,
+                self._sources.get((partition, seat), 0),
+            )
             for seat, node_id in enumerate(self._rows[partition])
         )
         self._made[partition * self._n + rotation] = row
         return row
 
-    def _seat(self, seat: int, index: int, node_id: int) -> Seat:
-        # Rows share their Seat objects: there are only n * n * nodes different ones.
-        key = (seat, index, node_id)
+    def _seat(self, seat: int, index: int, node_id: int, source: int) -> Seat:
+        # Rows share their Seat objects: there are only n * n * nodes different ones,
+        # and those in flight.
+        key = (seat, index, node_id, source)
         found = self._seats.get(key)
         if found is None:
             node = self._nodes.get(node_id)
@@ -111,7 +147,7 @@ class _LookUp:
                     "before using it",
                     reason="unknown-node",
                 )
-            found = self._seats[key] = Seat(seat, index, node)
+            found = self._seats[key] = Seat(seat, index, node, self._nodes.get(source))
         return found
 
 

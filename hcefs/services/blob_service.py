@@ -28,7 +28,7 @@ from hcefs.stripes.checks import check_commit_by
 from hcefs.stripes.hedge import HedgeTimer
 from hcefs.transport.framing import DataFrame, parse
 from hcefs.transport.limit import ByteGate, Gate
-from hcefs.transport.peers import Call, Peers
+from hcefs.transport.peers import Call, Peer, Peers
 from hcefs.wire.v1 import blob_pb2
 
 CLIENT_STALL_SECONDS = 60.0
@@ -431,9 +431,11 @@ class BlobService:
 
     async def _store_box(self, call: Call, box: bytes, link: bytes) -> int:
         held, profile = self._desk.record_seats(call.record)
-        return await self._desk.fanout.store(
-            held, profile, lambda peer: peer.store_box(call, box, link)
-        )
+
+        async def keep(peer: Peer, call: Call) -> None:
+            await peer.store_box(call, box, link)
+
+        return await self._desk.fanout.store(held, profile, call, keep)
 
     @served("boxes")
     async def GetBoxes(

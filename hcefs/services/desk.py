@@ -30,6 +30,7 @@ from hcefs.placement.ring import Seat, seats
 from hcefs.runtime import Runtime
 from hcefs.services.serving import CURRENT
 from hcefs.stripes.fanout import Fanout, Manifest
+from hcefs.stripes.reseat import other_epoch
 from hcefs.transport.limit import Gate
 from hcefs.transport.peers import Call
 from hcefs.transport.tls import peer_spki
@@ -45,6 +46,12 @@ ACTIONS = {
     "direct-get": Action.READ,
 }
 """The right that each method needs."""
+
+STORING = frozenset({"put", "put-box", "direct-put", "put-many"})
+"""Methods that store, so that the map must be the one of the caller."""
+
+MAP_SECONDS = 3.0
+"""How long to wait for a map that another node has already."""
 
 SERVING = frozenset({NodeState.JOINING, NodeState.UP, NodeState.DOWN, NodeState.DRAINING})
 STRANGERS_MAX = 8
@@ -83,6 +90,10 @@ class Reaching(Protocol):
     @property
     def min_height(self) -> int:
         """The ledger height that must have been applied."""
+
+    @property
+    def method(self) -> str:
+        """The method that the proof names."""
 
     @property
     def epoch(self) -> int:
@@ -222,13 +233,33 @@ class Desk:
         await self._reach(asked)
         self.follower.require_fresh()
         current = self.cluster_map()
-        if asked.epoch and asked.epoch != current.epoch:
-            raise Unavailable(
-                f"this node is at epoch {current.epoch}, the request at {asked.epoch}; "
-                "refresh the cluster map and retry",
-                reason="other-epoch",
-            )
+        if asked.epoch > current.epoch:
+            current = await self.newer_map(asked.epoch - 1)
+        # What is stored under an older map might be missed by whoever takes a seat over.
+        # Shards do not change, so whoever has one may give it under any map.
+        if asked.method in STORING and asked.epoch not in (0, current.epoch):
+            raise other_epoch(current.epoch, asked.epoch)
         return current
+
+    async def newer_map(self, epoch: int) -> ClusterMap:
+        """The map of a later epoch, as soon as this node has it.
+
+        Raises:
+            Unavailable: ``other-epoch``: not in time.
+        """
+        until = self.runtime.monotonic() + MAP_SECONDS
+        while (current := self.cluster_map()).epoch <= epoch:
+            try:
+                async with self.runtime.timeout(until - self.runtime.monotonic()):
+                    await self.follower.require(self.view.height + 1)
+            except (TimeoutError, Unavailable):
+                raise other_epoch(current.epoch, epoch + 1) from None
+        return current
+
+    async def reseat(self, profile: str, name: bytes, epoch: int) -> tuple[int, tuple[Seat, ...]]:
+        """See :data:`hcefs.stripes.reseat.Reseat`."""
+        current = await self.newer_map(epoch)
+        return current.epoch, seats(current, profile or current.default_profile, name)
 
     async def _reach(self, asked: Reaching) -> None:
         """Wait for the height that a request asks for, but not for everybody.

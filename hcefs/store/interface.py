@@ -53,6 +53,8 @@ class Table(enum.IntEnum):
     INDEX = 5
     META = 6
     RECEIPTS = 7
+    PLACED = 8
+    RECORDS = 9
 
 
 class KeyTable(enum.IntEnum):

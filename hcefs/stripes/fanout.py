@@ -12,21 +12,28 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 from hcefs.erasure.scheme import PROFILES, Profile
 from hcefs.errors import Corrupt, HcefsError, NotFound, Unavailable
 from hcefs.formats.manifest import Core, KeyRow, Layout, Opening
+from hcefs.ids import AccountId
 from hcefs.placement.ring import Seat
 from hcefs.runtime import Runtime
 from hcefs.stripes.checks import Replica, check_layout
 from hcefs.stripes.hedge import HedgeTimer
+from hcefs.stripes.reseat import MOVED, RESEATS_MAX, Reseat
 from hcefs.transport.peers import Call, ManifestRows, Peer, Peers
 
 SEAT_SECONDS = 5.0
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+
+
+async def _with(call: Call, action: Callable[[Peer, Call], Awaitable[None]], peer: Peer) -> None:
+    await action(peer, call)
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,14 @@ class Fanout:
     Without a ``replica`` (a client in direct mode) it only stores.
     """
 
-    def __init__(self, runtime: Runtime, peers: Peers, replica: Replica | None) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        peers: Peers,
+        replica: Replica | None,
+        reseat: Reseat | None = None,
+    ) -> None:
+        self.reseat = reseat
         self._runtime = runtime
         self._peers = peers
         self._replica = replica
@@ -56,25 +70,51 @@ class Fanout:
         self,
         seats: Sequence[Seat],
         profile: Profile,
-        action: Callable[[Peer], Awaitable[None]],
+        call: Call,
+        action: Callable[[Peer, Call], Awaitable[None]],
     ) -> int:
-        """Run ``action`` on every seat's peer; the number that succeeded.
+        """Run ``action`` on the peer of every seat of the call's record; how many succeeded.
 
         Raises:
             Unavailable: fewer than k+1 seats have it.
             HcefsError: a refusal that concerns the request itself.
         """
-        errors = await self.attempt(seats, action)
+        errors = await self.complete(seats, call, set(), action)
         durable = len(seats) - len(errors)
         require_durable(durable, len(seats), profile, errors)
         return durable
 
-    async def attempt(
-        self, seats: Sequence[Seat], action: Callable[[Peer], Awaitable[None]]
+    async def complete(
+        self,
+        seats: Sequence[Seat],
+        call: Call,
+        done: set[AccountId],
+        action: Callable[[Peer, Call], Awaitable[None]],
     ) -> list[HcefsError]:
-        """Run ``action`` on every seat's peer; the failures."""
-        results = await asyncio.gather(*(self._one(seat, action) for seat in seats))
-        return [result for result in results if isinstance(result, HcefsError)]
+        """Run ``action`` on the peer of every seat whose node is not in ``done``.
+
+        ``seats`` are of the call's record.  Nodes that succeed are added to ``done``.
+        When the map moved meanwhile, the seats of the newer one take their place.
+        Returns the failures of the last round.
+        """
+        for _ in range(RESEATS_MAX):
+            left = [seat for seat in seats if seat.node.account not in done]
+            run = partial(_with, call, action)
+            results = await asyncio.gather(*(self._one(seat, run) for seat in left))
+            errors = [result for result in results if isinstance(result, HcefsError)]
+            done.update(
+                seat.node.account
+                for seat, result in zip(left, results, strict=True)
+                if not isinstance(result, HcefsError)
+            )
+            if self.reseat is None or not any(error.reason in MOVED for error in errors):
+                break
+            try:
+                epoch, seats = await self.reseat("", bytes(call.record), call.epoch)
+            except HcefsError:
+                break  # the failures say enough
+            call = replace(call, epoch=epoch)
+        return errors
 
     async def load(self, seats: Sequence[Seat], action: Callable[[Peer], Awaitable[T]]) -> list[T]:
         """Run ``action`` on every seat's peer; the answers of those that gave one.

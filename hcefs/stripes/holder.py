@@ -37,8 +37,10 @@ from hcefs.stripes.checks import (
     check_rows,
 )
 from hcefs.stripes.pending import PENDING_BLOB, PENDING_OPENING, PendingNames
+from hcefs.stripes.placed import record_row, shard_row
 from hcefs.stripes.shard_index import ShardIndex
-from hcefs.stripes.transfers import LocalDownload, LocalUpload, opened
+from hcefs.stripes.transfers import LocalDownload, LocalUpload, opened, whole
+from hcefs.stripes.uploads import Uploads
 from hcefs.transport.peers import (
     LOAD_MESSAGE_BYTES,
     Call,
@@ -118,6 +120,7 @@ class Holder:
         replica: Replica,
         metrics: Metrics,
         lists: Callable[[RecordId], bool],
+        uploads: Uploads,
     ) -> None:
         """``lists`` says whether this node is a seat of a record's partition now."""
         self._runtime = runtime
@@ -125,17 +128,23 @@ class Holder:
         self._replica = replica
         self._metrics = metrics
         self._lists = lists
+        self._uploads = uploads
         self._index = ShardIndex(stores.shards)
         self.pending = PendingNames(stores.rows)
 
     async def store(self, start: ShardStart) -> ShardUpload:
         header = _header_of(start)
-        writer = await opened(
-            self._runtime,
-            partial(self._begin, header, expected_size(start)),
-            lambda begun: begun.abort(),
-        )
-        return LocalUpload(self._runtime, start, writer, self._finish, self._metrics)
+        upload = self._uploads.begin(start.call.epoch, (header.base, start.call.record))
+        try:
+            writer = await opened(
+                self._runtime,
+                partial(self._begin, header, expected_size(start)),
+                lambda begun: begun.abort(),
+            )
+        except BaseException:
+            upload.end()
+            raise
+        return LocalUpload(self._runtime, start, writer, self._finish, self._metrics, upload)
 
     async def store_whole(
         self, start: ShardStart, pieces: Sequence[Piece], rows: ShardRows
@@ -154,7 +163,9 @@ class Holder:
                 writer.abort()  # does nothing after a finish
 
         started = self._runtime.monotonic()
-        listed = await self._runtime.disk(job)
+        with self._uploads.begin(start.call.epoch, (header.base, start.call.record)):
+            # To its end, so that a barrier does not miss what goes on in the thread.
+            listed = await whole(self._runtime, job)
         self._metrics.count("store_seconds_total", self._runtime.monotonic() - started)
         return listed
 
@@ -183,10 +194,11 @@ class Holder:
             (Table.CORES, base, rows.core),
             (Table.LAYOUTS, base, rows.layout),
             (Table.OPENINGS, base, rows.opening),
+            shard_row(blob.base, start.index, start.profile),
         ]
         if lists:
             waiting.append((PENDING_OPENING, listing, listing))
-            kept.append((Table.INDEX, listing, rows.opening))
+            kept += [(Table.INDEX, listing, rows.opening), record_row(record)]
         with self.pending.locked([base, listing]):
             self._require_new(blob, rows)
             if lists:
@@ -323,24 +335,30 @@ class Holder:
                 known = self._require_listing(name, opening)
                 self.pending.add([(PENDING_OPENING, name, name)], commit_by_ms)
                 if not known:
-                    self._stores.rows.put([(Table.INDEX, name, opening)])
+                    self._stores.rows.put([(Table.INDEX, name, opening), record_row(value.record)])
 
-        await self._runtime.disk(keep)
+        with self._uploads.begin(call.epoch, (value.record,)):
+            await whole(self._runtime, keep)
 
     async def store_box(self, call: Call, box: bytes, link: bytes) -> None:
         if box:
             value = KeyBox.decode(box)
             check_box(self._replica, call, value)
-            await self._runtime.disk(self._stores.keys.put_new, KeyTable.BOXES, box_key(value), box)
-            return
-        bridge = KeyLink.decode(link)
-        check_link(self._replica, call, bridge)
-        await self._runtime.disk(
-            self._stores.keys.put_new,
-            KeyTable.LINKS,
-            link_key(bridge.record, bridge.generation),
-            link,
-        )
+            keep = partial(self._keep_key, value.record, KeyTable.BOXES, box_key(value), box)
+        else:
+            bridge = KeyLink.decode(link)
+            check_link(self._replica, call, bridge)
+            key = link_key(bridge.record, bridge.generation)
+            keep = partial(self._keep_key, bridge.record, KeyTable.LINKS, key, link)
+        with self._uploads.begin(call.epoch, (call.record,)):
+            await whole(self._runtime, keep)
+
+    def _keep_key(self, record: RecordId, table: KeyTable, key: bytes, value: bytes) -> None:
+        """Keep a box or a link, which is a row of its record."""
+        named = record_row(record)
+        if self._stores.rows.get(named[0], named[1]) is None:
+            self._stores.rows.put([named])
+        self._stores.keys.put_new(table, key, value)
 
     async def load_manifest(self, call: Call) -> ManifestRows:
         if call.blob is None:

@@ -8,9 +8,11 @@ whatever ends the stream ends the lane with a typed error.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from hcefs.erasure.scheme import Geometry
-from hcefs.errors import Corrupt, HcefsError, Internal, Unavailable
+from hcefs.errors import Corrupt, HcefsError, Internal, NotFound, Unavailable
 from hcefs.integrity import DIGEST_SIZE, leaf_hash, root_from_range, split_digests
 from hcefs.placement.ring import Seat
 from hcefs.runtime import Runtime
@@ -18,10 +20,13 @@ from hcefs.transport.peers import (
     LOAD_MESSAGE_BYTES,
     Call,
     LoadHeader,
+    Peer,
     Peers,
     Piece,
     ShardDownload,
 )
+
+T = TypeVar("T")
 
 QUEUE_MESSAGES = 1
 WHOLE_PIECES = 16
@@ -111,22 +116,30 @@ class Lane:
     ) -> None:
         download: ShardDownload | None = None
         try:
-            peer = peers.peer(self.seat.node)
             count = self._end - self.first
             if count <= WHOLE_PIECES and self._length(geometry) <= LOAD_MESSAGE_BYTES:
-                async with runtime.timeout(OPEN_SECONDS):
-                    header, pieces = await peer.load_pieces(
-                        call, self.seat.index, self.first, count
-                    )
+                header, pieces = await self._first_of(
+                    runtime,
+                    peers,
+                    lambda peer: peer.load_pieces(call, self.seat.index, self.first, count),
+                )
                 self._check(header, geometry, shard_digest)
                 await self._put(pieces)
                 await self._put(Corrupt("the holder sent too few pieces", reason="truncated"))
                 return
-            async with runtime.timeout(OPEN_SECONDS):
-                download = await peer.load(call, self.seat.index, self.first, count)
-                header = await download.header()
+
+            async def begin(peer: Peer) -> tuple[ShardDownload, LoadHeader]:
+                opened = await peer.load(call, self.seat.index, self.first, count)
+                try:
+                    return opened, await opened.header()
+                except BaseException:
+                    await opened.cancel()
+                    raise
+
+            begun, header = await self._first_of(runtime, peers, begin)
+            download = begun
             self._check(header, geometry, shard_digest)
-            async for message in download.messages():
+            async for message in begun.messages():
                 await self._put(message)
             await self._put(Corrupt("the holder sent too few pieces", reason="truncated"))
         except HcefsError as error:
@@ -147,6 +160,20 @@ class Lane:
         finally:
             if download is not None:
                 await download.cancel()
+
+    async def _first_of(
+        self, runtime: Runtime, peers: Peers, ask: Callable[[Peer], Awaitable[T]]
+    ) -> T:
+        """What the seat's node answers or, if it has no such shard yet, who held it before."""
+        source = self.seat.source
+        try:
+            async with runtime.timeout(OPEN_SECONDS):
+                return await ask(peers.peer(self.seat.node))
+        except NotFound:
+            if source is None:
+                raise
+        async with runtime.timeout(OPEN_SECONDS):
+            return await ask(peers.peer(source))
 
     def _length(self, geometry: Geometry) -> int:
         return sum(geometry.piece_of(segment) for segment in range(self.first, self._end))

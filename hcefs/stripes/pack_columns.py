@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 
 from hcefs.erasure.codec import codec_for
-from hcefs.errors import Corrupt, Denied, HcefsError, Internal, Unavailable
+from hcefs.errors import Corrupt, Denied, HcefsError, Internal, NotFound, Unavailable
 from hcefs.ids import AccountId, BlobBase
 from hcefs.integrity import Buffer
 from hcefs.metrics import Metrics
@@ -49,7 +49,7 @@ class ColumnJob:
     payloads: PackWanted
     column: int
     shape: PackShape
-    seats: Mapping[int, Seat]
+    seats: dict[int, Seat]
     avoid: frozenset[int] = frozenset()
     every: bool = False
     found: dict[int, Buffer] = field(default_factory=dict)
@@ -255,5 +255,9 @@ def _enter(
             return None  # there is more of it: asked again
         # The first always fits: a holder that says otherwise must not be asked for ever.
         answer = Unavailable("the holder gives nothing", reason="stalled")
+    elif isinstance(answer, NotFound) and (source := job.seats[index].source) is not None:
+        # The seat is moving, and this shard has not been copied yet.
+        job.seats[index] = replace(job.seats[index], node=source, source=None)
+        return None
     job.failed[index] = answer
     return answer

@@ -16,6 +16,7 @@ Authorization happens before a call arrives here (:mod:`hcefs.services`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from hcefs.errors import Conflict, Corrupt, Exhausted, HcefsError, Invalid, NotFound
 from hcefs.formats.pack import PACK_SEGMENT_SIZE, PackOpening, split_slots
@@ -34,7 +35,10 @@ from hcefs.stripes.pack_checks import (
 )
 from hcefs.stripes.pack_known import KnownGroup, KnownGroups, Name
 from hcefs.stripes.pending import PENDING_OPENING, PENDING_PACK, PendingNames, index_name
+from hcefs.stripes.placed import record_row, shard_row
 from hcefs.stripes.shard_index import ShardIndex
+from hcefs.stripes.transfers import whole
+from hcefs.stripes.uploads import Uploads
 from hcefs.transport.packs import (
     BatchCall,
     ColumnsWanted,
@@ -68,6 +72,7 @@ class PackHolder:
         metrics: Metrics,
         pending: PendingNames,
         seated: Callable[[RecordId], bool],
+        uploads: Uploads,
     ) -> None:
         self._runtime = runtime
         self._stores = stores
@@ -75,19 +80,23 @@ class PackHolder:
         self._metrics = metrics
         self._pending = pending
         self._seated = seated
+        self._uploads = uploads
         self._index = ShardIndex(stores.shards)
         self._known = KnownGroups()
 
     # -- store
 
     async def store_pack(self, call: BatchCall, shard: PackShard) -> None:
-        listed = [
-            (index_name(group.record, shard.base), group.opening)
-            for group in shard.groups
-            if self._seated(group.record)
-        ]
         started = self._runtime.monotonic()
-        await self._runtime.disk(self._store, call, shard, listed)
+        names = [shard.base, *(group.record for group in shard.groups)]
+        with self._uploads.begin(call.epoch, names):
+            listed = [
+                (index_name(group.record, shard.base), group.opening)
+                for group in shard.groups
+                if self._seated(group.record)
+            ]
+            # To its end, so that a barrier does not miss what goes on in the thread.
+            await whole(self._runtime, partial(self._store, call, shard, listed))
         self._metrics.count("store_seconds_total", self._runtime.monotonic() - started)
         self._metrics.count("packs_stored_total")
         self._metrics.count("packed_payloads_stored_total", sum(len(g.cores) for g in shard.groups))
@@ -107,7 +116,8 @@ class PackHolder:
                 self._pending.add([(PENDING_PACK, base, name)], shard.commit_by_ms)
                 writer.finish(checked.footer.encode())
                 self._stores.keys.put_all_new(_key_rows(shard))
-                self._stores.rows.put([*_rows(shard), *_index_rows(listed)])
+                named = shard_row(shard.base, shard.index, checked.shape.profile.name)
+                self._stores.rows.put([*_rows(shard), named, *_index_rows(listed)])
         finally:
             writer.abort()
 
@@ -160,7 +170,9 @@ class PackHolder:
                 )
                 self._stores.rows.put(_index_rows(listed))
 
-        await self._runtime.disk(keep)
+        records = {PackOpening.decode(opening).record for opening in openings}
+        with self._uploads.begin(call.epoch, records):
+            await whole(self._runtime, keep)
 
     # -- load
 
@@ -319,7 +331,11 @@ def _rows(shard: PackShard) -> list[tuple[Table, bytes, bytes]]:
 
 
 def _index_rows(listed: Sequence[tuple[bytes, bytes]]) -> list[tuple[Table, bytes, bytes]]:
-    return [(Table.INDEX, name, opening) for name, opening in listed]
+    return [
+        row
+        for name, opening in listed
+        for row in ((Table.INDEX, name, opening), record_row(RecordId(name[: RecordId.SIZE])))
+    ]
 
 
 def _choose(

@@ -173,7 +173,7 @@ class PackReader:
             for column in shape.columns_of(row.key[2]):
                 slots.setdefault(column, []).append(row.key[2])
         return [
-            ColumnJob(PackWanted(record, base, tuple(own)), column, shape, held, avoid, every)
+            ColumnJob(PackWanted(record, base, tuple(own)), column, shape, dict(held), avoid, every)
             for column, own in slots.items()
         ]
 

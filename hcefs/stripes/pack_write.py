@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hcefs.erasure.scheme import Profile
 from hcefs.errors import HcefsError, Internal, Unavailable
@@ -28,6 +28,7 @@ from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import Node
 from hcefs.placement.ring import Seat
 from hcefs.runtime import Runtime
+from hcefs.stripes.reseat import MOVED, RESEATS_MAX, Reseat
 from hcefs.stripes.stripe import EncodedStripe, encode_stripe, stripe_buffer
 from hcefs.stripes.write import Stored
 from hcefs.transport.packs import BatchCall, PackGroupRows, PackPeers, PackShard
@@ -88,7 +89,10 @@ class PackWriter:
         key_version: int,
         key: Signer,
         deadline_seconds: float,
+        reseat: Reseat | None = None,
     ) -> None:
+        """``reseat`` finds who holds a seat that has moved meanwhile."""
+        self._reseat = reseat
         self._runtime = runtime
         self._peers = peers
         self._metrics = metrics
@@ -127,8 +131,46 @@ class PackWriter:
         ).signed(self._key)
 
     async def _store(self, plan: PackPlan, stripe: EncodedStripe, layout: bytes) -> Stored:
+        failures = await self._all(plan, self._jobs(plan, stripe, layout, Told()))
+        told = Told()
+        for _ in range(RESEATS_MAX):
+            if self._reseat is None or not any(e.reason in MOVED for e in failures.values()):
+                break
+            told.add(plan, failures)
+            try:
+                plan = await self._moved(plan)
+            except HcefsError:
+                break  # the failures say enough
+            kept = {account: failures[account] for account in failures.keys() & _named(plan)}
+            jobs = self._jobs(plan, stripe, layout, told)
+            again = {node.account for node, _ in jobs}
+            failures = {account: e for account, e in kept.items() if account not in again}
+            failures |= await self._all(plan, jobs)
+        return self._stored(plan, failures)
+
+    async def _moved(self, plan: PackPlan) -> PackPlan:
+        """The same pack with the seats of a newer map.
+
+        Raises:
+            Unavailable: there is none in time.
+        """
+        if self._reseat is None:
+            raise Internal("no way to look up seats")
+        epoch, held = await self._reseat(plan.profile.name, plan.base, plan.call.epoch)
+        listing = {}
+        for record in plan.record_seats:
+            at, listing[record] = await self._reseat("", bytes(record), plan.call.epoch)
+            epoch = min(epoch, at)
+        return replace(plan, call=replace(plan.call, epoch=epoch), seats=held, record_seats=listing)
+
+    def _jobs(
+        self, plan: PackPlan, stripe: EncodedStripe, layout: bytes, told: Told
+    ) -> list[tuple[Node, Awaitable[None]]]:
+        """What is to be sent to which node, but for what it was told already."""
         jobs: list[tuple[Node, Awaitable[None]]] = []
         for seat in plan.seats:
+            if seat.node.account in told.shards:
+                continue
             shard = PackShard(
                 plan.base,
                 seat.index,
@@ -140,10 +182,17 @@ class PackWriter:
             )
             peer = self._peers.pack_peer(seat.node)
             jobs.append((seat.node, peer.store_pack(plan.call, shard)))
-        for node, openings in openings_of(plan).items():
+        for node, openings in openings_of(plan, told).items():
             peer = self._peers.pack_peer(node)
             jobs.append((node, peer.store_openings(plan.call, openings, plan.commit_by_ms)))
-        failures = await self._all(plan, jobs)
+        return jobs
+
+    def _stored(self, plan: PackPlan, failures: Mapping[AccountId, HcefsError]) -> Stored:
+        """What was reached, with who failed.
+
+        Raises:
+            Unavailable, HcefsError: as :meth:`put`.
+        """
         durable = tuple(
             sorted(seat.index for seat in plan.seats if seat.node.account not in failures)
         )
@@ -212,12 +261,40 @@ class PackWriter:
         )
 
 
-def openings_of(plan: PackPlan) -> dict[Node, list[bytes]]:
-    """The openings that go to nodes which do not hold the pack: one call for each node."""
-    holders = {seat.node.account for seat in plan.seats}
+class Told:
+    """Which nodes have a shard already, and which a record's opening."""
+
+    def __init__(self) -> None:
+        self.shards: set[AccountId] = set()
+        self.listings: set[tuple[RecordId, AccountId]] = set()
+
+    def add(self, plan: PackPlan, failures: Mapping[AccountId, HcefsError]) -> None:
+        """What was sent by a plan arrived at every node that did not fail."""
+        self.shards |= {seat.node.account for seat in plan.seats} - failures.keys()
+        self.listings |= {
+            (record, seat.node.account)
+            for record, held in plan.record_seats.items()
+            for seat in held
+            if seat.node.account not in failures
+        }
+
+
+def _named(plan: PackPlan) -> set[AccountId]:
+    """The nodes that a plan sends anything to."""
+    seats = [*plan.seats, *(seat for held in plan.record_seats.values() for seat in held)]
+    return {seat.node.account for seat in seats}
+
+
+def openings_of(plan: PackPlan, told: Told) -> dict[Node, list[bytes]]:
+    """The openings that go to nodes which get no shard now: one call for each node.
+
+    Who gets a shard keeps the openings of the records that it lists.
+    """
+    holders = {seat.node.account for seat in plan.seats} - told.shards
     found: dict[Node, list[bytes]] = {}
     for group in plan.groups:
         for seat in plan.record_seats[group.record]:
-            if seat.node.account not in holders:
+            account = seat.node.account
+            if account not in holders and (group.record, account) not in told.listings:
                 found.setdefault(seat.node, []).append(group.opening)
     return found

@@ -29,6 +29,7 @@ from hcefs.formats.shard import HEADER_SIZE
 from hcefs.metrics import Metrics
 from hcefs.runtime import Runtime
 from hcefs.store.interface import ShardReader, ShardWriter
+from hcefs.stripes.uploads import Upload
 from hcefs.transport.framing import Frame
 from hcefs.transport.peers import LOAD_MESSAGE_BYTES, LoadHeader, Piece, ShardRows, ShardStart
 
@@ -85,8 +86,11 @@ class LocalUpload:
         writer: ShardWriter,
         finish: Finish,
         metrics: Metrics,
+        upload: Upload,
     ) -> None:
+        """``upload`` is ended when nothing is written any more."""
         self._runtime = runtime
+        self._upload = upload
         self._start = start
         self._writer = writer
         self._finish = finish
@@ -119,6 +123,13 @@ class LocalUpload:
         with self._turn:
             self._writer.abort()
 
+    async def _give_up(self) -> None:
+        try:
+            # Waits for a call that still writes, or publishes.
+            await self._runtime.disk(self._abort)
+        finally:
+            self._upload.end()
+
     async def finish(self, rows: ShardRows) -> bool:
         started = self._runtime.monotonic()
         try:
@@ -127,6 +138,7 @@ class LocalUpload:
             await self.cancel()
             raise
         self._open = False
+        self._upload.end()
         self._metrics.count("store_seconds_total", self._runtime.monotonic() - started)
         return listed
 
@@ -134,8 +146,7 @@ class LocalUpload:
         if self._open:
             self._open = False
             # A second cancellation may not keep the abort from being carried out.
-            abort = self._runtime.disk(self._abort)
-            await asyncio.shield(self._runtime.spawn(abort, name="shard-abort"))
+            await asyncio.shield(self._runtime.spawn(self._give_up(), name="shard-abort"))
 
 
 class LocalDownload:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hcefs.erasure.scheme import Profile
 from hcefs.errors import HcefsError, Unavailable
@@ -19,6 +19,7 @@ from hcefs.ids import AccountId
 from hcefs.integrity import shard_digest
 from hcefs.placement.ring import Seat
 from hcefs.runtime import Runtime
+from hcefs.stripes.reseat import MOVED, OTHER_EPOCH, RESEATS_MAX, Reseat
 from hcefs.stripes.stripe import StripeBatch
 from hcefs.transport.framing import Frame
 from hcefs.transport.peers import (
@@ -57,8 +58,9 @@ class Stored:
 class _Lane:
     """One shard on its way to one holder."""
 
-    def __init__(self, seat: Seat) -> None:
+    def __init__(self, seat: Seat, epoch: int) -> None:
         self.seat = seat
+        self.epoch = epoch
         self.queue: asyncio.Queue[Frame | ShardRows] = asyncio.Queue(QUEUE_MESSAGES)
         self.digests: list[bytes] = []
         self.error: HcefsError | None = None
@@ -86,15 +88,20 @@ class StripeWriter:
         segment_size: int,
         deadline_seconds: float,
         expected_length: int = 0,
+        reseat: Reseat | None = None,
     ) -> None:
+        """``reseat`` finds who holds a seat that has moved meanwhile."""
         self._runtime = runtime
         self._peers = peers
+        self._reseat = reseat
         self._call = call
         self._profile = profile
         self._segment_size = segment_size
         self._deadline = deadline_seconds
         self._expected_length = expected_length
-        self._lanes = [_Lane(seat) for seat in sorted(seats, key=lambda seat: seat.index)]
+        self._lanes = [
+            _Lane(seat, call.epoch) for seat in sorted(seats, key=lambda seat: seat.index)
+        ]
         self._batch: StripeBatch | None = None
         self._sent_bytes = 0
         self._streaming = False
@@ -244,28 +251,59 @@ class StripeWriter:
 
     def _start(self, lane: _Lane) -> ShardStart:
         return ShardStart(
-            self._call,
+            replace(self._call, epoch=lane.epoch),
             lane.seat.index,
             self._profile.name,
             self._segment_size,
             self._expected_length,
         )
 
+    async def _follow(self, lane: _Lane, error: HcefsError) -> None:
+        """Turn to who holds the lane's seat in a newer map.
+
+        Raises:
+            HcefsError: this error, where it is no matter of the map or there is none in time.
+        """
+        base = self._call.blob
+        if self._reseat is None or error.reason not in MOVED or base is None:
+            raise error
+        try:
+            epoch, seats = await self._reseat(self._profile.name, base.base, lane.epoch)
+        except HcefsError:
+            raise error from None
+        lane.epoch = epoch
+        lane.seat = next(seat for seat in seats if seat.index == lane.seat.index)
+
     async def _whole(self, lane: _Lane, pieces: Sequence[Piece], rows: ShardRows) -> None:
         try:
-            peer = self._peers.peer(lane.seat.node)
-            lane.listed = await peer.store_whole(self._start(lane), pieces, rows)
-            lane.durable = True
+            for _ in range(RESEATS_MAX):
+                peer = self._peers.peer(lane.seat.node)
+                try:
+                    lane.listed = await peer.store_whole(self._start(lane), pieces, rows)
+                except HcefsError as error:
+                    await self._follow(lane, error)
+                    continue
+                lane.durable = True
+                return
+            self._fail(lane, _too_many_epochs())
         except HcefsError as error:
             self._fail(lane, error)
+
+    async def _begun(self, lane: _Lane) -> ShardUpload:
+        """The stream to who holds the lane's seat."""
+        for _ in range(RESEATS_MAX):
+            peer = self._peers.peer(lane.seat.node)
+            try:
+                async with self._runtime.timeout(self._deadline):
+                    return await peer.store(self._start(lane))
+            except HcefsError as error:
+                await self._follow(lane, error)
+        raise _too_many_epochs()
 
     async def _run(self, lane: _Lane) -> None:
         upload: ShardUpload | None = None
         try:
-            peer = self._peers.peer(lane.seat.node)
-            start = self._start(lane)
-            async with self._runtime.timeout(self._deadline):
-                upload = await peer.store(start)
+            upload = await self._begun(lane)
             lane.begun.set()
             while True:
                 message = await lane.queue.get()
@@ -285,3 +323,7 @@ class StripeWriter:
                 lane.queue.get_nowait()
             if upload is not None and not lane.durable:
                 await upload.cancel()
+
+
+def _too_many_epochs() -> Unavailable:
+    return Unavailable("the cluster map changes too fast: retry later", reason=OTHER_EPOCH)

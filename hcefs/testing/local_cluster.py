@@ -17,6 +17,7 @@ from hcefs.blobs.put import NodeIdentity, PutPlan, PutSession
 from hcefs.crypto.accounts import AccountKeys
 from hcefs.erasure.scheme import profile_named
 from hcefs.errors import Unavailable
+from hcefs.formats.manifest import Opening
 from hcefs.formats.pack import AnyOpening
 from hcefs.ids import AccountId, BlobId, ClusterId, GrantId, RecordId, RequestId
 from hcefs.metrics import Metrics
@@ -24,11 +25,12 @@ from hcefs.placement.cluster_map import ClusterMap, Node, NodeState
 from hcefs.placement.planner import first_map
 from hcefs.placement.ring import Seat, seats
 from hcefs.runtime import Runtime
-from hcefs.store.interface import Stores
+from hcefs.store.interface import Stores, Table
 from hcefs.store.memory import memory_stores
 from hcefs.stripes.fanout import Fanout
 from hcefs.stripes.hedge import HedgeTimer
 from hcefs.stripes.holder import Holder
+from hcefs.stripes.uploads import Uploads
 from hcefs.transport.framing import Frame, frame_data
 from hcefs.transport.peers import (
     Call,
@@ -244,6 +246,7 @@ class LocalCluster:
                 self.ledger,
                 self.metrics,
                 partial(self._lists, node.account),
+                Uploads(lambda: self.map.epoch),
             )
         self.fanout = Fanout(runtime, self, self.ledger)
         self.patient = self._keys(101)
@@ -367,3 +370,21 @@ class LocalCluster:
         return PutSession(
             self.runtime, self, self.fanout, identity, self.metrics, plan, deadline_seconds
         )
+
+    async def put(self, data: bytes, profile: str = "ec-4-2") -> BlobId:
+        """Store a blob through node 1, and commit it."""
+        blob = BlobId.of(self.runtime.random(16))
+        session = self.session(self.plan(blob, profile))
+        await session.write(data)
+        await session.finish(len(data), b"", b"", self.call("put", blob))
+        self.commit(blob)
+        return blob
+
+    def commit(self, blob: BlobId) -> None:
+        """What the append does for holders."""
+        for stores in self.stores.values():
+            opening = stores.rows.get(Table.OPENINGS, bytes(blob.base))
+            if opening is not None:
+                self.ledger.commit(Opening.decode(opening))
+                return
+        raise ValueError("nobody holds that blob")

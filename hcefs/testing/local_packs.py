@@ -20,6 +20,7 @@ from hcefs.stripes.pack_holder import PackHolder
 from hcefs.stripes.pack_read import PackedPayload, PackReader
 from hcefs.stripes.pack_rows import Key, RowReader
 from hcefs.stripes.pack_write import PackBody, PackPlan, PackWriter
+from hcefs.stripes.uploads import Uploads
 from hcefs.stripes.write import Stored
 from hcefs.testing.local_cluster import CLUSTER, HOUR_MS, NOW_MS, Faults, LocalCluster
 from hcefs.transport.pack_messages import batch_blobs
@@ -126,6 +127,7 @@ class LocalPacks:
             cluster.metrics,
             cluster.holders[account].pending,
             seated,
+            Uploads(lambda: cluster.map.epoch),
         )
 
     def pack_peer(self, node: Node) -> PackPeer:

@@ -23,6 +23,7 @@ from hcefs.runtime import Runtime
 from hcefs.store.interface import KeyTable, Stores, Table
 from hcefs.stripes.checks import Replica
 from hcefs.stripes.pending import PENDING_BLOB, PENDING_PACK, PendingNames, index_name, latest_key
+from hcefs.stripes.placed import shard_key
 from hcefs.upkeep.worker import Progress
 
 UNIT_ROWS = 256
@@ -143,6 +144,7 @@ class Collector:
         """Everything that is stored under a base."""
         base = each.subject
         unit.shards.append((BlobBase(base), each.name[-1]))
+        unit.rows.append((Table.PLACED, shard_key(BlobBase(base), each.name[-1])))
         if each.kind == PENDING_BLOB:
             tables = (Table.CORES, Table.LAYOUTS, Table.OPENINGS)
             unit.rows += [(table, base) for table in tables]

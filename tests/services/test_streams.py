@@ -230,9 +230,8 @@ async def test_reader_vanishes_in_the_middle(rig: Rig) -> None:
     window = [("grpc.http2.lookahead_bytes", 1 << 16), ("grpc.http2.bdp_probe", 0)]
     options = [*CHANNEL_OPTIONS, *window]
     credentials = client_credentials(rig.authority)
-    async with grpc.aio.secure_channel(
-        node.config.client_address, credentials, options=options
-    ) as channel:
+    narrow: Any = grpc.aio.secure_channel(node.config.client_address, credentials, options=options)
+    async with narrow as channel:
         call = channel.unary_stream(f"{BLOBS}/Get")(get_request(rig, node).SerializeToString())
         assert await call.read()
         assert node.process.gate.held == 1

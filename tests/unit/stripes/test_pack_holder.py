@@ -18,6 +18,7 @@ from hcefs.store.memory import memory_stores
 from hcefs.stripes.pack_holder import ANSWER_FULL, PackHolder
 from hcefs.stripes.pack_known import KnownGroup, KnownGroups
 from hcefs.stripes.pending import PENDING_PACK, PendingNames, index_name
+from hcefs.stripes.uploads import Uploads
 from hcefs.testing.local_cluster import LocalCluster
 from hcefs.testing.local_packs import COMMIT_BY_MS, LocalPacks
 from hcefs.transport.pack_messages import batch_blobs
@@ -167,7 +168,7 @@ async def test_a_full_disk_leaves_no_row(packs: LocalPacks) -> None:
     stores = memory_stores(total_bytes=1000)
     holder = PackHolder(
         cluster.runtime, stores, cluster.ledger, cluster.metrics, PendingNames(stores.rows),
-        lambda _: True,
+        lambda _: True, Uploads(lambda: cluster.map.epoch),
     )  # fmt: skip
     with pytest.raises(Exhausted) as caught:
         await holder.store_pack(*shard_of(packs, packs.seal([b"a" * 100_000])))
@@ -269,6 +270,7 @@ async def test_a_shredded_key_takes_one_payload_and_is_gone_from_the_disk(tmp_pa
             packs.holders[account] = PackHolder(
                 runtime, cluster.stores[account], cluster.ledger, cluster.metrics,
                 PendingNames(cluster.stores[account].rows), lambda _: True,
+                Uploads(lambda: cluster.map.epoch),
             )  # fmt: skip
         pack = packs.seal([bytes([at]) * 3000 for at in range(30)])
         await packs.put(pack)

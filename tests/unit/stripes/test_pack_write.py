@@ -11,7 +11,7 @@ from hcefs.errors import Conflict, Unavailable
 from hcefs.formats.pack import PackLayout
 from hcefs.ids import RecordId
 from hcefs.store.interface import Table
-from hcefs.stripes.pack_write import PackBody, openings_of
+from hcefs.stripes.pack_write import PackBody, Told, openings_of
 from hcefs.testing.local_packs import LocalPacks
 
 OTHER = RecordId(b"another-record!!")
@@ -34,12 +34,12 @@ async def test_openings_go_to_seats_that_do_not_hold_the_pack(packs: LocalPacks)
     assert stored.total == 3
     holders = {seat.node.account for seat in packs.cluster.seats(bytes(pack.base), "copy-3")}
     plan = packs.plan(pack, "copy-3")
-    assert {node.account for node in openings_of(plan)} == set(packs.holders) - holders
+    assert {node.account for node in openings_of(plan, Told())} == set(packs.holders) - holders
     for account, stores in packs.cluster.stores.items():
         own = ["store-pack"] if account in holders else ["store-openings"]
         assert packs.faults[account].stored == own, "one call a node"
         assert len(stores.rows.scan(Table.INDEX)) == 2
-    assert openings_of(packs.plan(pack)) == {}
+    assert openings_of(packs.plan(pack), Told()) == {}
 
 
 @pytest.mark.parametrize(("down", "durable"), [(0, 6), (1, 5)])
