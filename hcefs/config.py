@@ -136,6 +136,29 @@ class LimitsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class UpkeepConfig:
+    """How a node copies, rebuilds and deletes shards when seats move."""
+
+    rate_min_mib: float = field(
+        metadata=_key(
+            _number(0.001, 1 << 20), "MiB a second that copies may take while clients are served."
+        ),
+        default=16.0,
+    )
+    rate_max_mib: float = field(
+        metadata=_key(_number(0.001, 1 << 20), "The same while no client asks for anything."),
+        default=512.0,
+    )
+    grace_s: float = field(
+        metadata=_key(
+            _number(0, 30 * 86_400),
+            "Seconds that a shard is kept after its seat has moved, for readers with an old map.",
+        ),
+        default=600.0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     """How the process logs, on standard error."""
 
@@ -171,6 +194,7 @@ class NodeConfig:
     )
     tls: TlsConfig = field(metadata={"comment": "TLS"})
     limits: LimitsConfig = field(metadata={"comment": "Limits"}, default_factory=LimitsConfig)
+    upkeep: UpkeepConfig = field(metadata={"comment": "Upkeep"}, default_factory=UpkeepConfig)
     log: LogConfig = field(metadata={"comment": "Logging"}, default_factory=LogConfig)
 
 
@@ -199,6 +223,7 @@ class LedgerConfig:
 _SECTIONS: Final[Mapping[str, type[Any]]] = {
     "tls": TlsConfig,
     "limits": LimitsConfig,
+    "upkeep": UpkeepConfig,
     "log": LogConfig,
 }
 

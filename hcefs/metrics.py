@@ -124,6 +124,16 @@ FAMILIES: Final[tuple[Family, ...]] = (
     _counter("corrupt_shards_total", "Shards found damaged, by a read or by the scrub."),
     _gauge("pending_blobs", "Blobs that wait for their append on the ledger."),
     _counter("collected_blobs_total", "Blobs deleted because their append never came."),
+    _counter(
+        "rebalanced_shards_total", "Shards brought here for a seat: copied or rebuilt.", "how"
+    ),
+    _counter("rebalanced_bytes_total", "Bytes of those shards."),
+    _counter("upkeep_served_bytes_total", "Bytes of shards given to other nodes for copies."),
+    _counter("unrecovered_shards_total", "Shards that no k intact others could rebuild."),
+    _counter("retired_shards_total", "Shards deleted here after their seat had moved."),
+    _gauge("moving_seats", "Seats of this node that are being filled."),
+    _gauge("retiring_shards", "Shards here whose seat has moved, not deleted yet."),
+    _gauge("upkeep_rate_bytes", "Bytes a second that copies may take now."),
     # Ledger
     _gauge("ledger_height", "Highest ledger height applied."),
     _gauge("ledger_lease_age_seconds", "Age of the newest signed head: the node's lease."),

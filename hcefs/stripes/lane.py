@@ -19,9 +19,9 @@ from hcefs.runtime import Runtime
 from hcefs.transport.peers import (
     LOAD_MESSAGE_BYTES,
     Call,
+    Loader,
+    Loaders,
     LoadHeader,
-    Peer,
-    Peers,
     Piece,
     ShardDownload,
 )
@@ -51,7 +51,7 @@ class Lane:
         self._task: asyncio.Task[None] | None = None
 
     def start(
-        self, runtime: Runtime, peers: Peers, call: Call, geometry: Geometry, shard_digest: bytes
+        self, runtime: Runtime, peers: Loaders, call: Call, geometry: Geometry, shard_digest: bytes
     ) -> None:
         """Begin to load."""
         self._task = runtime.spawn(
@@ -109,7 +109,7 @@ class Lane:
     async def _run(
         self,
         runtime: Runtime,
-        peers: Peers,
+        peers: Loaders,
         call: Call,
         geometry: Geometry,
         shard_digest: bytes,
@@ -128,7 +128,7 @@ class Lane:
                 await self._put(Corrupt("the holder sent too few pieces", reason="truncated"))
                 return
 
-            async def begin(peer: Peer) -> tuple[ShardDownload, LoadHeader]:
+            async def begin(peer: Loader) -> tuple[ShardDownload, LoadHeader]:
                 opened = await peer.load(call, self.seat.index, self.first, count)
                 try:
                     return opened, await opened.header()
@@ -162,7 +162,7 @@ class Lane:
                 await download.cancel()
 
     async def _first_of(
-        self, runtime: Runtime, peers: Peers, ask: Callable[[Peer], Awaitable[T]]
+        self, runtime: Runtime, peers: Loaders, ask: Callable[[Loader], Awaitable[T]]
     ) -> T:
         """What the seat's node answers or, if it has no such shard yet, who held it before."""
         source = self.seat.source

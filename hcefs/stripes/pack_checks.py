@@ -91,11 +91,11 @@ def pack_length(shape: PackShape) -> int:
 
 
 def check_groups(
-    base: BlobBase, groups: Sequence[PackGroupRows], payloads: int
+    base: BlobBase, groups: Sequence[PackGroupRows], payloads: int, *, shredded: bool = False
 ) -> list[PackEnvelope]:
     """Check the rows of a pack: that they fit each other, and cover each slot once.
 
-    Their envelopes, decoded.
+    Their envelopes, decoded.  ``shredded`` allows for groups that have lost theirs.
 
     Raises:
         Invalid: ``rows-disagree``, ``too-large``, or what is malformed.
@@ -111,8 +111,11 @@ def check_groups(
     taken = bytearray(payloads + 1)
     envelopes = []
     for group in groups:
-        slots, envelope = check_group(base, group)
-        envelopes.append(envelope)
+        if group.envelope or not shredded:
+            slots, envelope = check_group(base, group)
+            envelopes.append(envelope)
+        else:
+            slots = _check_rows(base, group)
         for slot in slots:
             if slot > payloads or taken[slot]:
                 raise Invalid(
@@ -130,13 +133,20 @@ def check_group(base: BlobBase, group: PackGroupRows) -> tuple[list[int], PackEn
     Raises:
         Invalid: ``rows-disagree``, ``too-large``, or what is malformed.
     """
+    slots = _check_rows(base, group)
+    envelope = _envelope_of(group)
+    if (envelope.base, envelope.record) != (base, group.record):
+        raise Invalid("the envelope of a group is another's", reason="rows-disagree")
+    return slots, envelope
+
+
+def _check_rows(base: BlobBase, group: PackGroupRows) -> list[int]:
+    """The same without the envelope; the slots."""
     slots = split_slots(group.slots)
     opening = PackOpening.decode(group.opening)
     opening.check()
-    envelope = _envelope_of(group)
     if (
         (opening.base, opening.record) != (base, group.record)
-        or (envelope.base, envelope.record) != (base, group.record)
         or opening.slots != group.slots
         or len(group.cores) != len(slots)
         or len(group.wrapped_keys) != len(slots) * WRAPPED_SIZE
@@ -146,7 +156,7 @@ def check_group(base: BlobBase, group: PackGroupRows) -> tuple[list[int], PackEn
         raise Invalid(f"a core has at most {CORE_BYTES_MAX} bytes", reason="too-large")
     if b"".join(map(blake3_digest, group.cores)) != opening.core_digests:
         raise Invalid("a core differs from its digest in the opening", reason="rows-disagree")
-    return slots, envelope
+    return slots
 
 
 def _envelope_of(group: PackGroupRows) -> PackEnvelope:

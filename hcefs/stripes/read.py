@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from hcefs.erasure.scheme import Geometry, Profile
 from hcefs.errors import Corrupt, HcefsError
 from hcefs.formats.manifest import Layout
+from hcefs.formats.pack import PackLayout
 from hcefs.integrity import blake3_digest
 from hcefs.metrics import Metrics
 from hcefs.placement.ring import Seat
@@ -29,7 +30,7 @@ from hcefs.runtime import Runtime
 from hcefs.stripes.hedge import HedgeTimer, straggler
 from hcefs.stripes.lane import Lane
 from hcefs.stripes.stripe import rebuild_data, too_few_shards
-from hcefs.transport.peers import Call, Peers
+from hcefs.transport.peers import Call, Loaders
 
 BATCH_STRIPES_MAX = 4
 """Stripes that are handed on at once: what one message of each lane holds."""
@@ -78,10 +79,10 @@ class StripeReader:
     def __init__(
         self,
         runtime: Runtime,
-        peers: Peers,
+        peers: Loaders,
         seats: Sequence[Seat],
         call: Call,
-        layout: Layout,
+        layout: Layout | PackLayout,
         geometry: Geometry,
         metrics: Metrics,
         hedge: HedgeTimer,
@@ -99,6 +100,11 @@ class StripeReader:
         self._end = 0
         self._errors: list[HcefsError] = []
         self.degraded = False
+
+    @property
+    def profile(self) -> Profile:
+        """The profile of what is read."""
+        return self._geometry.profile
 
     async def stripes(self, first: int, count: int) -> AsyncIterator[list[Stripe]]:
         """The stripes ``first`` to ``first + count - 1``: as many at once as are there.

@@ -277,7 +277,7 @@ class GrpcPeer:
         stream = method(
             request.SerializeToString(), timeout=STREAM_SECONDS, metadata=self._metadata()
         )
-        return _Download(self._runtime, stream, self._heads)
+        return Download(self._runtime, stream, self._heads)
 
     async def store_opening(self, call: Call, opening: bytes, commit_by_ms: int) -> None:
         await self._unary(
@@ -496,7 +496,9 @@ class _Upload:
         self._call.cancel()
 
 
-class _Download:
+class Download:
+    """A shard's pieces as they come from another node: a header, then data messages."""
+
     def __init__(self, runtime: Runtime, call: Any, heads: Heads) -> None:
         self._runtime = runtime
         self._call = call

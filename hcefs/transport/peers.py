@@ -136,7 +136,19 @@ class ShardDownload(Protocol):
         """Stop; frees the holder's stream.  Idempotent."""
 
 
-class Peer(Protocol):
+class Loader(Protocol):
+    """What gives the pieces of shards."""
+
+    async def load(self, call: Call, index: int, first: int, count: int) -> ShardDownload:
+        """Begin to load pieces ``first`` to ``first + count - 1`` of a committed shard."""
+
+    async def load_pieces(
+        self, call: Call, index: int, first: int, count: int
+    ) -> tuple[LoadHeader, Piece]:
+        """The same for few pieces, in one call: what precedes them, and all of them joined."""
+
+
+class Peer(Loader, Protocol):
     """One shard holder."""
 
     async def store(self, start: ShardStart) -> ShardUpload:
@@ -154,14 +166,6 @@ class Peer(Protocol):
         Raises:
             Conflict: the holder has other bytes under that (base, index).
         """
-
-    async def load(self, call: Call, index: int, first: int, count: int) -> ShardDownload:
-        """Begin to load pieces ``first`` to ``first + count - 1`` of a committed shard."""
-
-    async def load_pieces(
-        self, call: Call, index: int, first: int, count: int
-    ) -> tuple[LoadHeader, Piece]:
-        """The same for few pieces, in one call: what precedes them, and all of them joined."""
 
     async def store_opening(self, call: Call, opening: bytes, commit_by_ms: int) -> None:
         """Keep a pending opening for the record's listing; durable on return."""
@@ -184,6 +188,13 @@ class Peers(Protocol):
 
     def peer(self, node: Node) -> Peer:
         """The peer of that node; connecting happens with the first call."""
+
+
+class Loaders(Protocol):
+    """As :class:`Peers`, for who only loads."""
+
+    def peer(self, node: Node) -> Loader:
+        """The loader of that node."""
 
 
 class Heads(Protocol):

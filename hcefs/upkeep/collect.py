@@ -69,6 +69,7 @@ class Collector:
     """Deletes expired pending blobs and openings, and marks committed ones as settled."""
 
     name = "collect"
+    idle_seconds = 15.0
 
     def __init__(
         self,

@@ -15,7 +15,6 @@ from typing import Protocol
 from hcefs.errors import HcefsError
 from hcefs.runtime import Runtime
 
-IDLE_SECONDS = 15.0
 ERROR_SECONDS = 30.0
 log = logging.getLogger(__name__)
 
@@ -31,6 +30,8 @@ class Worker(Protocol):
     """One upkeep job."""
 
     name: str
+    idle_seconds: float
+    """How long to rest when there is nothing to do."""
 
     async def work(self) -> Progress:
         """Do one bounded unit.  May be repeated: must be idempotent."""
@@ -63,7 +64,7 @@ class Runner:
                 log.error("upkeep %s failed: %s", worker.name, type(error).__name__)
                 await self._runtime.sleep(ERROR_SECONDS)
                 continue
-            await self._runtime.sleep(0.0 if progress is Progress.BUSY else IDLE_SECONDS)
+            await self._runtime.sleep(0.0 if progress is Progress.BUSY else worker.idle_seconds)
 
     async def stop(self) -> None:
         """Stop after the current await; units are idempotent."""

@@ -1,0 +1,206 @@
+"""The ``Upkeep`` service: other nodes that take over seats ask for lists, rows and shards.
+
+On the peer port only.  No client's right stands behind such a call, so the map must: a
+node is answered about a partition only if the map in force here gives it a seat of the
+row or names it as the source of one, and its account is active.  Such loads are bounded
+in number and counted.
+
+Stated limit: a malicious holder can gather ciphertext of its own partitions.
+Source: docs/ARCHITECTURE.md, "Rights"; docs/decisions/0019-change-without-a-gap.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from hcefs.errors import Denied, Invalid
+from hcefs.ids import AccountId, BlobBase, RecordId
+from hcefs.metrics import Metrics
+from hcefs.placement.cluster_map import ClusterMap
+from hcefs.placement.ring import position_of, positions_of
+from hcefs.runtime import Runtime
+from hcefs.services.desk import Desk
+from hcefs.services.messages import decoded
+from hcefs.services.serving import served, streamed
+from hcefs.services.shard_service import wire_header
+from hcefs.stripes.exports import Exporter
+from hcefs.stripes.reseat import other_epoch
+from hcefs.transport.grpc_peers import observe
+from hcefs.transport.limit import Gate
+from hcefs.transport.pack_messages import pack_group_message
+from hcefs.transport.peers import Heads
+from hcefs.transport.upkeep import PackRows, ShardName
+from hcefs.wire.v1 import shard_pb2, upkeep_pb2
+
+SHARDS_ASKED_MAX = 1000
+
+
+class UpkeepService:
+    """Servicer over what this node has."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        desk: Desk,
+        exporter: Exporter,
+        heads: Heads,
+        metrics: Metrics,
+        gate: Gate,
+    ) -> None:
+        self.runtime = runtime
+        self.metrics = metrics
+        self.gate = gate
+        self._desk = desk
+        self._exporter = exporter
+        self._heads = heads
+
+    async def _admit(
+        self, context: Any, place: upkeep_pb2.Place, *, seated: bool = True
+    ) -> tuple[ClusterMap, range]:
+        """Who asks, and about which positions of the ring.
+
+        Raises:
+            Unavailable: this node may not answer now, or has another map.
+            Unauthenticated: it is no active node of the map.
+            Denied: it has nothing to do with that partition.
+            Invalid, NotFound: there is no such partition.
+        """
+        observe(self._heads, context.invocation_metadata())
+        self._desk.follower.require_fresh()
+        current = self._desk.cluster_map()
+        if place.epoch > current.epoch:
+            current = await self._desk.newer_map(place.epoch - 1)
+        if place.epoch != current.epoch:
+            raise other_epoch(current.epoch, place.epoch)
+        peer = self._desk.peer_of(context)
+        positions = positions_of(place.partition, current.table(place.profile).bits)
+        if seated and not _is_seated(current, place, peer):
+            raise Denied(
+                "the map names you neither as seat nor as source of that partition",
+                reason="not-a-seat",
+            )
+        return current, positions
+
+    @served("list-shards")
+    async def ListShards(
+        self, request: upkeep_pb2.ListShardsRequest, context: Any
+    ) -> upkeep_pb2.ListShardsResponse:
+        """A page of a partition's shards, once older puts have settled."""
+        _, positions = await self._admit(context, request.place)
+        place = request.place
+        shards, following = await self._exporter.list_shards(
+            place.epoch, positions, place.profile, request.after
+        )
+        return upkeep_pb2.ListShardsResponse(
+            shards=[
+                upkeep_pb2.ListedShard(base=bytes(each.base), index=each.index) for each in shards
+            ],
+            next=following,
+        )
+
+    @served("list-records")
+    async def ListRecords(
+        self, request: upkeep_pb2.ListRecordsRequest, context: Any
+    ) -> upkeep_pb2.ListRecordsResponse:
+        """A page of the records that lie in a partition."""
+        current, positions = await self._admit(context, request.place)
+        _require_default(current, request.place)
+        records, following = await self._exporter.list_records(
+            request.place.epoch, positions, request.after
+        )
+        return upkeep_pb2.ListRecordsResponse(
+            records=[
+                upkeep_pb2.ListedRecord(record_id=bytes(each.record), digest=each.digest)
+                for each in records
+            ],
+            next=following,
+        )
+
+    @served("load-rows")
+    async def LoadRows(
+        self, request: upkeep_pb2.LoadRowsRequest, context: Any
+    ) -> upkeep_pb2.LoadRowsResponse:
+        """The rows of one blob or pack."""
+        _, positions = await self._admit(context, request.place)
+        rows = await self._exporter.load_rows(BlobBase(_inside(request.base, positions)))
+        if isinstance(rows, PackRows):
+            return upkeep_pb2.LoadRowsResponse(
+                layout=rows.layout,
+                groups=[pack_group_message(group) for group in rows.groups],
+                commit_by_ms=rows.commit_by_ms,
+            )
+        return upkeep_pb2.LoadRowsResponse(
+            layout=rows.layout, core=rows.core, key_row=rows.key_row, opening=rows.opening
+        )
+
+    @streamed("load-shard-copy")
+    async def LoadShard(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
+        """Server-streaming: header, data..."""
+        message = decoded(upkeep_pb2.LoadShardRequest, request)
+        _, positions = await self._admit(context, message.place)
+        base = BlobBase(_inside(message.base, positions))
+        download = await self._exporter.load_shard(base, message.index, message.first)
+        try:
+            header = await download.header()
+            yield shard_pb2.LoadResponse(header=wire_header(header)).SerializeToString()
+            async for frame in download.frames():
+                self.metrics.count("upkeep_served_bytes_total", len(frame))
+                yield frame
+        finally:
+            await download.cancel()
+
+    @served("load-record")
+    async def LoadRecord(
+        self, request: upkeep_pb2.LoadRecordRequest, context: Any
+    ) -> upkeep_pb2.LoadRecordResponse:
+        """A page of one record's openings, boxes and links."""
+        current, positions = await self._admit(context, request.place)
+        _require_default(current, request.place)
+        record = RecordId(_inside(request.record_id, positions))
+        rows, following = await self._exporter.load_record(record, request.after)
+        return upkeep_pb2.LoadRecordResponse(
+            openings=[
+                upkeep_pb2.PendingOpening(opening=opening, commit_by_ms=until)
+                for opening, until in rows.openings
+            ],
+            boxes=rows.boxes,
+            links=rows.links,
+            next=following,
+        )
+
+    @served("has-shards")
+    async def HasShards(
+        self, request: upkeep_pb2.HasShardsRequest, context: Any
+    ) -> upkeep_pb2.HasShardsResponse:
+        """Which of some shards are here.  A former holder asks before it deletes its own."""
+        _, positions = await self._admit(context, request.place, seated=False)
+        if len(request.shards) > SHARDS_ASKED_MAX:
+            raise Invalid(f"ask for at most {SHARDS_ASKED_MAX} shards", reason="too-large")
+        shards = [
+            ShardName(BlobBase(_inside(each.base, positions)), each.index)
+            for each in request.shards
+        ]
+        held = await self._exporter.has_shards(shards)
+        return upkeep_pb2.HasShardsResponse(held=bytes(held))
+
+
+def _is_seated(current: ClusterMap, place: upkeep_pb2.Place, peer: AccountId) -> bool:
+    """Whether a node is seat, destination or source in a row."""
+    table = current.table(place.profile)
+    named = set(table.node_rows[place.partition])
+    named |= {move.source for move in table.moving if move.partition == place.partition}
+    node = current.node_of_account(peer)
+    return node is not None and node.node_id in named
+
+
+def _require_default(current: ClusterMap, place: upkeep_pb2.Place) -> None:
+    if place.profile != current.default_profile:
+        raise Invalid("records lie under the default profile", reason="wrong-profile")
+
+
+def _inside(name: bytes, positions: range) -> bytes:
+    """A base or record id, if it lies in the partition that was admitted."""
+    if position_of(name) not in positions:
+        raise Denied("that lies in another partition", reason="wrong-partition")
+    return name

@@ -1,0 +1,450 @@
+"""Take over shards and rows from other nodes, when all of it proves itself.
+
+The twin of :mod:`.holder` for what no client brings: the giver is another node, which is
+not trusted, and its word is compared with the ledger at this node's own height.  **The
+ledger is the tombstone**: what it does not know, and what no append can bring any more,
+is not taken; so nothing that was deleted comes back with a node that kept it.
+
+Invariants: the order on the disk is the holder's, so that a stop in between leaves
+nothing visible by half and a repeat finishes it; nothing is overwritten; every piece is
+compared with its digest before the file has its name.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hcefs.access.facts import Action
+from hcefs.erasure.scheme import Geometry, profile_named
+from hcefs.errors import Conflict, Corrupt, Denied, HcefsError, NotFound
+from hcefs.formats.keybox import KeyBox, KeyLink
+from hcefs.formats.manifest import Core, KeyRow, Layout, Opening
+from hcefs.formats.pack import (
+    PACK_SEGMENT_SIZE,
+    WRAPPED_SIZE,
+    PackLayout,
+    PackOpening,
+    decode_opening,
+)
+from hcefs.formats.shard import ShardFooter, ShardHeader, file_length
+from hcefs.ids import BlobBase, BlobId, RecordId
+from hcefs.integrity import blake3_digest
+from hcefs.runtime import Runtime
+from hcefs.store.interface import KeyTable, ShardWriter, Stores, Table
+from hcefs.stripes.checks import Replica, check_layout
+from hcefs.stripes.exports import has_shard
+from hcefs.stripes.fanout import layout_fits
+from hcefs.stripes.holder import box_key, link_key
+from hcefs.stripes.pack_checks import check_core, check_groups, pack_length
+from hcefs.stripes.pack_shape import PackShape
+from hcefs.stripes.pending import (
+    PENDING_BLOB,
+    PENDING_OPENING,
+    PENDING_PACK,
+    PendingNames,
+    index_name,
+)
+from hcefs.stripes.placed import record_row, shard_row
+from hcefs.stripes.shard_index import read_footer
+from hcefs.stripes.transfers import whole
+from hcefs.transport.peers import Piece
+from hcefs.transport.upkeep import BlobRows, PackRows, RecordRows
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Adoptable:
+    """Rows that proved themselves: what a shard of this base must be.
+
+    ``commit_by_ms`` is 0 for what is committed.
+    """
+
+    base: BlobBase
+    profile: str
+    segment_size: int
+    plaintext_length: int
+    shard_digests: tuple[bytes, ...]
+    commit_by_ms: int
+    rows: tuple[tuple[Table, bytes, bytes], ...]
+    keys: tuple[tuple[KeyTable, bytes, bytes], ...]
+    packed: bool
+
+    @property
+    def geometry(self) -> Geometry:
+        """Where the pieces of each shard lie."""
+        return Geometry(self.plaintext_length, profile_named(self.profile), self.segment_size)
+
+    @property
+    def committed(self) -> bool:
+        """Whether a block of the ledger holds it, in part or in whole."""
+        return not self.commit_by_ms
+
+
+class Adopter:
+    """Keeps copies on this node."""
+
+    def __init__(
+        self, runtime: Runtime, stores: Stores, replica: Replica, pending: PendingNames
+    ) -> None:
+        self._runtime = runtime
+        self._stores = stores
+        self._replica = replica
+        self._pending = pending
+
+    # -- shards
+
+    async def has(self, base: BlobBase, index: int) -> bool:
+        """Whether the shard is here with its rows."""
+        return await self._runtime.disk(has_shard, self._stores, base, index)
+
+    def check(self, base: BlobBase, rows: BlobRows | PackRows) -> Adoptable:
+        """Rows of another node, compared with each other and with the ledger.
+
+        Raises:
+            NotFound: the ledger does not know it, and never will.
+            Corrupt, Invalid, Denied, Unauthenticated: they do not prove themselves.
+        """
+        if isinstance(rows, PackRows):
+            return self._check_pack(base, rows)
+        return self._check_blob(base, rows)
+
+    def _check_blob(self, base: BlobBase, rows: BlobRows) -> Adoptable:
+        core, layout = Core.decode(rows.core), Layout.decode(rows.layout)
+        opening = Opening.decode(rows.opening)
+        core.check()
+        opening.check()
+        check_layout(self._replica, layout, core.writer)
+        if (
+            core.blob.base != base
+            or (opening.blob, opening.record) != (core.blob, core.record)
+            or opening.core_digest != core.digest()
+            or (layout.base, layout.record) != (base, core.record)
+            or not layout_fits(core, layout)
+        ):
+            raise Corrupt("the rows of a blob do not fit together", reason="rows-disagree")
+        keys = []
+        if rows.key_row:
+            key_row = KeyRow.decode(rows.key_row)
+            if (key_row.blob, key_row.record) != (core.blob, core.record):
+                raise Corrupt("a key row is of another blob", reason="rows-disagree")
+            keys.append((KeyTable.KEY_ROWS, bytes(core.blob), rows.key_row))
+        commit_by_ms = 0
+        if not self._is_committed(opening.record, opening.commitment()):
+            commit_by_ms = self._still_pending(core.commit_by_ms)
+        return Adoptable(
+            base,
+            layout.profile,
+            core.segment_size,
+            core.plaintext_length,
+            layout.shard_digests,
+            commit_by_ms,
+            (
+                (Table.CORES, bytes(base), rows.core),
+                (Table.LAYOUTS, bytes(base), rows.layout),
+                (Table.OPENINGS, bytes(base), rows.opening),
+            ),
+            tuple(keys),
+            packed=False,
+        )
+
+    def _check_pack(self, base: BlobBase, rows: PackRows) -> Adoptable:
+        layout = PackLayout.decode(rows.layout)
+        shape = PackShape.of(layout)
+        if layout.base != base:
+            raise Corrupt("the layout is of another pack", reason="rows-disagree")
+        check_groups(base, rows.groups, shape.payloads, shredded=True)
+        kept: list[tuple[Table, bytes, bytes]] = [(Table.LAYOUTS, bytes(base), rows.layout)]
+        keys: list[tuple[KeyTable, bytes, bytes]] = []
+        committed = False
+        for group in rows.groups:
+            opening = PackOpening.decode(group.opening)
+            committed = committed or self._is_committed(group.record, opening.commitment())
+            slots = opening.slots
+            for at, data in enumerate(group.cores):
+                slot = slots[2 * at : 2 * at + 2]
+                number = int.from_bytes(slot, "big")
+                blob = BlobId.of(base, number)
+                core = check_core(data, group.record, blob, shape.length_of(number))
+                if not at:
+                    check_layout(self._replica, layout, core.writer)
+                kept.append((Table.CORES, bytes(base) + slot, data))
+                wrapped = group.wrapped_keys[WRAPPED_SIZE * at : WRAPPED_SIZE * (at + 1)]
+                if any(wrapped):
+                    keys.append((KeyTable.KEY_ROWS, bytes(base) + slot, wrapped))
+            kept.append((Table.OPENINGS, bytes(base) + bytes(group.record), group.opening))
+            if group.envelope:
+                name = bytes(base) + bytes(group.record)
+                keys.append((KeyTable.PACK_ENVELOPES, name, group.envelope))
+        # Of a pack some groups may be committed and others wait.
+        until = rows.commit_by_ms
+        if not committed:
+            until = self._still_pending(rows.commit_by_ms)
+        return Adoptable(
+            base,
+            layout.profile,
+            PACK_SEGMENT_SIZE,
+            pack_length(shape),
+            layout.shard_digests,
+            until if until > self._replica.time_ms else 0,
+            tuple(kept),
+            tuple(keys),
+            packed=True,
+        )
+
+    def _is_committed(self, record: RecordId, commitment: bytes) -> bool:
+        return self._replica.leaf_index(record, commitment) is not None
+
+    def _still_pending(self, commit_by_ms: int) -> int:
+        """When an append is too late.
+
+        Raises:
+            NotFound: now.
+        """
+        if commit_by_ms <= self._replica.time_ms:
+            raise NotFound(
+                "the ledger does not know this blob, and no append can bring it any more",
+                reason="not-committed",
+            )
+        return commit_by_ms
+
+    async def begin(self, wanted: Adoptable, index: int) -> Copy:
+        """Start to take over one shard.
+
+        Raises:
+            Conflict: ``shard-exists``: the file is there, perhaps without its rows.
+            Exhausted: the disk is full.
+        """
+        profile = profile_named(wanted.profile)
+        header = ShardHeader(
+            wanted.base, index, profile.name, profile.k, profile.m, wanted.segment_size
+        )
+
+        def job() -> ShardWriter:
+            writer = self._stores.shards.begin(wanted.base, index, file_length(wanted.geometry))
+            try:
+                writer.write(header.encode())
+            except BaseException:
+                writer.abort()
+                raise
+            return writer
+
+        return Copy(self._runtime, self, wanted, index, await whole(self._runtime, job))
+
+    def publish(
+        self, wanted: Adoptable, index: int, writer: ShardWriter, footer: ShardFooter
+    ) -> None:
+        """Make a shard and its rows durable, in the holder's order.
+
+        Raises:
+            Conflict: another copy was first, or other rows are here.
+        """
+        with self._pending.locked([bytes(wanted.base)]):
+            self._lead_here(wanted, index)
+            writer.finish(footer.encode())
+            self._keep(wanted, index)
+
+    async def publish_again(self, wanted: Adoptable, index: int) -> None:
+        """Write the rows of a shard whose file is here: what a stop had left undone.
+
+        Raises:
+            Corrupt: the file is another shard, or damaged.
+        """
+
+        def job() -> None:
+            footer = read_footer(self._stores.shards, wanted.base, index)
+            if footer.shard_digest != wanted.shard_digests[index]:
+                raise Corrupt("a shard file here is of another layout", reason="wrong-digest")
+            with self._pending.locked([bytes(wanted.base)]):
+                self._lead_here(wanted, index)
+                self._keep(wanted, index)
+
+        await whole(self._runtime, job)
+
+    def _lead_here(self, wanted: Adoptable, index: int) -> None:
+        """First what leads the collector here.  Under the base's lock."""
+        if wanted.committed:
+            return
+        kind = PENDING_PACK if wanted.packed else PENDING_BLOB
+        base = bytes(wanted.base)
+        # A single blob's name has its slot, which is 0.
+        name = base + (b"" if wanted.packed else bytes(2)) + bytes([index])
+        self._pending.add([(kind, base, name)], wanted.commit_by_ms)
+
+    def _keep(self, wanted: Adoptable, index: int) -> None:
+        """Write the rows.  Under the base's lock.
+
+        Raises:
+            Conflict: other rows are here.
+        """
+        for table, key, value in wanted.rows:
+            known = self._stores.rows.get(table, key)
+            if known is not None and known != value:
+                raise Conflict("other rows are here under this base", reason="row-exists")
+        if wanted.keys:
+            self._stores.keys.put_all_new(wanted.keys)
+        self._stores.rows.put([*wanted.rows, shard_row(wanted.base, index, wanted.profile)])
+
+    # -- records
+
+    async def keep_record(self, record: RecordId, rows: RecordRows) -> int:
+        """Keep those rows of a record that prove themselves; how many did not.
+
+        Raises:
+            HcefsError: the disk failed.
+        """
+        return await whole(self._runtime, lambda: self._keep_record(record, rows))
+
+    def _keep_record(self, record: RecordId, rows: RecordRows) -> int:
+        refused = 0
+        for data, until in rows.openings:
+            try:
+                self._keep_opening(record, data, until)
+            except HcefsError as error:
+                refused += _refused(record, error)
+        named = record_row(record)
+        keys = [(self._box, box) for box in rows.boxes] + [(self._link, x) for x in rows.links]
+        for place, value in keys:
+            try:
+                table, key = place(record, value)
+                self._stores.rows.put([named])
+                self._stores.keys.put_new(table, key, value)
+            except HcefsError as error:
+                refused += _refused(record, error)
+        return refused
+
+    def _keep_opening(self, record: RecordId, data: bytes, until: int) -> None:
+        opening = decode_opening(data)
+        opening.check()
+        if opening.record != record:
+            raise Corrupt("an opening is of another record", reason="bad-opening")
+        if isinstance(opening, PackOpening):
+            name = index_name(record, opening.base)
+        else:
+            name = bytes(record) + bytes(opening.blob)
+        committed = self._is_committed(record, opening.commitment())
+        if not committed:
+            self._still_pending(until)
+        with self._pending.locked([name]):
+            known = self._stores.rows.get(Table.INDEX, name)
+            if known is not None:
+                if known != data:
+                    raise Conflict("another opening is here", reason="row-exists")
+                return
+            if not committed:
+                self._pending.add([(PENDING_OPENING, name, name)], until)
+            self._stores.rows.put([(Table.INDEX, name, data), record_row(record)])
+
+    def _box(self, record: RecordId, data: bytes) -> tuple[KeyTable, bytes]:
+        """Where a box belongs whose grant is live here."""
+        box = KeyBox.decode(data)
+        grant, owner = self._replica.grant(box.grant), self._replica.record(record)
+        granter = self._replica.account(box.granter)
+        if (
+            grant is None
+            or owner is None
+            or granter is None
+            or grant.revoked_height
+            or grant.not_after_ms <= self._replica.time_ms
+        ):
+            raise Denied("the grant of a box is not live", reason="grant-not-live")
+        if (
+            box.record != record
+            or grant.record != record
+            or grant.grantee != box.grantee
+            or grant.blob != box.blob
+            or box.granter not in (grant.granter, owner.owner)
+            or not grant.actions & Action.READ
+            or granter.key_version != box.granter_key_version
+        ):
+            raise Denied("a box does not fit its grant", reason="box-disagrees")
+        box.check(granter.signing_key)
+        return KeyTable.BOXES, box_key(box)
+
+    def _link(self, record: RecordId, data: bytes) -> tuple[KeyTable, bytes]:
+        """Where a link belongs that the record's owner signed."""
+        link = KeyLink.decode(data)
+        known, owner = self._replica.record(record), self._replica.account(link.owner)
+        if (
+            known is None
+            or owner is None
+            or link.record != record
+            or link.owner != known.owner
+            or link.generation > known.generation
+            or owner.key_version != link.owner_key_version
+        ):
+            raise Denied("a link is not of the record's owner", reason="not-the-owner")
+        link.check(owner.signing_key)
+        return KeyTable.LINKS, link_key(record, link.generation)
+
+
+class Copy:
+    """One shard on its way in.  ``write``..., then ``finish`` or ``abort``."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        adopter: Adopter,
+        wanted: Adoptable,
+        index: int,
+        writer: ShardWriter,
+    ) -> None:
+        self._runtime = runtime
+        self._adopter = adopter
+        self._wanted = wanted
+        self._index = index
+        self._writer = writer
+        self._digests: list[bytes] = []
+
+    @property
+    def pieces(self) -> int:
+        """How many pieces have been written."""
+        return len(self._digests)
+
+    async def write(self, pieces: Sequence[Piece]) -> None:
+        """Write the next pieces; their digests are computed on the way.
+
+        Raises:
+            Exhausted, Unavailable: the disk is full, or failed.
+        """
+
+        def job() -> list[bytes]:
+            digests = [blake3_digest(piece) for piece in pieces]
+            for piece in pieces:
+                self._writer.write(piece)
+            return digests
+
+        self._digests += await whole(self._runtime, job)
+
+    async def finish(self) -> None:
+        """Make shard and rows durable.
+
+        Raises:
+            Corrupt: ``wrong-digest``: the pieces are not those of the layout.
+            Conflict: another copy was first, or other rows are here.
+        """
+
+        def job() -> None:
+            wanted = self._wanted
+            footer = ShardFooter.of(wanted.plaintext_length, b"".join(self._digests))
+            if footer.shard_digest != wanted.shard_digests[self._index]:
+                raise Corrupt("these pieces are not those of the layout", reason="wrong-digest")
+            self._adopter.publish(wanted, self._index, self._writer, footer)
+
+        await whole(self._runtime, job)
+
+    async def abort(self) -> None:
+        """Forget what was written.  Does nothing after a ``finish``."""
+        await whole(self._runtime, self._writer.abort)
+
+
+def _refused(record: RecordId, error: HcefsError) -> int:
+    """Note a row that proved nothing; a dead one is no fault."""
+    if error.kind in ("unavailable", "exhausted"):
+        raise error
+    if error.reason in ("not-committed", "grant-not-live"):
+        return 0
+    log.warning("a row of record %s proves nothing: %s (%s)", record, error.kind, error.reason)
+    return 1

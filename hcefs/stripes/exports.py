@@ -1,0 +1,291 @@
+"""What a node gives to others that take over seats: lists, rows and shards, as they lie here.
+
+Nothing is decided here: who may ask is :mod:`hcefs.services.upkeep_service`'s, what is
+believed is up to whoever takes it (:mod:`hcefs.stripes.adopt`).  Unlike what readers
+get, it includes what is still pending: its append may come when the seat has moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hcefs.errors import Corrupt, Invalid, NotFound, Unavailable
+from hcefs.formats.manifest import Opening
+from hcefs.formats.pack import (
+    WRAPPED_SIZE,
+    PackLayout,
+    PackOpening,
+    split_slots,
+)
+from hcefs.formats.shard import HEADER_SIZE, ShardHeader
+from hcefs.ids import BlobBase, RecordId
+from hcefs.integrity import (
+    DIGEST_SIZE,
+    blake3_digest,
+    blake3_hasher,
+    leaf_hash,
+    range_proof,
+    split_digests,
+)
+from hcefs.metrics import Metrics
+from hcefs.runtime import Runtime
+from hcefs.store.interface import KeyTable, ShardReader, Stores, Table
+from hcefs.stripes.checks import Replica
+from hcefs.stripes.pending import PENDING_OPENING, PENDING_PACK, PendingNames
+from hcefs.stripes.placed import records_in, shard_key, shards_in
+from hcefs.stripes.shard_index import read_footer
+from hcefs.stripes.transfers import LocalDownload, opened
+from hcefs.stripes.uploads import Uploads
+from hcefs.transport.packs import PackGroupRows
+from hcefs.transport.peers import LoadHeader, ShardDownload
+from hcefs.transport.upkeep import (
+    BlobRows,
+    PackRows,
+    RecordDigest,
+    RecordRows,
+    ShardName,
+)
+
+SETTLE_SECONDS = 5.0
+"""How long a listing waits for puts of an older epoch before the caller is sent away."""
+
+PACK_ROWS_MAX = 2000
+PAGE_ROWS = 500
+PAGE_BYTES = 2 << 20
+RECORDS_PAGE = 100
+"""Each costs a look at all its rows."""
+
+_STAGES = (b"i", b"b", b"l")
+"""Kinds of rows of a record, in the order of the pages."""
+
+
+class Exporter:
+    """One node's shards and rows, for other nodes."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        stores: Stores,
+        replica: Replica,
+        metrics: Metrics,
+        pending: PendingNames,
+        uploads: Uploads,
+    ) -> None:
+        self._runtime = runtime
+        self._stores = stores
+        self._replica = replica
+        self._metrics = metrics
+        self._pending = pending
+        self._uploads = uploads
+
+    async def _settled(self, epoch: int, positions: range) -> None:
+        try:
+            async with self._runtime.timeout(SETTLE_SECONDS):
+                await self._uploads.settled(epoch, positions)
+        except TimeoutError:
+            raise Unavailable(
+                "a put of an older epoch is still under way in this partition: ask again",
+                reason="unsettled",
+            ) from None
+
+    async def list_shards(
+        self, epoch: int, positions: range, profile: str, after: bytes
+    ) -> tuple[list[ShardName], bytes]:
+        """A page of the shards of a profile in a range of positions.
+
+        Raises:
+            Unavailable: ``unsettled``, ``other-epoch``.
+        """
+        await self._settled(epoch, positions)
+        page = await self._runtime.disk(shards_in, self._stores.rows, positions, after or None)
+        shards = [
+            ShardName(shard.base, shard.index) for _, shard in page if shard.profile == profile
+        ]
+        return shards, page[-1][0] if page else b""
+
+    async def list_records(
+        self, epoch: int, positions: range, after: bytes
+    ) -> tuple[list[RecordDigest], bytes]:
+        """A page of the records in a range of positions, each with a digest over its rows.
+
+        Raises:
+            Unavailable: ``unsettled``, ``other-epoch``.
+        """
+        await self._settled(epoch, positions)
+
+        def job() -> tuple[list[RecordDigest], bytes]:
+            page = records_in(self._stores.rows, positions, after or None)[:RECORDS_PAGE]
+            digests = [
+                RecordDigest(record, record_digest(self._stores, record)) for _, record in page
+            ]
+            return digests, page[-1][0] if page else b""
+
+        return await self._runtime.disk(job)
+
+    async def load_rows(self, base: BlobBase) -> BlobRows | PackRows:
+        """The rows of a blob or a pack.
+
+        Raises:
+            NotFound: they are not here.
+        """
+        return await self._runtime.disk(self._rows, base)
+
+    def _rows(self, base: BlobBase) -> BlobRows | PackRows:
+        rows = self._stores.rows
+        layout = rows.get(Table.LAYOUTS, bytes(base))
+        if layout is None:
+            raise _unknown()
+        core = rows.get(Table.CORES, bytes(base))
+        if core is None:
+            return self._pack_rows(base, layout)
+        opening = rows.get(Table.OPENINGS, bytes(base))
+        if opening is None:
+            raise Corrupt("the opening of a blob is gone", reason="missing-row")
+        key_row = self._stores.keys.get(KeyTable.KEY_ROWS, bytes(Opening.decode(opening).blob))
+        return BlobRows(layout, core, key_row or b"", opening)
+
+    def _pack_rows(self, base: BlobBase, layout: bytes) -> PackRows:
+        PackLayout.decode(layout)
+        stores = self._stores
+        cores = dict(stores.rows.scan(Table.CORES, bytes(base), limit=PACK_ROWS_MAX))
+        wrapped = dict(stores.keys.scan(KeyTable.KEY_ROWS, bytes(base), limit=PACK_ROWS_MAX))
+        envelopes = dict(
+            stores.keys.scan(KeyTable.PACK_ENVELOPES, bytes(base), limit=PACK_ROWS_MAX)
+        )
+        groups = []
+        for key, opening in stores.rows.scan(Table.OPENINGS, bytes(base), limit=PACK_ROWS_MAX):
+            record = RecordId(key[BlobBase.SIZE :])
+            slots = PackOpening.decode(opening).slots
+            names = [bytes(base) + slot.to_bytes(2, "big") for slot in split_slots(slots)]
+            if not all(name in cores for name in names):
+                raise Corrupt("the core of a payload is gone", reason="missing-row")
+            groups.append(
+                PackGroupRows(
+                    0,
+                    record,
+                    slots,
+                    tuple(cores[name] for name in names),
+                    b"".join(wrapped.get(name, bytes(WRAPPED_SIZE)) for name in names),
+                    envelopes.get(key, b""),
+                    opening,
+                )
+            )
+        if not groups:
+            raise _unknown()
+        with self._pending.locked([bytes(base)]):
+            until = self._pending.latest(PENDING_PACK, bytes(base))
+        return PackRows(layout, tuple(groups), until)
+
+    async def load_shard(self, base: BlobBase, index: int, first: int) -> ShardDownload:
+        """The pieces of a shard from ``first`` on.
+
+        Raises:
+            NotFound: it is not here.
+            Invalid: it has no such piece.
+            Corrupt: its file is damaged.
+        """
+
+        def begin() -> tuple[LocalDownload, ShardReader]:
+            rows = self._stores.rows
+            if rows.get(Table.PLACED, shard_key(base, index)) is None:
+                raise NotFound("this shard is not here", reason="no-such-shard")
+            footer = read_footer(self._stores.shards, base, index)
+            reader = self._stores.shards.open(base, index)
+            try:
+                header = ShardHeader.decode(reader.read_at(0, HEADER_SIZE))
+                geometry = header.geometry(footer.plaintext_length)
+                count = geometry.segments - first
+                if count < 1 or first < 0:
+                    raise Invalid("the shard has no such piece", reason="bad-range")
+                leaves = [leaf_hash(digest) for digest in split_digests(footer.piece_digests)]
+                loaded = LoadHeader(
+                    geometry.segments,
+                    footer.piece_digests[first * DIGEST_SIZE :],
+                    tuple(range_proof(leaves, first, count)),
+                )
+            except BaseException:
+                reader.close()
+                raise
+            download = LocalDownload(
+                self._runtime, reader, loaded, geometry, first, count, self._metrics
+            )
+            return download, reader
+
+        download, _ = await opened(self._runtime, begin, lambda found: found[1].close())
+        return download
+
+    async def load_record(self, record: RecordId, after: bytes) -> tuple[RecordRows, bytes]:
+        """A page of a record's rows, and where the next one begins.
+
+        Raises:
+            Invalid: ``after`` is not where a page begins.
+        """
+        return await self._runtime.disk(self._record, record, after)
+
+    def _record(self, record: RecordId, after: bytes) -> tuple[RecordRows, bytes]:
+        stage, last = after[:1] or _STAGES[0], after[1:] or None
+        if stage not in _STAGES:
+            raise Invalid("no page of a record's rows begins there", reason="bad-page")
+        found: list[tuple[bytes, bytes]] = []
+        size = 0
+        for key, value in self._record_page(record, stage, last):
+            if found and size + len(value) > PAGE_BYTES:
+                break
+            found.append((key, value))
+            size += len(value) + 32
+        if found:
+            following = stage + found[-1][0]
+        else:
+            at = _STAGES.index(stage) + 1
+            following = _STAGES[at] if at < len(_STAGES) else b""
+        values = tuple(value for _, value in found)
+        if stage == b"b":
+            return RecordRows((), values, ()), following
+        if stage == b"l":
+            return RecordRows((), (), values), following
+        openings = []
+        for key, value in found:
+            with self._pending.locked([key]):
+                openings.append((value, self._pending.latest(PENDING_OPENING, key)))
+        return RecordRows(tuple(openings), (), ()), following
+
+    def _record_page(
+        self, record: RecordId, stage: bytes, after: bytes | None
+    ) -> list[tuple[bytes, bytes]]:
+        if stage == b"i":
+            return self._stores.rows.scan(Table.INDEX, bytes(record), after, PAGE_ROWS)
+        table = KeyTable.BOXES if stage == b"b" else KeyTable.LINKS
+        return self._stores.keys.scan(table, bytes(record), after, PAGE_ROWS)
+
+    async def has_shards(self, shards: Sequence[ShardName]) -> list[bool]:
+        """Which of some shards are here, file and rows."""
+        return await self._runtime.disk(
+            lambda: [has_shard(self._stores, each.base, each.index) for each in shards]
+        )
+
+
+def has_shard(stores: Stores, base: BlobBase, index: int) -> bool:
+    """Whether a shard is here, file and rows."""
+    named = stores.rows.get(Table.PLACED, shard_key(base, index)) is not None
+    return named and stores.shards.has(base, index)
+
+
+def record_digest(stores: Stores, record: RecordId) -> bytes:
+    """A digest over the rows of a record here: committed openings, boxes and links."""
+    hasher = blake3_hasher()
+    after: bytes | None = None
+    while page := stores.rows.scan(Table.INDEX, bytes(record), after, PAGE_ROWS):
+        for key, value in page:
+            hasher.update(b"i" + key + blake3_digest(value))
+        after = page[-1][0]
+    for table in (KeyTable.BOXES, KeyTable.LINKS):
+        after = None
+        while page := stores.keys.scan(table, bytes(record), after, PAGE_ROWS):
+            for key, value in page:
+                hasher.update(bytes([table]) + key + blake3_digest(value))
+            after = page[-1][0]
+    return hasher.digest()
+
+
+def _unknown() -> NotFound:
+    return NotFound("this base is unknown here", reason="unknown-blob")

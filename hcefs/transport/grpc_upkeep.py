@@ -1,0 +1,136 @@
+"""Upkeep between nodes over gRPC with mutual TLS, on the channels of :mod:`.grpc_peers`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+
+from hcefs.errors import Corrupt
+from hcefs.ids import BlobBase, RecordId
+from hcefs.placement.cluster_map import Node
+from hcefs.runtime import Runtime
+from hcefs.transport.grpc_peers import (
+    HEAD_KEY,
+    STREAM_SECONDS,
+    Channels,
+    Connect,
+    Download,
+    between_nodes,
+    connector,
+    observe,
+)
+from hcefs.transport.pack_messages import pack_group
+from hcefs.transport.peers import Heads, ShardDownload
+from hcefs.transport.status import from_rpc_error
+from hcefs.transport.upkeep import (
+    BlobRows,
+    PackRows,
+    Place,
+    RecordDigest,
+    RecordRows,
+    ShardName,
+    UpkeepPeer,
+)
+from hcefs.wire.v1 import upkeep_pb2
+
+CALL_SECONDS = 30.0
+"""Longer than a node waits for puts under an older epoch."""
+
+
+def place_message(place: Place) -> upkeep_pb2.Place:
+    """A partition as it travels."""
+    return upkeep_pb2.Place(epoch=place.epoch, profile=place.profile, partition=place.partition)
+
+
+class GrpcUpkeepPeer:
+    """Another node."""
+
+    def __init__(self, runtime: Runtime, connect: Connect, heads: Heads) -> None:
+        self._runtime = runtime
+        self._connect = connect
+        self._heads = heads
+
+    def _metadata(self) -> list[tuple[str, bytes]]:
+        head = self._heads.current()
+        return [(HEAD_KEY, head)] if head else []
+
+    async def _unary(self, name: str, request: Any, response: Any) -> Any:
+        channel = await self._connect()
+        method = channel.unary_unary(
+            f"/hcefs.v1.Upkeep/{name}", response_deserializer=response.FromString
+        )
+        call = method(request.SerializeToString(), timeout=CALL_SECONDS, metadata=self._metadata())
+        try:
+            answer = await call
+        except grpc.aio.AioRpcError as error:
+            raise between_nodes(from_rpc_error(error)) from None
+        observe(self._heads, await call.initial_metadata())
+        return answer
+
+    async def list_shards(self, place: Place, after: bytes) -> tuple[list[ShardName], bytes]:
+        request = upkeep_pb2.ListShardsRequest(place=place_message(place), after=after)
+        answer = await self._unary("ListShards", request, upkeep_pb2.ListShardsResponse)
+        shards = [ShardName(BlobBase(each.base), each.index) for each in answer.shards]
+        return shards, answer.next
+
+    async def list_records(self, place: Place, after: bytes) -> tuple[list[RecordDigest], bytes]:
+        request = upkeep_pb2.ListRecordsRequest(place=place_message(place), after=after)
+        answer = await self._unary("ListRecords", request, upkeep_pb2.ListRecordsResponse)
+        records = [RecordDigest(RecordId(each.record_id), each.digest) for each in answer.records]
+        return records, answer.next
+
+    async def load_rows(self, place: Place, base: BlobBase) -> BlobRows | PackRows:
+        request = upkeep_pb2.LoadRowsRequest(place=place_message(place), base=bytes(base))
+        answer = await self._unary("LoadRows", request, upkeep_pb2.LoadRowsResponse)
+        if answer.groups:
+            groups = tuple(pack_group(group) for group in answer.groups)
+            return PackRows(answer.layout, groups, answer.commit_by_ms)
+        return BlobRows(answer.layout, answer.core, answer.key_row, answer.opening)
+
+    async def load_shard(
+        self, place: Place, base: BlobBase, index: int, first: int
+    ) -> ShardDownload:
+        channel = await self._connect()
+        method = channel.unary_stream("/hcefs.v1.Upkeep/LoadShard")
+        request = upkeep_pb2.LoadShardRequest(
+            place=place_message(place), base=bytes(base), index=index, first=first
+        )
+        stream = method(
+            request.SerializeToString(), timeout=STREAM_SECONDS, metadata=self._metadata()
+        )
+        return Download(self._runtime, stream, self._heads)
+
+    async def load_record(
+        self, place: Place, record: RecordId, after: bytes
+    ) -> tuple[RecordRows, bytes]:
+        request = upkeep_pb2.LoadRecordRequest(
+            place=place_message(place), record_id=bytes(record), after=after
+        )
+        answer = await self._unary("LoadRecord", request, upkeep_pb2.LoadRecordResponse)
+        openings = tuple((each.opening, each.commit_by_ms) for each in answer.openings)
+        return RecordRows(openings, tuple(answer.boxes), tuple(answer.links)), answer.next
+
+    async def has_shards(self, place: Place, shards: Sequence[ShardName]) -> list[bool]:
+        request = upkeep_pb2.HasShardsRequest(
+            place=place_message(place),
+            shards=[
+                upkeep_pb2.ListedShard(base=bytes(each.base), index=each.index) for each in shards
+            ],
+        )
+        answer = await self._unary("HasShards", request, upkeep_pb2.HasShardsResponse)
+        if len(answer.held) != len(shards):
+            raise Corrupt("the node's answer has another length", reason="bad-message")
+        return [byte == 1 for byte in answer.held]
+
+
+class GrpcUpkeepPeers:
+    """All other nodes."""
+
+    def __init__(self, runtime: Runtime, channels: Channels) -> None:
+        self._runtime = runtime
+        self._channels = channels
+
+    def upkeep_peer(self, node: Node) -> UpkeepPeer:
+        return GrpcUpkeepPeer(self._runtime, connector(self._channels, node), self._channels.heads)

@@ -1,0 +1,122 @@
+"""What nodes ask of each other without a client: the ``UpkeepPeer`` protocol.
+
+A client's right does not reach here: who may ask follows from the cluster map
+(:mod:`hcefs.services.upkeep_service`).  What comes from a peer is not trusted: whoever
+keeps it checks it against the ledger first (:mod:`hcefs.stripes.adopt`).
+
+All methods raise :class:`hcefs.errors.HcefsError`; ``Unavailable`` means that the node
+did not answer or may not answer now, ``other-epoch`` that its map is another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from hcefs.ids import BlobBase, RecordId
+from hcefs.placement.cluster_map import Node
+from hcefs.transport.packs import PackGroupRows
+from hcefs.transport.peers import ShardDownload
+
+
+@dataclass(frozen=True)
+class Place:
+    """One partition of a profile's table, in the map of one epoch."""
+
+    epoch: int
+    profile: str
+    partition: int
+
+
+@dataclass(frozen=True, order=True)
+class ShardName:
+    """A shard that a node has."""
+
+    base: BlobBase
+    index: int
+
+
+@dataclass(frozen=True)
+class RecordDigest:
+    """A record that a node keeps rows of, and a digest over them."""
+
+    record: RecordId
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class BlobRows:
+    """Canonical bytes of a blob's rows; ``key_row`` empty when it was shredded."""
+
+    layout: bytes
+    core: bytes
+    key_row: bytes
+    opening: bytes
+
+
+@dataclass(frozen=True)
+class PackRows:
+    """The rows of a pack: its layout, and what it holds of each record.
+
+    Of a wrapped key that was shredded zeros are left.  ``commit_by_ms`` is 0 when the
+    pack waits for no append.
+    """
+
+    layout: bytes
+    groups: tuple[PackGroupRows, ...]
+    commit_by_ms: int
+
+
+@dataclass(frozen=True)
+class RecordRows:
+    """Rows of a record, canonical bytes; openings with until when they wait, 0 for settled."""
+
+    openings: tuple[tuple[bytes, int], ...]
+    boxes: tuple[bytes, ...]
+    links: tuple[bytes, ...]
+
+
+class UpkeepPeer(Protocol):
+    """One node, as others ask it for copies."""
+
+    async def list_shards(self, place: Place, after: bytes) -> tuple[list[ShardName], bytes]:
+        """A page of the partition's shards, and where the next one begins; empty: nowhere.
+
+        Raises:
+            Unavailable: ``unsettled``: a put of an older epoch is still under way.
+        """
+
+    async def list_records(self, place: Place, after: bytes) -> tuple[list[RecordDigest], bytes]:
+        """The same of records, in a partition of the default profile."""
+
+    async def load_rows(self, place: Place, base: BlobBase) -> BlobRows | PackRows:
+        """The rows of a blob or a pack.
+
+        Raises:
+            NotFound: they are not here.
+        """
+
+    async def load_shard(
+        self, place: Place, base: BlobBase, index: int, first: int
+    ) -> ShardDownload:
+        """Begin to load the pieces of a shard from ``first`` on.
+
+        Raises:
+            NotFound: it is not here.
+        """
+
+    async def load_record(
+        self, place: Place, record: RecordId, after: bytes
+    ) -> tuple[RecordRows, bytes]:
+        """A page of a record's rows, and where the next one begins."""
+
+    async def has_shards(self, place: Place, shards: Sequence[ShardName]) -> list[bool]:
+        """Which of some shards are here with their rows."""
+
+
+class UpkeepPeers(Protocol):
+    """Finds the peer for another node of the map."""
+
+    def upkeep_peer(self, node: Node) -> UpkeepPeer:
+        """The peer of that node; connecting happens with the first call."""

@@ -1,0 +1,491 @@
+"""Fill one seat: list what its partition holds, copy or rebuild what is missing here.
+
+Everybody who holds the row is asked, because a shard may be missing at the source too:
+a put that was acknowledged as degraded is made whole on this occasion.  What the source
+has is copied; what it has not, or has damaged, is rebuilt from k others.
+
+Invariants: nothing is believed that the ledger does not bind (:mod:`hcefs.stripes.adopt`);
+one bad blob stops no other; the seat counts as filled only when everything that *can* be
+had is here.  What is beyond recovery is counted and named, and its last shards stay where
+they are, because only what a new holder has is ever deleted elsewhere.
+
+Not guaranteed: that holders which are fenced (silent beyond their lease) had nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from hcefs.erasure.scheme import profile_named
+from hcefs.errors import Conflict, Corrupt, HcefsError, NotFound, Unavailable
+from hcefs.formats.manifest import Layout
+from hcefs.formats.pack import PackLayout
+from hcefs.ids import AccountId, BlobBase, BlobId, GrantId, RecordId, RequestId
+from hcefs.metrics import Metrics
+from hcefs.placement.cluster_map import ClusterMap, Node
+from hcefs.placement.planner import LOST_STATES
+from hcefs.placement.ring import Seat, rotation_of
+from hcefs.placement.waves import REBUILD, SeatName
+from hcefs.runtime import Runtime
+from hcefs.stripes.adopt import Adoptable, Adopter, Copy
+from hcefs.stripes.hedge import HedgeTimer
+from hcefs.stripes.read import StripeReader
+from hcefs.stripes.rebuild import rebuilt_pieces
+from hcefs.transport.peers import Call, Loader, LoadHeader, Piece, ShardDownload
+from hcefs.transport.upkeep import Place, RecordRows, ShardName, UpkeepPeer, UpkeepPeers
+from hcefs.upkeep.throttle import Throttle
+
+BLOBS_AT_ONCE = 4
+SHARDS_MAX = 1 << 20
+"""Of one partition; more would be thousands of times what a partition should hold."""
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Filled:
+    """What came of one seat."""
+
+    copied: int = 0
+    rebuilt: int = 0
+    bytes: int = 0
+    lost: int = 0
+    """Blobs of which fewer than k intact shards are left."""
+
+
+@dataclass
+class _Lists:
+    """Who has which shards of the partition."""
+
+    nodes: dict[int, Node] = field(default_factory=dict)
+    held: dict[BlobBase, dict[int, set[int]]] = field(default_factory=dict)
+    """Base -> index -> node ids."""
+
+    complete: bool = True
+    """Whether everybody who may have some was heard."""
+
+
+class SeatFiller:
+    """Fills seats of this node."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        peers: UpkeepPeers,
+        adopter: Adopter,
+        metrics: Metrics,
+        throttle: Throttle,
+        me: AccountId,
+        digest_of: Callable[[RecordId], Awaitable[bytes]],
+    ) -> None:
+        """``digest_of`` gives the digest over this node's rows of a record."""
+        self._runtime = runtime
+        self._peers = peers
+        self._adopter = adopter
+        self._metrics = metrics
+        self._throttle = throttle
+        self._me = me
+        self._digest_of = digest_of
+        self._hedge = HedgeTimer()
+        # Reads that rebuild are no clients' reads: their faults are not counted as such.
+        self._quiet = Metrics()
+
+    async def fill(
+        self, current: ClusterMap, name: SeatName, source: int, fenced: Callable[[Node], bool]
+    ) -> Filled:
+        """Fill one seat by a map; ``source`` is who held it, ``REBUILD`` for nobody.
+
+        ``fenced`` says of a node that does not answer whether it can still take puts
+        under an older map.
+
+        Raises:
+            Unavailable: not now: a holder is away and not fenced, a put of an older epoch is
+                under way, or the map has changed.
+            Exhausted: this node's disk is full.
+        """
+        table = current.table(name.profile)
+        place = Place(current.epoch, name.profile, name.partition)
+        others = self._others(current, table.node_rows[name.partition], source)
+        lists = await self._lists(place, others, fenced)
+        if source not in lists.nodes and len(lists.nodes) < table.k:
+            raise Unavailable(
+                f"{len(lists.nodes)} holders of partition {name.partition} answer, {table.k} are "
+                "needed to rebuild it",
+                reason="too-few-holders",
+            )
+        filled = Filled()
+        await self._shards(place, name, source, lists, filled)
+        if name.profile == current.default_profile:
+            await self._records(place, lists, fenced)
+        return filled
+
+    def _others(self, current: ClusterMap, row: tuple[int, ...], source: int) -> list[Node]:
+        """Who may have shards of the row: the source first, then the other seats."""
+        named = [source, *row] if source != REBUILD else list(row)
+        found = []
+        for node_id in named:
+            node = current.node(node_id)
+            if node is not None and node.account != self._me and node.state not in LOST_STATES:
+                found.append(node)
+        return found
+
+    # -- listing
+
+    async def _lists(
+        self, place: Place, others: list[Node], fenced: Callable[[Node], bool]
+    ) -> _Lists:
+        lists = _Lists()
+        answers = await asyncio.gather(
+            *(self._heard(node, self._list(place, node), fenced) for node in others)
+        )
+        for node, answer in zip(others, answers, strict=True):
+            if answer is None:
+                lists.complete = False
+                continue
+            lists.nodes[node.node_id] = node
+            for shard in answer:
+                held = lists.held.setdefault(shard.base, {})
+                held.setdefault(shard.index, set()).add(node.node_id)
+        return lists
+
+    async def _heard(
+        self, node: Node, asking: Awaitable[T], fenced: Callable[[Node], bool]
+    ) -> T | None:
+        """What a node answers; None when it is away for good."""
+        try:
+            return await asking
+        except HcefsError as error:
+            away = error.kind == "unavailable" and error.reason not in ("unsettled", "other-epoch")
+            if not away or not fenced(node):
+                raise Unavailable(
+                    f"node {node.node_id} cannot be listed: {error.message}", reason=error.reason
+                ) from None
+            log.info(
+                "node %d is away; a seat is filled without it (%s)", node.node_id, error.reason
+            )
+            return None
+
+    async def _list(self, place: Place, node: Node) -> list[ShardName]:
+        peer = self._peers.upkeep_peer(node)
+        found: list[ShardName] = []
+        after = b""
+        while True:
+            page, following = await peer.list_shards(place, after)
+            found += page
+            if not following or len(found) > SHARDS_MAX:
+                return found[:SHARDS_MAX]
+            if following <= after:
+                raise Corrupt("a listing does not go on", reason="bad-page")
+            after = following
+
+    # -- shards
+
+    async def _shards(
+        self, place: Place, name: SeatName, source: int, lists: _Lists, filled: Filled
+    ) -> None:
+        n = profile_named(name.profile).n
+        waiting = iter(sorted(lists.held))
+
+        async def some() -> None:
+            for base in waiting:
+                index = (name.seat + rotation_of(base, n)) % n
+                if not await self._adopter.has(base, index):
+                    await self._one(place, base, index, source, lists, filled)
+
+        jobs = [self._runtime.spawn(some(), name="fill") for _ in range(BLOBS_AT_ONCE)]
+        try:
+            await asyncio.gather(*jobs)
+        finally:
+            for job in jobs:
+                job.cancel()
+            await asyncio.gather(*jobs, return_exceptions=True)
+
+    async def _one(
+        self, place: Place, base: BlobBase, index: int, source: int, lists: _Lists, filled: Filled
+    ) -> None:
+        """Bring one shard here, or find that it is not to be had."""
+        held = lists.held[base]
+        try:
+            wanted = await self._rows(place, base, held, lists.nodes)
+        except NotFound:
+            return  # nobody has it any more: never committed, or deleted meanwhile
+        except HcefsError as error:
+            self._give_up(base, index, error, filled)
+            return
+        givers = sorted(held.get(index, ()), key=lambda node_id: node_id != source)
+        try:
+            for node_id in givers:
+                if await self._copy(place, wanted, index, lists.nodes[node_id], filled):
+                    return
+            if not wanted.committed:
+                return  # its put failed at this seat; it is whole or collected later
+            await self._rebuild(place, wanted, index, lists, filled)
+        except HcefsError as error:
+            self._give_up(base, index, error, filled)
+
+    def _give_up(self, base: BlobBase, index: int, error: HcefsError, filled: Filled) -> None:
+        """Note a shard that cannot be had.
+
+        Raises:
+            HcefsError: it may be had later.
+        """
+        if error.retryable:
+            raise error
+        filled.lost += 1
+        self._metrics.count("unrecovered_shards_total")
+        log.error("shard %s index %d cannot be had: %s (%s)", base, index, error.kind, error.reason)
+
+    async def _rows(
+        self,
+        place: Place,
+        base: BlobBase,
+        held: Mapping[int, Collection[int]],
+        nodes: Mapping[int, Node],
+    ) -> Adoptable:
+        """The rows of a base, from the first node whose rows prove themselves.
+
+        Raises:
+            NotFound: the ledger does not know it, or nobody has it any more.
+            HcefsError: why nobody's rows do.
+        """
+        failures: list[HcefsError] = []
+        for node_id in sorted({node_id for ids in held.values() for node_id in ids}):
+            peer = self._peers.upkeep_peer(nodes[node_id])
+            try:
+                rows = await peer.load_rows(place, base)
+                return await self._runtime.compute(self._adopter.check, base, rows)
+            except HcefsError as error:
+                failures.append(error)
+                if error.kind not in ("not-found", "unavailable"):
+                    log.error(
+                        "node %d gave bad rows of %s: %s (%s)",
+                        node_id, base, error.kind, error.reason,
+                    )  # fmt: skip
+        for failure in failures:
+            if failure.retryable:
+                raise failure
+        for failure in failures:
+            if not isinstance(failure, NotFound):
+                raise failure
+        raise failures[0] if failures else NotFound("nobody has it", reason="unknown-blob")
+
+    async def _begin(self, wanted: Adoptable, index: int) -> Copy | None:
+        """A copy to write to; None when the shard is here by now."""
+        try:
+            return await self._adopter.begin(wanted, index)
+        except Conflict:
+            # The file is here: without its rows only after a stop in between.
+            await self._adopter.publish_again(wanted, index)
+            return None
+
+    async def _copy(
+        self, place: Place, wanted: Adoptable, index: int, node: Node, filled: Filled
+    ) -> bool:
+        """Copy one shard from a node that lists it; False when its shard is no good.
+
+        Raises:
+            Unavailable, Exhausted: not now.
+        """
+        peer = self._peers.upkeep_peer(node)
+        copy = await self._begin(wanted, index)
+        if copy is None:
+            return True
+        try:
+            taken = await self._take(copy, wanted, self._pieces(peer, place, wanted, index))
+            await copy.finish()
+        except (Corrupt, NotFound) as error:
+            log.warning(
+                "node %d's shard %s index %d is no good: %s",
+                node.node_id, wanted.base, index, error.reason,
+            )  # fmt: skip
+            return False
+        finally:
+            await copy.abort()
+        filled.copied += 1
+        filled.bytes += taken
+        self._metrics.count("rebalanced_shards_total", how="copied")
+        self._metrics.count("rebalanced_bytes_total", taken)
+        return True
+
+    async def _pieces(
+        self, peer: UpkeepPeer, place: Place, wanted: Adoptable, index: int
+    ) -> AsyncIterator[list[Piece]]:
+        """The pieces of a whole shard, as they come, cut apart."""
+        geometry = wanted.geometry
+        download = await peer.load_shard(place, wanted.base, index, 0)
+        try:
+            await download.header()
+            segment = 0
+            async for message in download.messages():
+                view = memoryview(message)
+                pieces: list[Piece] = []
+                while view.nbytes and segment < geometry.segments:
+                    size = geometry.piece_of(segment)
+                    if view.nbytes < size:
+                        break
+                    pieces.append(view[:size])
+                    view, segment = view[size:], segment + 1
+                if view.nbytes:
+                    raise Corrupt("a shard came with other pieces", reason="wrong-length")
+                yield pieces
+            if segment != geometry.segments:
+                raise Corrupt("a shard came with too few pieces", reason="truncated")
+        finally:
+            await download.cancel()
+
+    async def _take(self, copy: Copy, wanted: Adoptable, source: AsyncIterator[list[Piece]]) -> int:
+        """Write all pieces at the pace that the budget allows; their bytes."""
+        taken = 0
+        async with aclosing(source) as messages:  # type: ignore[type-var]
+            async for pieces in messages:
+                size = sum(memoryview(piece).nbytes for piece in pieces)
+                await self._throttle.spend(size)
+                await copy.write(pieces)
+                taken += size
+        return taken
+
+    async def _rebuild(
+        self, place: Place, wanted: Adoptable, index: int, lists: _Lists, filled: Filled
+    ) -> None:
+        """Recreate one shard from k others.
+
+        Raises:
+            Unavailable: not now.
+            Corrupt, NotFound: fewer than k intact shards are left.
+        """
+        profile = profile_named(wanted.profile)
+        held = lists.held[wanted.base]
+        seats = [
+            Seat(number, number, lists.nodes[next(iter(sorted(ids)))])
+            for number, ids in sorted(held.items())
+            if number != index and ids and number < profile.n
+        ]
+        if len(seats) < profile.k:
+            if not lists.complete:
+                raise Unavailable("the holders of the missing shards are away", reason="no-seat")
+            raise NotFound(
+                f"only {len(seats)} of the {profile.k} shards that are needed are left",
+                reason="too-few-shards",
+            )
+        layout = self._layout_of(wanted)
+        request = RequestId(self._runtime.random(RequestId.SIZE))
+        call = _call(place, wanted.base, request)
+        reader = StripeReader(
+            self._runtime, _Loaders(self._peers, place), seats, call, layout, wanted.geometry,
+            self._quiet, self._hedge,
+        )  # fmt: skip
+        copy = await self._begin(wanted, index)
+        if copy is None:
+            return
+        try:
+            pieces = rebuilt_pieces(self._runtime, reader, index, range(wanted.geometry.segments))
+            taken = await self._take(copy, wanted, pieces)
+            await copy.finish()
+        finally:
+            await copy.abort()
+        filled.rebuilt += 1
+        filled.bytes += taken
+        self._metrics.count("rebalanced_shards_total", how="rebuilt")
+        self._metrics.count("rebalanced_bytes_total", taken)
+
+    @staticmethod
+    def _layout_of(wanted: Adoptable) -> Layout | PackLayout:
+        data = next(value for table, _, value in wanted.rows if table.name == "LAYOUTS")
+        return PackLayout.decode(data) if wanted.packed else Layout.decode(data)
+
+    # -- records
+
+    async def _records(self, place: Place, lists: _Lists, fenced: Callable[[Node], bool]) -> None:
+        """Bring the rows of the partition's records here: the union of what all have."""
+        nodes = list(lists.nodes.values())
+        answers = await asyncio.gather(
+            *(self._heard(node, self._list_records(place, node), fenced) for node in nodes)
+        )
+        holders: dict[RecordId, list[tuple[Node, bytes]]] = {}
+        for node, answer in zip(nodes, answers, strict=True):
+            for record, digest in (answer or {}).items():
+                holders.setdefault(record, []).append((node, digest))
+        for record in sorted(holders):
+            for node, digest in holders[record]:
+                # What the first ones gave is often all that the others have.
+                if await self._digest_of(record) != digest:
+                    await self._record(place, record, node)
+
+    async def _list_records(self, place: Place, node: Node) -> dict[RecordId, bytes]:
+        peer = self._peers.upkeep_peer(node)
+        found: dict[RecordId, bytes] = {}
+        after = b""
+        while True:
+            page, following = await peer.list_records(place, after)
+            found.update((each.record, each.digest) for each in page)
+            if not following:
+                return found
+            if following <= after:
+                raise Corrupt("a listing does not go on", reason="bad-page")
+            after = following
+
+    async def _record(self, place: Place, record: RecordId, node: Node) -> None:
+        peer = self._peers.upkeep_peer(node)
+        after = b""
+        seen: set[bytes] = set()
+        while True:
+            rows, following = await peer.load_record(place, record, after)
+            await self._throttle.spend(_size(rows))
+            await self._adopter.keep_record(record, rows)
+            if not following:
+                return
+            if following in seen:
+                raise Corrupt("the rows of a record do not go on", reason="bad-page")
+            seen.add(following)
+            after = following
+
+
+def _size(rows: RecordRows) -> int:
+    return sum(len(each) for each, _ in rows.openings) + sum(map(len, (*rows.boxes, *rows.links)))
+
+
+def _call(place: Place, base: BlobBase, request: RequestId) -> Call:
+    """What names a rebuild in logs: no right stands behind it, and none is asked for."""
+    return Call(
+        b"", b"", "rebuild", RecordId.zero(), BlobId.of(base), 0, 0, 0, place.epoch, request,
+        AccountId.zero(), GrantId.zero(),
+    )  # fmt: skip
+
+
+class _Loaders:
+    """Other nodes' shards as a stripe reader asks for them."""
+
+    def __init__(self, peers: UpkeepPeers, place: Place) -> None:
+        self._peers = peers
+        self._place = place
+
+    def peer(self, node: Node) -> Loader:
+        return _Loader(self._peers.upkeep_peer(node), self._place)
+
+
+class _Loader:
+    def __init__(self, peer: UpkeepPeer, place: Place) -> None:
+        self._peer = peer
+        self._place = place
+
+    async def load(self, call: Call, index: int, first: int, count: int) -> ShardDownload:
+        if call.blob is None:
+            raise NotFound("a load needs a base", reason="bad-id")
+        return await self._peer.load_shard(self._place, call.blob.base, index, first)
+
+    async def load_pieces(
+        self, call: Call, index: int, first: int, count: int
+    ) -> tuple[LoadHeader, Piece]:
+        download = await self.load(call, index, first, count)
+        try:
+            header = await download.header()
+            messages = [bytes(message) async for message in download.messages()]
+        finally:
+            await download.cancel()
+        return header, messages[0] if len(messages) == 1 else b"".join(messages)
