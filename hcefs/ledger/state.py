@@ -361,6 +361,21 @@ class StateView:
             return None
         return self._state.fact(MapChange, map_change_key(epoch))
 
+    def map_changes(self, first: int, count: int) -> Iterator[MapChange]:
+        """How epochs began, in order: at most ``count``, from the first one at or after ``first``.
+
+        The rows have no gap, so those wanted are found by number, wherever version 2 began.
+        """
+        current = self.cluster_map()
+        last = 0 if current is None else current.epoch
+        known = next(iter(self._state.scan(MAP_CHANGES)), None)
+        begun = last + 1 if known is None else int.from_bytes(known[0][len(MAP_CHANGES) :], "big")
+        first = max(first, begun)
+        for epoch in range(first, min(last + 1, first + count)):
+            found = self.map_change(epoch)
+            if found is not None:
+                yield found
+
     def policy(self) -> UpkeepPolicy:
         """What nodes may do by themselves."""
         return self._state.fact(UpkeepPolicy, POLICY_KEY) or UpkeepPolicy()
