@@ -2,7 +2,8 @@
 
 Two halves.  :func:`prepare` only writes files and ends with ``cluster.toml``.
 :func:`bring_up` starts what does not run and, on the ledger, does what has not been
-done: registers the nodes and sets the first cluster map.  Everything may be
+done: upgrades the ledger to the newest rules, registers the nodes and sets the first cluster
+map.  Everything may be
 repeated: a registration that is sent twice returns the first result, and a cluster
 that has a map gets no other.
 
@@ -41,8 +42,15 @@ from hcefs.crypto.accounts import SEED_SIZE, AccountKeys, load_account
 from hcefs.erasure.scheme import DEFAULT_PROFILE, PROFILES
 from hcefs.errors import Conflict, Invalid, NotFound, Unavailable
 from hcefs.ids import ClusterId
+from hcefs.ledger.block import PROTOCOL_NEWEST
+from hcefs.ledger.cluster_facts import ProtocolStatus
 from hcefs.ledger.genesis import Genesis, OperatorKey
-from hcefs.ledger.transactions import SetClusterMap, SignedTransaction, sign_transaction
+from hcefs.ledger.transactions import (
+    SetClusterMap,
+    SignedTransaction,
+    Upgrade,
+    sign_transaction,
+)
 from hcefs.placement.cluster_map import ClusterMap, Node, NodeState
 from hcefs.placement.planner import first_map
 from hcefs.runtime import Runtime
@@ -64,6 +72,8 @@ ZONES = ("zone-a", "zone-b", "zone-c")
 WEIGHT = 100
 NONCE_SIZE = 32
 SEED_BYTES = 32
+
+UPGRADE_ATTEMPTS = 5
 
 READY_SECONDS = 60.0
 POLL_SECONDS = 0.1
@@ -351,6 +361,8 @@ async def _first_map(
         pass
     else:
         return None
+    report("upgrading the ledger to its newest rules")
+    await upgrade_protocol(client, operators, PROTOCOL_NEWEST)
     report("registering the nodes on the ledger")
     await asyncio.gather(
         *(_register_node(layout, number, client, operators[1:]) for number in layout.node_numbers())
@@ -361,6 +373,38 @@ async def _first_map(
         client.connection.cluster,
         [(keys.account, keys.key_version, keys.signing_key) for keys in operators],
     )
+
+
+async def upgrade_protocol(
+    client: LedgerClient, operators: list[AccountKeys], version: int, height: int | None = None
+) -> ProtocolStatus:
+    """Have the ledger follow newer rules from a height on, or from the next block but one.
+
+    Does nothing about a version that is in force or scheduled.  Blocks are made of
+    transactions, so the rules of a ledger that nobody uses change with its next use.
+
+    Raises:
+        Conflict: the height has passed, another upgrade is scheduled, or it skips a version.
+        Invalid: the ledger's software does not know the version.
+    """
+    for attempt in range(1, UPGRADE_ATTEMPTS + 1):
+        status = await client.protocol_version()
+        if status.version >= version or status.next_version == version:
+            return status
+        change = sign_transaction(
+            Upgrade(version, height if height is not None else status.height + 2),
+            client.connection.cluster,
+            [(keys.account, keys.key_version, keys.signing_key) for keys in operators],
+        )
+        try:
+            with _unreplicated_is_fine():
+                await client.submit(change)
+        except Conflict as error:
+            # Blocks of others may have come before it.
+            passed = error.reason == "bad-upgrade-height"
+            if height is not None or not passed or attempt == UPGRADE_ATTEMPTS:
+                raise
+    return await client.protocol_version()
 
 
 async def _register_node(

@@ -1,4 +1,4 @@
-"""``ledger``: the embedded ledger's process, and the verification of a log."""
+"""``ledger``: the embedded ledger's process, its upgrade, and the verification of a log."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from hcefs.cli.cluster_files import LEDGER
+from hcefs.cli.bringup import OPERATORS, THRESHOLD, upgrade_protocol
+from hcefs.cli.cluster_files import LEDGER, ClusterFolder
 from hcefs.cli.node import ConfigOption
 from hcefs.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption, folder
 from hcefs.cli.output import note, show, verb
 from hcefs.cli.processes import Processes
+from hcefs.cli.session import client_of, run
 from hcefs.config import load_ledger_config, load_node_config
 from hcefs.errors import Conflict, Invalid, NotFound
+from hcefs.ledger.cluster_facts import ProtocolStatus
 from hcefs.ledger.genesis import Genesis
 
 app = typer.Typer(help="The embedded ledger.", no_args_is_help=True)
@@ -31,6 +34,54 @@ def start(config: ConfigOption) -> None:
     from hcefs.node.ledger_process import run
 
     asyncio.run(run(settings))
+
+
+@app.command("upgrade")
+@verb
+def upgrade(
+    to: Annotated[
+        int, typer.Option("--to", metavar="VERSION", help="Protocol version to upgrade to.")
+    ],
+    at: Annotated[
+        int | None,
+        typer.Option(
+            "--at",
+            metavar="HEIGHT",
+            help="First block that follows it; by default the next block but one.",
+        ),
+    ] = None,
+    directory: FolderOption = Path(DEFAULT_FOLDER),
+    as_json: JsonOption = False,
+) -> None:
+    """Have the whole cluster follow newer rules, signed by the operators of this folder.
+
+    Every node must run software that knows them: one that does not stops at that block,
+    and goes on when it is upgraded.  There is no way back to older rules.
+    """
+    status = run(_upgrade(folder(directory), to, at))
+
+    def human(console: Console) -> None:
+        if status.next_version:
+            what = f"version {status.next_version} from block {status.next_height} on"
+            console.print(Text(f"the ledger follows protocol {what}"), style="green")
+            console.print(Text(f"it is at block {status.height}; blocks come with transactions"))
+        else:
+            what = f"the ledger follows protocol version {status.version}"
+            console.print(Text(what), style="green")
+
+    facts = {
+        "version": status.version,
+        "height": status.height,
+        "next_version": status.next_version,
+        "next_height": status.next_height,
+    }
+    show(facts, as_json=as_json, human=human)
+
+
+async def _upgrade(layout: ClusterFolder, to: int, at: int | None) -> ProtocolStatus:
+    operators = [layout.load_keys(name) for name in OPERATORS[:THRESHOLD]]
+    async with client_of(layout, OPERATORS[0]) as client:
+        return await upgrade_protocol(client, operators, to, at)
 
 
 @app.command("verify")
@@ -71,7 +122,7 @@ def verify(
         genesis = Genesis.decode(genesis_file.read_bytes())
     except FileNotFoundError:
         raise NotFound(f"there is no genesis file {genesis_file}", reason="no-genesis") from None
-    height, state_hash = _replay(data, genesis, quiet=as_json)
+    height, state_hash, version = _replay(data, genesis, quiet=as_json)
 
     def human(console: Console) -> None:
         console.print(
@@ -79,12 +130,14 @@ def verify(
             style="green",
         )
         console.print(Text(f"state   {state_hash}"))
+        console.print(Text(f"rules   protocol version {version}"))
 
     facts = {
         "verified": True,
         "cluster": genesis.cluster.text,
         "height": height,
         "app_hash": state_hash,
+        "protocol_version": version,
     }
     show(facts, as_json=as_json, human=human)
 
@@ -102,12 +155,13 @@ def _log_of(config: Path) -> tuple[Path, Path]:
     return ledger.data, ledger.genesis
 
 
-def _replay(data: Path, genesis: Genesis, *, quiet: bool) -> tuple[int, str]:
+def _replay(data: Path, genesis: Genesis, *, quiet: bool) -> tuple[int, str, int]:
     from hcefs.ledger.log import LedgerLog  # loads the database; see start()
+    from hcefs.ledger.machine import protocol_at
 
     log = LedgerLog.open(data, genesis)
     try:
         note(f"replaying {log.height} blocks", quiet=quiet)
-        return log.verify_chain(), log.app_hash.hex()
+        return log.verify_chain(), log.app_hash.hex(), protocol_at(log, log.height + 1)
     finally:
         log.close()

@@ -25,6 +25,13 @@ from hcefs.encoding import Encoded
 from hcefs.errors import Corrupt, Invalid, NotFound
 from hcefs.ids import AccountId, GrantId, RecordId
 from hcefs.ledger.block import SignedHead
+from hcefs.ledger.cluster_facts import (
+    MapChange,
+    MapProgress,
+    ProtocolStatus,
+    ReportRow,
+    UpkeepPolicy,
+)
 from hcefs.ledger.genesis import Genesis
 from hcefs.ledger.outcome import Leaf, LeafResult
 from hcefs.ledger.transactions import (
@@ -35,6 +42,7 @@ from hcefs.ledger.transactions import (
     sign_transaction,
 )
 from hcefs.placement.cluster_map import ClusterMap
+from hcefs.placement.successor import check_planned
 from hcefs.runtime import Runtime
 from hcefs.transport.retry import retrying
 from hcefs.wire.v1 import admin_pb2, ledger_pb2
@@ -275,6 +283,42 @@ class LedgerClient(Session):
             raise NotFound("the ledger has no cluster map yet: set one", reason="no-map")
         return self._maps.put("", await self.runtime.compute(_checked_map, facts[0]))
 
+    async def map_progress(self) -> MapProgress:
+        """The wave in force: how many seats are in flight, and those that have arrived.
+
+        Raises (as the others that follow):
+            NotFound: this account is neither an operator nor a node.
+        """
+        return await self._one(
+            MapProgress, lambda proof: ledger_pb2.QueryRequest(proof=proof, map_progress=True)
+        )
+
+    async def upkeep_policy(self) -> UpkeepPolicy:
+        """What nodes may do by themselves; number 0 is the default."""
+        return await self._one(
+            UpkeepPolicy, lambda proof: ledger_pb2.QueryRequest(proof=proof, upkeep_policy=True)
+        )
+
+    async def node_reports(self) -> list[ReportRow]:
+        """What each node last reported, by ascending node id."""
+        return await self._many(
+            ReportRow, lambda proof: ledger_pb2.QueryRequest(proof=proof, node_reports=True)
+        )
+
+    async def map_history(self, from_epoch: int = 1) -> list[MapChange]:
+        """How epochs began, in order from one on, at most 256; none of protocol version 1."""
+        return await self._many(
+            MapChange,
+            lambda proof: ledger_pb2.QueryRequest(proof=proof, map_history_from=from_epoch),
+        )
+
+    async def protocol_version(self) -> ProtocolStatus:
+        """The version of the ledger's rules in force, and the one that is scheduled."""
+        return await self._one(
+            ProtocolStatus,
+            lambda proof: ledger_pb2.QueryRequest(proof=proof, protocol_version=True),
+        )
+
     async def leaves(self, record: RecordId, first: int, count: int) -> list[Leaf]:
         """Leaves of a record from ``first`` on; fewer only where the record ends."""
         found: list[Leaf] = []
@@ -421,7 +465,7 @@ class LedgerClient(Session):
 
 def _checked_map(data: bytes) -> ClusterMap:
     cluster_map = ClusterMap.decode(data)
-    cluster_map.check()
+    check_planned(cluster_map)
     return cluster_map
 
 

@@ -20,8 +20,10 @@ from hcefs.ids import ClusterId
 from hcefs.integrity import blake3_digest, leaf_hash, merkle_root
 from hcefs.ledger.genesis import TIME_MS_MAX, Genesis
 
-PROTOCOL_VERSION = 1
-"""The version of the state machine's rules that this software knows."""
+PROTOCOL_FIRST = 1
+"""The version of the state machine's rules that every chain begins with."""
+PROTOCOL_NEWEST = 2
+"""The newest version that this software knows; it knows all before it."""
 
 BLOCK_TAG = b"block"
 HEAD_TAG = b"head"
@@ -38,7 +40,7 @@ class BlockHeader(Encoded):
 
     ``previous`` is the hash of the block before; for height 1 the digest of the
     genesis.  ``app_hash`` is that after this block.  ``snapshot_root`` is empty
-    in protocol version 1.
+    in protocol versions 1 and 2.
     """
 
     KIND = "block-header"

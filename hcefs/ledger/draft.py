@@ -26,15 +26,17 @@ from hcefs.ledger.rows import (
     subtree_row,
     u64,
 )
-from hcefs.ledger.state import MAP_KEY
+from hcefs.ledger.state import ARRIVED, MAP_KEY, parse_arrived
 from hcefs.ledger.transactions import SignedTransaction
+from hcefs.placement.waves import SeatName
 
 
 class Draft:
     """The rows of one atomic append; ``rows`` maps keys to sealed values, None deletes.
 
     ``facts`` says of every key of the state that changes what it now means, None
-    where that is to be read.  ``present`` says which of some rows the log has.
+    where that is to be read; ``arrivals`` which marks of arrival come (True) or go.
+    ``present`` says which of some rows the log has.
     """
 
     def __init__(self, present: Callable[[list[bytes]], list[bool]]) -> None:
@@ -42,6 +44,7 @@ class Draft:
         self.rows: dict[bytes, bytes | None] = {}
         self.facts: dict[bytes, Encoded | None] = {}
         self.map_changed = False
+        self.arrivals: dict[SeatName, bool] = {}
 
     def put(self, key: bytes, value: bytes) -> None:
         """Add one row."""
@@ -58,6 +61,8 @@ class Draft:
                 self.rows[STATE_ROWS + key] = None
             else:
                 self.put(STATE_ROWS + key, value)
+            if key.startswith(ARRIVED):
+                self.arrivals[parse_arrived(key)] = value is not None
         self.map_changed |= MAP_KEY in applied.writes
         self._add_results(block.transactions, header, applied.outcomes)
         self._add_leaves(

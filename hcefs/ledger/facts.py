@@ -16,11 +16,14 @@ from collections.abc import Mapping
 
 from hcefs.access.facts import Account, Generation, Grant, Record
 from hcefs.encoding import Encoded
+from hcefs.ledger.cluster_facts import Arrivals, ProtocolSchedule, ReportRow, UpkeepPolicy
 
 FACTS_MAX = 8192
 """Most facts remembered; the one that was kept first makes room."""
 
-_REMEMBERED = frozenset((Account, Generation, Grant, Record))
+_REMEMBERED = frozenset(
+    (Account, Arrivals, Generation, Grant, ProtocolSchedule, Record, ReportRow, UpkeepPolicy)
+)
 
 
 class FactMemory:

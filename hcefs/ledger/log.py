@@ -62,9 +62,10 @@ from hcefs.ledger.rows import (
     u64,
     unseal,
 )
-from hcefs.ledger.state import StateView
+from hcefs.ledger.state import MAP_KEY, StateView
 from hcefs.ledger.verify import verify_rows
 from hcefs.placement.cluster_map import ClusterMap
+from hcefs.placement.waves import SeatName
 
 __all__ = ["LEAVES_MAX", "AppliedBlock", "ForkProof", "LedgerLog", "SubmitResult"]
 
@@ -196,7 +197,8 @@ class LedgerLog(StateView):
         self._showing = threading.Lock()
         self._head = self._fact(HEAD_ROW, SignedHead)
         self._head_written = self._head
-        self._map = super().cluster_map()
+        self._map = self._rows.fact(ClusterMap, MAP_KEY)
+        self._arrived = super().arrived()
         self._sync = rocksdict.WriteOptions()
         self._sync.sync = True
 
@@ -300,6 +302,10 @@ class LedgerLog(StateView):
         """The cluster map in force, or None before the first; kept decoded."""
         return self._map
 
+    def arrived(self) -> frozenset[SeatName]:
+        """The seats in flight that have arrived; kept."""
+        return self._arrived
+
     def get(self, key: bytes) -> bytes | None:
         """A value of the state."""
         return self._rows.get(key)
@@ -310,6 +316,9 @@ class LedgerLog(StateView):
 
     def fact(self, cls: type[_Fact], key: bytes) -> _Fact | None:
         """A value of the state, decoded; remembered until a block changes it."""
+        if key == MAP_KEY:
+            # One object for each epoch, so that what is found out about it is, too.
+            return cast(_Fact | None, self._map)
         remembered = self._facts.get(key)
         if remembered is not None:
             return cast(_Fact, remembered)
@@ -465,8 +474,11 @@ class LedgerLog(StateView):
             self._head_written = head
             # The height is told last: who has seen it, sees everything at it.
             self._show(head)
+            if draft.arrivals:
+                come = {name for name, here in draft.arrivals.items() if here}
+                self._arrived = self._arrived.difference(draft.arrivals).union(come)
             if draft.map_changed:
-                self._map = super().cluster_map()
+                self._map = self._rows.fact(ClusterMap, MAP_KEY)
             self._tip = tip
 
     def keep_head(self, head: SignedHead) -> None:

@@ -10,8 +10,9 @@ Owns the order of work inside a block and what a follower must verify.  Invarian
   app hash have one state.
 
 The rules themselves are in the ``rules_*`` modules.  Changing any of them is a
-new protocol version.  Source: docs/ARCHITECTURE.md, "Ledger";
-docs/decisions/0004-ledger-state-machine.md.
+new protocol version, and so is changing what they call in ``hcefs.placement``.
+Source: docs/ARCHITECTURE.md, "Ledger"; docs/decisions/0004-ledger-state-machine.md,
+docs/decisions/0018-protocol-version-2.md.
 """
 
 from __future__ import annotations
@@ -21,9 +22,17 @@ from collections.abc import Sequence
 from hcefs.encoding import Value, dumps
 from hcefs.errors import Corrupt, HcefsError, Invalid
 from hcefs.integrity import blake3_digest
-from hcefs.ledger import rules_accounts, rules_grants, rules_map, rules_records
+from hcefs.ledger import (
+    rules_accounts,
+    rules_grants,
+    rules_map,
+    rules_protocol,
+    rules_records,
+    rules_upkeep,
+)
 from hcefs.ledger.block import (
-    PROTOCOL_VERSION,
+    PROTOCOL_FIRST,
+    PROTOCOL_NEWEST,
     Block,
     BlockHeader,
     check_limits,
@@ -44,7 +53,6 @@ from hcefs.ledger.outcome import (
     MapChanged,
     Outcome,
 )
-from hcefs.ledger.signers import verified_signers
 from hcefs.ledger.state import MemoryState, Overlay, State, StateView
 from hcefs.ledger.transactions import (
     TRANSACTION_BYTES_MAX,
@@ -57,8 +65,10 @@ from hcefs.ledger.transactions import (
     SetClusterMap,
     SignedTransaction,
     Transaction,
+    Upgrade,
     decode_transaction,
 )
+from hcefs.ledger.transactions_map import NodeReport, SeatsArrived, SetUpkeepPolicy
 
 __all__ = [
     "APP_HASH_TAG",
@@ -78,6 +88,7 @@ __all__ = [
     "execute",
     "genesis_state",
     "next_app_hash",
+    "protocol_at",
     "replay",
     "replay_signed",
     "transaction_root",
@@ -154,13 +165,14 @@ def _dispatch(
             return rules_grants.revoke(state, view, signed, transaction, context)
         case SetClusterMap():
             return rules_map.set_map(state, view, signed, transaction, context)
-        case _:
-            verified_signers(view, signed, context.genesis.cluster)
-            raise Invalid(
-                f"protocol version {PROTOCOL_VERSION} knows no upgrade: install newer software "
-                "on every node first",
-                reason="unsupported",
-            )
+        case Upgrade():
+            return rules_protocol.upgrade(state, view, signed, transaction, context)
+        case SeatsArrived():
+            return rules_map.seats_arrived(state, view, signed, transaction, context)
+        case SetUpkeepPolicy():
+            return rules_upkeep.set_policy(state, view, signed, transaction, context)
+        case NodeReport():
+            return rules_upkeep.report(state, view, signed, transaction, context)
 
 
 def execute(state: Overlay, transactions: Sequence[bytes], context: BlockContext) -> list[Outcome]:
@@ -199,7 +211,7 @@ def replay(
             it may be believed; or ``bad-state``: ``base`` itself is damaged.
     """
     header = block.header
-    _check_header(block, genesis, previous)
+    _check_header(base, block, genesis, previous)
     if header.transaction_root != transaction_root(block.transactions):
         raise Corrupt(
             f"block {header.height} does not carry the transactions that its header names",
@@ -225,7 +237,7 @@ def replay_signed(
     Raises:
         Corrupt: as :func:`replay`.
     """
-    _check_header(block, genesis, previous)
+    _check_header(base, block, genesis, previous)
     return _replay_signed(base, block, genesis, previous)
 
 
@@ -256,13 +268,20 @@ def _replay_signed(
     return state, outcomes
 
 
-def _check_header(block: Block, genesis: Genesis, previous: BlockHeader | None) -> None:
+def protocol_at(state: State, height: int) -> int:
+    """The version of the rules that the block of a height follows, from the state before it."""
+    return StateView(state, height, 0).protocol().at(height)
+
+
+def _check_header(
+    base: State, block: Block, genesis: Genesis, previous: BlockHeader | None
+) -> None:
     header = block.header
-    if header.protocol_version != PROTOCOL_VERSION:
+    if not PROTOCOL_FIRST <= header.protocol_version <= PROTOCOL_NEWEST:
         # First, because another version may give every other field another meaning.
         raise Corrupt(
             f"block {header.height} follows protocol version {header.protocol_version}, this "
-            f"software knows version {PROTOCOL_VERSION}: upgrade it",
+            f"software knows versions {PROTOCOL_FIRST} to {PROTOCOL_NEWEST}: upgrade it",
             reason="unknown-protocol",
         )
     try:
@@ -273,10 +292,16 @@ def _check_header(block: Block, genesis: Genesis, previous: BlockHeader | None) 
     term = FIRST_TERM if previous is None else previous.term
     height = 1 if previous is None else previous.height + 1
     time_ms = genesis.time_ms if previous is None else previous.time_ms
+    version = protocol_at(base, height)
     refusals = (
         (header.cluster == genesis.cluster, "wrong-cluster", "is of another cluster"),
         (header.term == term, "wrong-term", "is of another term"),
         (header.height == height, "wrong-height", f"comes where block {height} is due"),
+        (
+            header.protocol_version == version,
+            "wrong-protocol",
+            f"follows protocol version {header.protocol_version} where {version} is in force",
+        ),
         (
             header.previous == previous_hash(genesis, previous),
             "wrong-previous",

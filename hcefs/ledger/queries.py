@@ -4,7 +4,8 @@ Owns the rules of disclosure.  The ledger is pseudonymous, so who is linked to w
 is told to nobody else: an account sees itself, any active account by its exact id,
 the cluster map, records that it owns or holds a live grant on, grants that it gave,
 got, or that concern its record, and the leaf of a commitment that it can name.
-Operators also see every account; nodes see everything, because they decide from it.
+Operators also see every account and what the ledger knows about the cluster itself;
+nodes see everything, because they decide from it.
 
 Invariants: what is unknown and what is not allowed get the same answer; every answer
 is of one height; the work of one question is bounded (a proof reads a logarithmic
@@ -20,11 +21,21 @@ from hcefs.access.facts import Account, AccountKind, Generation, Grant, Record
 from hcefs.errors import Invalid, NotFound
 from hcefs.ids import AccountId, GrantId, RecordId
 from hcefs.integrity import merkle_root, node_hash
+from hcefs.ledger.cluster_facts import (
+    ArrivedSeat,
+    MapChange,
+    MapProgress,
+    ProtocolStatus,
+    ReportRow,
+    UpkeepPolicy,
+)
 from hcefs.ledger.log import LEAVES_MAX, LedgerLog
 from hcefs.ledger.outcome import Leaf
 from hcefs.ledger.state import StateView
 from hcefs.placement.cluster_map import ClusterMap
 
+MAP_CHANGES_MAX = 256
+"""Most epochs that one answer about their history tells of."""
 GRANT_DEPTH_MAX = 8
 """Longest chain of grants that are given under one another."""
 
@@ -104,6 +115,42 @@ class Questions:
         if found is None:
             raise _not_found()
         return found
+
+    def map_progress(self, asker: Account | None) -> MapProgress:
+        """The wave in force: how many seats are in flight, and those that have arrived."""
+        _require_upkeep(asker)
+        view = self._log.snapshot()
+        arrivals = view.arrivals()
+        seats = tuple(ArrivedSeat.of(name) for name in sorted(view.arrived()))
+        return MapProgress(arrivals.epoch, arrivals.in_flight, seats)
+
+    def upkeep_policy(self, asker: Account | None) -> UpkeepPolicy:
+        """What nodes may do by themselves."""
+        _require_upkeep(asker)
+        return self._log.policy()
+
+    def node_reports(self, asker: Account | None) -> list[ReportRow]:
+        """What each node last reported, by ascending node id."""
+        _require_upkeep(asker)
+        return list(self._log.snapshot().reports())
+
+    def map_history(self, asker: Account | None, from_epoch: int) -> list[MapChange]:
+        """How epochs began, from one on; at most ``MAP_CHANGES_MAX``, none of version 1."""
+        _require_upkeep(asker)
+        return list(self._log.snapshot().map_changes(from_epoch, MAP_CHANGES_MAX))
+
+    def protocol_version(self, asker: Account | None) -> ProtocolStatus:
+        """The version of the rules that the next block follows, and the one after it."""
+        _require_upkeep(asker)
+        view = self._log.snapshot()
+        schedule = view.protocol()
+        step = schedule.scheduled(view.height + 1)
+        return ProtocolStatus(
+            height=view.height,
+            version=schedule.at(view.height + 1),
+            next_version=0 if step is None else step.version,
+            next_height=0 if step is None else step.height,
+        )
 
     def leaves(self, asker: Account | None, record: RecordId, first: int, count: int) -> list[Leaf]:
         """Leaves of a record from ``first`` on; at most ``count`` and ``LEAVES_MAX``.
@@ -217,6 +264,11 @@ def _is_node(asker: Account) -> bool:
 
 def _sees_accounts(asker: Account) -> bool:
     return asker.active and asker.kind in (AccountKind.NODE, AccountKind.OPERATOR)
+
+
+def _require_upkeep(asker: Account | None) -> None:
+    if asker is None or not _sees_accounts(asker):
+        raise _not_found()
 
 
 def _is_live(view: StateView, grant: Grant, now_ms: int) -> bool:

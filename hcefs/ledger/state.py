@@ -15,6 +15,15 @@ and the order of keys is the order of numbers::
     map                                ClusterMap
     put-key/<account>/<key>            PutRow
     put-expiry/<u64 ms>/<account>/<key>  ""
+    protocol                           ProtocolSchedule
+
+and, from protocol version 2 on::
+
+    arrivals                           Arrivals (while seats are in flight)
+    arrived/<u32 partition>/<u8 seat>/<profile>  ""
+    map-change/<u64 epoch>             MapChange
+    upkeep-policy                      UpkeepPolicy
+    report/<u16 node id>               ReportRow
 
 Invariants: keys and values are bytes, a value is never None; an overlay never
 changes its base, and its base does not change while it is used.  A fact is what the
@@ -34,14 +43,28 @@ from hcefs.access.facts import Account, Generation, Grant, Record
 from hcefs.encoding import Encoded
 from hcefs.errors import Corrupt, Invalid
 from hcefs.ids import AccountId, GrantId, PutKey, RecordId
+from hcefs.ledger.cluster_facts import (
+    Arrivals,
+    MapChange,
+    ProtocolSchedule,
+    ReportRow,
+    UpkeepPolicy,
+)
 from hcefs.ledger.outcome import LeafResult
 from hcefs.placement.cluster_map import ClusterMap
+from hcefs.placement.waves import SeatName
 
 _Fact = TypeVar("_Fact", bound=Encoded)
 
 MAP_KEY = b"map"
 OPERATORS = b"operator/"
 PUT_EXPIRIES = b"put-expiry/"
+PROTOCOL_KEY = b"protocol"
+ARRIVALS_KEY = b"arrivals"
+ARRIVED = b"arrived/"
+MAP_CHANGES = b"map-change/"
+POLICY_KEY = b"upkeep-policy"
+REPORTS = b"report/"
 
 
 def account_key(account: AccountId) -> bytes:
@@ -100,6 +123,26 @@ def parse_put_expiry(key: bytes) -> tuple[int, AccountId, PutKey]:
     """The inverse of :func:`put_expiry_key`."""
     rest = key[len(PUT_EXPIRIES) :]
     return int.from_bytes(rest[:8], "big"), AccountId(rest[9:25]), PutKey(rest[26:])
+
+
+def arrived_key(name: SeatName) -> bytes:
+    # The profile, whose length varies, comes last.
+    place = name.partition.to_bytes(4, "big") + b"/" + name.seat.to_bytes(1, "big")
+    return ARRIVED + place + b"/" + name.profile.encode()
+
+
+def parse_arrived(key: bytes) -> SeatName:
+    """The inverse of :func:`arrived_key`."""
+    rest = key[len(ARRIVED) :]
+    return SeatName(rest[7:].decode(), int.from_bytes(rest[:4], "big"), rest[5])
+
+
+def map_change_key(epoch: int) -> bytes:
+    return MAP_CHANGES + epoch.to_bytes(8, "big")
+
+
+def report_key(node_id: int) -> bytes:
+    return REPORTS + node_id.to_bytes(2, "big")
 
 
 @dataclass(frozen=True)
@@ -295,6 +338,57 @@ class StateView:
     def cluster_map(self) -> ClusterMap | None:
         """The cluster map in force, or None before the first."""
         return self._state.fact(ClusterMap, MAP_KEY)
+
+    def protocol(self) -> ProtocolSchedule:
+        """Every change of the rules."""
+        return self._state.fact(ProtocolSchedule, PROTOCOL_KEY) or ProtocolSchedule()
+
+    def arrivals(self) -> Arrivals:
+        """The number of seats in flight in the epoch in force, and of those that have arrived."""
+        found = self._state.fact(Arrivals, ARRIVALS_KEY)
+        if found is not None:
+            return found
+        current = self.cluster_map()
+        return Arrivals(0 if current is None else current.epoch, 0, 0)
+
+    def arrived(self) -> frozenset[SeatName]:
+        """The seats in flight that have arrived."""
+        return frozenset(parse_arrived(key) for key, _ in self._state.scan(ARRIVED))
+
+    def map_change(self, epoch: int) -> MapChange | None:
+        """How an epoch began; None for one of version 1, or to come."""
+        if not 0 <= epoch < 1 << 63:
+            return None
+        return self._state.fact(MapChange, map_change_key(epoch))
+
+    def map_changes(self, first: int, count: int) -> Iterator[MapChange]:
+        """How epochs began, in order: at most ``count``, from the first one at or after ``first``.
+
+        The rows have no gap, so those wanted are found by number, wherever version 2 began.
+        """
+        current = self.cluster_map()
+        last = 0 if current is None else current.epoch
+        known = next(iter(self._state.scan(MAP_CHANGES)), None)
+        begun = last + 1 if known is None else int.from_bytes(known[0][len(MAP_CHANGES) :], "big")
+        first = max(first, begun)
+        for epoch in range(first, min(last + 1, first + count)):
+            found = self.map_change(epoch)
+            if found is not None:
+                yield found
+
+    def policy(self) -> UpkeepPolicy:
+        """What nodes may do by themselves."""
+        return self._state.fact(UpkeepPolicy, POLICY_KEY) or UpkeepPolicy()
+
+    def report(self, node_id: int) -> ReportRow | None:
+        """What a node last reported, or None."""
+        return self._state.fact(ReportRow, report_key(node_id))
+
+    def reports(self) -> tuple[ReportRow, ...]:
+        """What each node last reported, by ascending node id."""
+        ids = (int.from_bytes(key[len(REPORTS) :], "big") for key, _ in self._state.scan(REPORTS))
+        found = (self.report(node_id) for node_id in ids)
+        return tuple(row for row in found if row is not None)
 
     def put_row(self, account: AccountId, put_key: PutKey) -> PutRow | None:
         """What a put key made, while it is remembered."""

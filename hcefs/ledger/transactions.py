@@ -20,6 +20,7 @@ from hcefs.errors import Invalid
 from hcefs.ids import AccountId, BlobId, ClusterId, GrantId, PutKey, RecordId
 from hcefs.integrity import blake3_digest
 from hcefs.ledger.genesis import RECEIVING_KEY_SIZE, TIME_MS_MAX
+from hcefs.ledger.transactions_map import NodeReport, SeatsArrived, SetUpkeepPolicy
 
 TRANSACTION_TAG = b"transaction"
 TOKEN_KEY_TAG = b"token-key"
@@ -299,7 +300,8 @@ class RevokeGrant(Encoded):
 class SetClusterMap(Encoded):
     """The next cluster map, if the current epoch is ``expected_epoch`` (0: no map yet).
 
-    ``cluster_map`` is the canonical bytes.  Signed by the operator threshold.
+    ``cluster_map`` is the canonical bytes.  Signed by the operator threshold, or, for
+    an automatic change that the policy and the nodes' reports allow, by one node.
     """
 
     KIND = "set-cluster-map"
@@ -336,7 +338,7 @@ class DeactivateAccount(Encoded):
 
 @dataclass(frozen=True)
 class Upgrade(Encoded):
-    """Other rules from ``height`` on.  Protocol version 1 refuses it."""
+    """Other rules from block ``height`` on; signed by the operator threshold."""
 
     KIND = "upgrade"
 
@@ -362,6 +364,9 @@ Transaction = (
     | SetClusterMap
     | DeactivateAccount
     | Upgrade
+    | SeatsArrived
+    | SetUpkeepPolicy
+    | NodeReport
 )
 
 _TYPES: tuple[type[Transaction], ...] = (
@@ -373,6 +378,9 @@ _TYPES: tuple[type[Transaction], ...] = (
     SetClusterMap,
     DeactivateAccount,
     Upgrade,
+    SeatsArrived,
+    SetUpkeepPolicy,
+    NodeReport,
 )
 _BY_NAME = {(cls.KIND, cls.VERSION): cls for cls in _TYPES}
 

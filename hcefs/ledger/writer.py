@@ -34,7 +34,6 @@ from hcefs.integrity import blake3_digest
 from hcefs.ledger import machine
 from hcefs.ledger.block import (
     BLOCK_TRANSACTION_BYTES_MAX,
-    PROTOCOL_VERSION,
     Block,
     BlockHeader,
     SignedHead,
@@ -403,7 +402,7 @@ class LedgerWriter:
             time_ms=context.time_ms,
             previous=log.tip_hash,
             transaction_root=transaction_root(transactions),
-            protocol_version=PROTOCOL_VERSION,
+            protocol_version=machine.protocol_at(log, context.height),
             app_hash=machine.next_app_hash(log.app_hash, state),
             snapshot_root=b"",
         )

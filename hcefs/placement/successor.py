@@ -2,10 +2,11 @@
 
 Version 1 of the ledger's protocol refuses every map with a plan in progress and
 every changed row (``hcefs.placement.cluster_map.check_successor``), and stays as it
-is.  These rules replace it from the height at which version 2 is activated; nothing
-calls them on the ledger before.
+is.  These rules replace it from the height at which version 2 is activated, and are
+frozen with it.
 
-Invariants: verdicts depend on the arguments alone.  Rows change only as seats that
+Invariants: verdicts depend on the arguments alone; of a map that passed, ``advance``
+makes only maps that pass.  Rows change only as seats that
 are then in flight, with their old holder as source or, where that is lost, none; a
 seat leaves flight only when it has arrived, as ``done`` says, or when its
 destination is lost.
@@ -83,6 +84,25 @@ def _check_plan(cluster_map: ClusterMap, table: Table) -> None:
                 f"{move.source}, which is not in the map or has a seat of the row",
                 reason="bad-plan",
             )
+    # What follows lets every later wave be made without looking at it again: it is legal
+    # in whatever order the seats move, and the plan ends with its last wave.
+    left = 0
+    for partition, (row, wanted) in enumerate(zip(table.node_rows, table.target_rows, strict=True)):
+        if row == wanted:
+            continue
+        away = [seat for seat, (was, now) in enumerate(zip(row, wanted, strict=True)) if was != now]
+        left = max(left, len(away))
+        if not {row[seat] for seat in away}.isdisjoint([wanted[seat] for seat in away]):
+            raise Invalid(
+                f"the target of {name}: partition {partition} gives a node that stays another "
+                "seat of the row",
+                reason="bad-plan",
+            )
+    if table.waves != table.wave + left:
+        raise Invalid(
+            f"{name}: {left} waves are left after wave {table.wave}, not those of {table.waves}",
+            reason="bad-plan",
+        )
 
 
 def check_planned_successor(

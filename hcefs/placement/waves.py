@@ -90,7 +90,7 @@ def _is_applied(plan: Plan, current: ClusterMap) -> bool:
         current.epoch == plan.epoch + 1
         and current.previous == plan.base
         and all(table.target in (planned.target, b"") for table, planned in pairs)
-        and current.nodes == _settled(plan.nodes, current.tables)
+        and current.nodes == settled(plan.nodes, current.tables)
     )
 
 
@@ -130,12 +130,12 @@ def _next(old: ClusterMap, nodes: Sequence[Node], tables: tuple[Table, ...]) -> 
         old,
         epoch=old.epoch + 1,
         previous=old.digest(),
-        nodes=_settled(nodes, tables),
+        nodes=settled(nodes, tables),
         tables=tables,
     )
 
 
-def _settled(nodes: Sequence[Node], tables: Sequence[Table]) -> tuple[Node, ...]:
+def settled(nodes: Sequence[Node], tables: Sequence[Table]) -> tuple[Node, ...]:
     """Joining nodes are up once the plan that seats them is carried out."""
     if any(table.target for table in tables):
         return tuple(nodes)

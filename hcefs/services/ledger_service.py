@@ -206,6 +206,16 @@ class LedgerService:
             case "leaves":
                 span = request.leaves
                 return list(ask.leaves(asker, RecordId(span.record_id), span.first, span.count))
+            case "map_progress":
+                return [ask.map_progress(asker)]
+            case "upkeep_policy":
+                return [ask.upkeep_policy(asker)]
+            case "node_reports":
+                return list(ask.node_reports(asker))
+            case "map_history_from":
+                return list(ask.map_history(asker, request.map_history_from))
+            case "protocol_version":
+                return [ask.protocol_version(asker)]
             case "head":
                 return []
             case _:

@@ -40,6 +40,7 @@ COMMANDS = [
     ["cap", "bundle"],
     ["cap", "redeem"],
     ["ledger", "verify"],
+    ["ledger", "upgrade"],
 ]
 
 NEEDS_A_CLUSTER = [
@@ -64,6 +65,7 @@ NEEDS_A_CLUSTER = [
     ["cap", "bundle", RECORD, BLOB, "--as", "anna", "--to", "bob", "-o", "out"],
     ["cap", "redeem", "bundle", "--as", "anna", "-o", "out"],
     ["ledger", "verify"],
+    ["ledger", "upgrade", "--to", "2"],
 ]
 
 

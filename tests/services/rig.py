@@ -26,6 +26,7 @@ import pytest
 
 from hcefs.access.facts import AccountKind, Action, Grant
 from hcefs.access.token import Narrowing, mint
+from hcefs.cli.bringup import upgrade_protocol
 from hcefs.client.client import Client
 from hcefs.client.connection import Connection
 from hcefs.config import LedgerConfig, LimitsConfig, NodeConfig, TlsConfig
@@ -34,6 +35,7 @@ from hcefs.crypto.signing import RequestProof
 from hcefs.errors import HcefsError, Unavailable
 from hcefs.ids import AccountId, BlobId, ClusterId, GrantId, RecordId
 from hcefs.integrity import blake3_digest
+from hcefs.ledger.block import PROTOCOL_NEWEST
 from hcefs.ledger.genesis import Genesis, OperatorKey
 from hcefs.ledger.transactions import SetClusterMap, sign_transaction
 from hcefs.node.ledger_process import LedgerProcess
@@ -114,6 +116,7 @@ class Rig:
         self._make_genesis()
         await self._start_ledger()
         self.operators = [self.client(keys) for keys in self.operator_keys]
+        await upgrade_protocol(self.operators[0], self.operator_keys, PROTOCOL_NEWEST)
         for number in range(1, 8):
             await self._start_node(number)
         self.stranger = self.nodes.pop()

@@ -61,7 +61,7 @@ class FollowResponse(_message.Message):
     def __init__(self, block: _Optional[bytes] = ..., head: _Optional[bytes] = ..., block_head: _Optional[bytes] = ...) -> None: ...
 
 class QueryRequest(_message.Message):
-    __slots__ = ("proof", "account", "record", "grant", "grants_on_record", "my_grants", "my_records", "cluster_map", "generation", "leaves", "head")
+    __slots__ = ("proof", "account", "record", "grant", "grants_on_record", "my_grants", "my_records", "cluster_map", "generation", "leaves", "head", "map_progress", "upkeep_policy", "node_reports", "map_history_from", "protocol_version")
     PROOF_FIELD_NUMBER: _ClassVar[int]
     ACCOUNT_FIELD_NUMBER: _ClassVar[int]
     RECORD_FIELD_NUMBER: _ClassVar[int]
@@ -73,6 +73,11 @@ class QueryRequest(_message.Message):
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     LEAVES_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
+    MAP_PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    UPKEEP_POLICY_FIELD_NUMBER: _ClassVar[int]
+    NODE_REPORTS_FIELD_NUMBER: _ClassVar[int]
+    MAP_HISTORY_FROM_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     proof: bytes
     account: bytes
     record: bytes
@@ -84,7 +89,12 @@ class QueryRequest(_message.Message):
     generation: GenerationQuestion
     leaves: LeavesQuestion
     head: bool
-    def __init__(self, proof: _Optional[bytes] = ..., account: _Optional[bytes] = ..., record: _Optional[bytes] = ..., grant: _Optional[bytes] = ..., grants_on_record: _Optional[bytes] = ..., my_grants: _Optional[bool] = ..., my_records: _Optional[bool] = ..., cluster_map: _Optional[bool] = ..., generation: _Optional[_Union[GenerationQuestion, _Mapping]] = ..., leaves: _Optional[_Union[LeavesQuestion, _Mapping]] = ..., head: _Optional[bool] = ...) -> None: ...
+    map_progress: bool
+    upkeep_policy: bool
+    node_reports: bool
+    map_history_from: int
+    protocol_version: bool
+    def __init__(self, proof: _Optional[bytes] = ..., account: _Optional[bytes] = ..., record: _Optional[bytes] = ..., grant: _Optional[bytes] = ..., grants_on_record: _Optional[bytes] = ..., my_grants: _Optional[bool] = ..., my_records: _Optional[bool] = ..., cluster_map: _Optional[bool] = ..., generation: _Optional[_Union[GenerationQuestion, _Mapping]] = ..., leaves: _Optional[_Union[LeavesQuestion, _Mapping]] = ..., head: _Optional[bool] = ..., map_progress: _Optional[bool] = ..., upkeep_policy: _Optional[bool] = ..., node_reports: _Optional[bool] = ..., map_history_from: _Optional[int] = ..., protocol_version: _Optional[bool] = ...) -> None: ...
 
 class GenerationQuestion(_message.Message):
     __slots__ = ("record_id", "generation")

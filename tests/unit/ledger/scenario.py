@@ -11,7 +11,6 @@ from hcefs.errors import HcefsError
 from hcefs.ids import AccountId, BlobId, GrantId, PutKey, RecordId
 from hcefs.integrity import blake3_digest
 from hcefs.ledger.block import (
-    PROTOCOL_VERSION,
     Block,
     BlockHeader,
     previous_hash,
@@ -26,6 +25,7 @@ from hcefs.ledger.machine import (
     execute,
     genesis_state,
     next_app_hash,
+    protocol_at,
     replay,
 )
 from hcefs.ledger.state import MemoryState, Overlay, StateView
@@ -177,7 +177,7 @@ class Scenario:
             time_ms=self.time_ms,
             previous=previous_hash(self.genesis, self.header),
             transaction_root=transaction_root(transactions),
-            protocol_version=PROTOCOL_VERSION,
+            protocol_version=protocol_at(self.state, self.height + 1),
             app_hash=next_app_hash(self.app_hash, overlay),
             snapshot_root=b"",
         )

@@ -637,7 +637,7 @@ async def test_a_signed_block_that_does_not_replay_ends_service(node: Node) -> N
 
 async def test_a_block_of_newer_rules_asks_for_an_upgrade(node: Node) -> None:
     blocks = node.blocks(2)
-    node.link.block(blocks[0], resign(node, blocks[1], protocol_version=2))
+    node.link.block(blocks[0], resign(node, blocks[1], protocol_version=3))
     await node.status(FollowerStatus.DIVERGED)
     error = node.follower.last_error
     assert error is not None

@@ -239,7 +239,7 @@ def test_threshold_of_one() -> None:
 
 
 def test_upgrade_is_refused(world: Scenario) -> None:
-    refusal = world.refusal(Upgrade(2, 1_000), "o1", "o2", "o3")
+    refusal = world.refusal(Upgrade(3, 1_000), "o1", "o2", "o3")
     assert isinstance(refusal, Invalid)
     assert refusal.reason == "unsupported"
 

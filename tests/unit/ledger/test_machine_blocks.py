@@ -117,7 +117,8 @@ def test_a_chain_replays_from_genesis() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"protocol_version": 2}, "unknown-protocol"),
+        ({"protocol_version": 3}, "unknown-protocol"),
+        ({"protocol_version": 2}, "wrong-protocol"),
         ({"protocol_version": 0}, "unknown-protocol"),
         ({"cluster": ClusterId(b"x" * 16)}, "wrong-cluster"),
         ({"term": 2}, "wrong-term"),

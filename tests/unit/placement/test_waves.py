@@ -251,11 +251,30 @@ def test_a_source_may_not_sit_in_the_row(first: ClusterMap) -> None:
         check_planned(with_table(first, moving=(dataclasses.replace(move, source=holder),)))
 
 
+def test_a_node_that_stays_in_a_row_keeps_its_seat(first: ClusterMap) -> None:
+    table = first.tables[0]
+    rows = [list(row) for row in table.target_rows]
+    one, other = [seat for seat in range(6) if rows[0][seat] == table.node_rows[0][seat]][:2]
+    rows[0][one], rows[0][other] = rows[0][other], rows[0][one]
+    with pytest.raises(Invalid, match="another seat of the row"):
+        check_planned(with_table(first, target=encode_rows(rows)))
+
+
+def test_a_plan_has_as_many_waves_as_its_rows_need(first: ClusterMap) -> None:
+    for waves in (first.tables[0].waves - 1, first.tables[0].waves + 1):
+        with pytest.raises(Invalid, match="waves are left"):
+            check_planned(with_table(first, waves=waves))
+
+
 def test_steps_that_are_no_waves(six: ClusterMap, first: ClusterMap) -> None:
     second = advance(first, in_flight(first))
     moves = first.tables[0].moving
     wrong = dataclasses.replace(moves[0], source=REBUILD)
-    skipped = with_table(dataclasses.replace(second, epoch=2, previous=six.digest()), wave=1)
+    skipped = with_table(
+        dataclasses.replace(second, epoch=2, previous=six.digest()),
+        wave=1,
+        waves=second.tables[0].waves - 1,
+    )
     cases = [
         (six, skipped, ()),  # two seats of a row at once
         (six, with_table(first, moving=moves[1:]), ()),  # a row changes and nothing is in flight
@@ -278,10 +297,11 @@ def test_steps_that_are_no_waves(six: ClusterMap, first: ClusterMap) -> None:
 
 def test_a_new_target_begins_at_wave_1(six: ClusterMap, first: ClusterMap) -> None:
     second = advance(first, in_flight(first))
+    waves = first.tables[0].waves + 1
     for old, new in [
-        (six, with_table(first, wave=2, waves=9)),
-        (first, with_table(second, wave=3, waves=9)),
-        (first, with_table(successor(first), target=six.tables[0].rows, wave=2, waves=9)),
+        (six, with_table(first, wave=2, waves=waves)),
+        (first, with_table(second, wave=3, waves=waves)),
+        (first, with_table(successor(first), target=six.tables[0].rows, wave=2, waves=3)),
     ]:
         with pytest.raises(Invalid, match="follows wave"):
             check_planned_successor(old, new, in_flight(old))
