@@ -17,8 +17,10 @@ from hcefs.errors import HcefsError, Unavailable
 from hcefs.ids import AccountId, BlobId, RecordId
 from hcefs.ledger.follower import Follower
 from hcefs.ledger.log import LedgerLog
+from hcefs.ledger.transactions import Transaction, sign_transaction
 from hcefs.metrics import Metrics, MetricsServer
 from hcefs.node.ledger_link import GrpcLedgerLink
+from hcefs.node.ledger_submit import LedgerSubmitter
 from hcefs.node.logs import configure
 from hcefs.node.servers import Port, load_genesis, load_identity, until_signal
 from hcefs.placement.ring import Seat, seats
@@ -27,11 +29,14 @@ from hcefs.services.admin_service import AdminService
 from hcefs.services.batch_desk import BatchDesk
 from hcefs.services.blob_service import BlobService
 from hcefs.services.desk import Desk
-from hcefs.services.handlers import admin_handlers, blob_handlers, shard_handlers
+from hcefs.services.handlers import admin_handlers, blob_handlers, shard_handlers, upkeep_handlers
 from hcefs.services.pack_service import PackService
 from hcefs.services.pack_shard_service import PackShardService
 from hcefs.services.shard_service import ShardService
+from hcefs.services.upkeep_service import UpkeepService
 from hcefs.store.files import open_stores
+from hcefs.stripes.adopt import Adopter
+from hcefs.stripes.exports import Exporter, record_digest
 from hcefs.stripes.fanout import Fanout
 from hcefs.stripes.hedge import HedgeTimer
 from hcefs.stripes.holder import Holder
@@ -43,13 +48,19 @@ from hcefs.stripes.placed import ensure_placed
 from hcefs.stripes.uploads import Uploads
 from hcefs.transport.grpc_packs import GrpcPackPeers
 from hcefs.transport.grpc_peers import Channels, GrpcPeers
+from hcefs.transport.grpc_upkeep import GrpcUpkeepPeers
 from hcefs.transport.limit import ByteGate, Gate
 from hcefs.upkeep.collect import Collector
+from hcefs.upkeep.fill import SeatFiller
+from hcefs.upkeep.rebalance import Rebalancer
+from hcefs.upkeep.retire import Retirer
+from hcefs.upkeep.throttle import Throttle
 from hcefs.upkeep.worker import Runner
 from hcefs.wire.v1 import admin_pb2
 
 HEALTH_SECONDS = 0.5
 PEER_CALLS_FACTOR = 16
+UPKEEP_CALLS = 64
 DIRECT_CALLS_FACTOR = 4
 log = logging.getLogger(__name__)
 
@@ -181,7 +192,49 @@ class StorageProcess:
             Gate("admin-calls", streams, runtime),
         )
         self._collector = Collector(runtime, self.stores, self._log, metrics, holder.pending)
-        self._upkeep = Runner(runtime, [self._collector])
+        exporter = Exporter(runtime, self.stores, self._log, metrics, holder.pending, uploads)
+        upkeep = UpkeepService(
+            runtime, desk, exporter, heads, metrics, Gate("upkeep-calls", UPKEEP_CALLS, runtime)
+        )
+        others = GrpcUpkeepPeers(runtime, self.channels)
+        self._throttle = Throttle(
+            runtime,
+            config.upkeep.rate_min_mib * (1 << 20),
+            config.upkeep.rate_max_mib * (1 << 20),
+            lambda: self.gate.held > 0 or peer_gate.held > 0,
+        )
+        filler = SeatFiller(
+            runtime,
+            others,
+            Adopter(runtime, self.stores, self._log, holder.pending),
+            metrics,
+            self._throttle,
+            self.account,
+            lambda record: runtime.disk(record_digest, self.stores, record),
+        )
+        self._submitter = LedgerSubmitter(config.ledger_address, identity)
+        self._signer = (keys.account, keys.key_version, keys.signing_key)
+        self._cluster = genesis.cluster
+        self._rebalancer = Rebalancer(
+            runtime,
+            self._log,
+            filler,
+            metrics,
+            self.account,
+            (genesis.lease_ms + genesis.skew_ms) / 1000,
+            self._submit,
+        )
+        retirer = Retirer(
+            runtime,
+            self._log,
+            self.stores,
+            others,
+            holder.pending,
+            metrics,
+            self.account,
+            config.upkeep.grace_s,
+        )
+        self._upkeep = Runner(runtime, [self._collector, self._rebalancer, retirer])
         self._clients = Port(
             config.client_address,
             identity,
@@ -193,11 +246,15 @@ class StorageProcess:
         self._peers = Port(
             config.peer_address,
             identity,
-            [shard_handlers(shards, pack_shards)],
-            ["hcefs.v1.Shards"],
+            [shard_handlers(shards, pack_shards), upkeep_handlers(upkeep)],
+            ["hcefs.v1.Shards", "hcefs.v1.Upkeep"],
             mutual=True,
             streams=streams * PEER_CALLS_FACTOR,
         )
+
+    async def _submit(self, transaction: Transaction) -> None:
+        """Have the ledger commit a transaction of this node's own account."""
+        await self._submitter.submit(sign_transaction(transaction, self._cluster, [self._signer]))
 
     def _spki_of(self, account: AccountId) -> bytes:
         known = self._log.account(account)
@@ -274,6 +331,8 @@ class StorageProcess:
         metrics.set("pending_blobs", self._collector.pending)
 
         metrics.set("cluster_map_epoch", self._epoch)
+        metrics.set("moving_seats", lambda: len(self._rebalancer.waiting()))
+        metrics.set("upkeep_rate_bytes", lambda: self._throttle.rate)
 
     def able(self) -> bool:
         """Whether this node may answer now: fresh lease, and named by the map."""
@@ -315,6 +374,7 @@ class StorageProcess:
         await asyncio.gather(self._clients.stop(), self._peers.stop())
         await self.follower.stop()
         await self.channels.close()
+        await self._submitter.close()
         if self._page is not None:
             self._page.close()
         self._log.close()

@@ -21,8 +21,9 @@ from hcefs.services.messages import decoded
 from hcefs.services.pack_service import PackService
 from hcefs.services.pack_shard_service import PackShardService
 from hcefs.services.shard_service import ShardService
+from hcefs.services.upkeep_service import UpkeepService
 from hcefs.transport.status import abort
-from hcefs.wire.v1 import admin_pb2, blob_pb2, ledger_pb2, shard_pb2
+from hcefs.wire.v1 import admin_pb2, blob_pb2, ledger_pb2, shard_pb2, upkeep_pb2
 
 
 def unary(kind: type[Message], method: Callable[[Any, Any], Awaitable[Any]]) -> Any:
@@ -106,6 +107,22 @@ def shard_handlers(service: ShardService, packs: PackShardService | None = None)
             "LoadColumns": unary(shard_pb2.LoadColumnsRequest, packs.LoadColumns),
         }
     return grpc.method_handlers_generic_handler("hcefs.v1.Shards", methods)
+
+
+def upkeep_handlers(service: UpkeepService) -> Any:
+    """``hcefs.v1.Upkeep``."""
+    return grpc.method_handlers_generic_handler(
+        "hcefs.v1.Upkeep",
+        {
+            "ListShards": unary(upkeep_pb2.ListShardsRequest, service.ListShards),
+            "ListRecords": unary(upkeep_pb2.ListRecordsRequest, service.ListRecords),
+            "LoadRows": unary(upkeep_pb2.LoadRowsRequest, service.LoadRows),
+            "LoadShard": grpc.unary_stream_rpc_method_handler(service.LoadShard),
+            "LoadRecord": unary(upkeep_pb2.LoadRecordRequest, service.LoadRecord),
+            "HasShards": unary(upkeep_pb2.HasShardsRequest, service.HasShards),
+            "HasRows": unary(upkeep_pb2.HasRowsRequest, service.HasRows),
+        },
+    )
 
 
 def ledger_handlers(service: LedgerService) -> Any:

@@ -34,6 +34,7 @@ from hcefs.transport.upkeep import PackRows, ShardName
 from hcefs.wire.v1 import shard_pb2, upkeep_pb2
 
 SHARDS_ASKED_MAX = 1000
+ROWS_ASKED_MAX = 4096
 
 
 class UpkeepService:
@@ -183,6 +184,19 @@ class UpkeepService:
         ]
         held = await self._exporter.has_shards(shards)
         return upkeep_pb2.HasShardsResponse(held=bytes(held))
+
+    @served("has-rows")
+    async def HasRows(
+        self, request: upkeep_pb2.HasRowsRequest, context: Any
+    ) -> upkeep_pb2.HasRowsResponse:
+        """Which rows of a record are here.  A former seat asks before it deletes its own."""
+        current, positions = await self._admit(context, request.place, seated=False)
+        _require_default(current, request.place)
+        if len(request.digests) > ROWS_ASKED_MAX:
+            raise Invalid(f"ask for at most {ROWS_ASKED_MAX} rows", reason="too-large")
+        record = RecordId(_inside(request.record_id, positions))
+        held = await self._exporter.has_rows(record, request.digests)
+        return upkeep_pb2.HasRowsResponse(held=bytes(held))
 
 
 def _is_seated(current: ClusterMap, place: upkeep_pb2.Place, peer: AccountId) -> bool:

@@ -7,7 +7,7 @@ get, it includes what is still pending: its append may come when the seat has mo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from hcefs.errors import Corrupt, Invalid, NotFound, Unavailable
 from hcefs.formats.manifest import Opening
@@ -22,7 +22,6 @@ from hcefs.ids import BlobBase, RecordId
 from hcefs.integrity import (
     DIGEST_SIZE,
     blake3_digest,
-    blake3_hasher,
     leaf_hash,
     range_proof,
     split_digests,
@@ -52,6 +51,7 @@ SETTLE_SECONDS = 5.0
 PACK_ROWS_MAX = 2000
 PAGE_ROWS = 500
 PAGE_BYTES = 2 << 20
+ROW_DIGEST_SIZE = 16
 RECORDS_PAGE = 100
 """Each costs a look at all its rows."""
 
@@ -228,7 +228,7 @@ class Exporter:
             raise Invalid("no page of a record's rows begins there", reason="bad-page")
         found: list[tuple[bytes, bytes]] = []
         size = 0
-        for key, value in self._record_page(record, stage, last):
+        for key, value in _record_page(self._stores, record, stage, last):
             if found and size + len(value) > PAGE_BYTES:
                 break
             found.append((key, value))
@@ -249,19 +249,20 @@ class Exporter:
                 openings.append((value, self._pending.latest(PENDING_OPENING, key)))
         return RecordRows(tuple(openings), (), ()), following
 
-    def _record_page(
-        self, record: RecordId, stage: bytes, after: bytes | None
-    ) -> list[tuple[bytes, bytes]]:
-        if stage == b"i":
-            return self._stores.rows.scan(Table.INDEX, bytes(record), after, PAGE_ROWS)
-        table = KeyTable.BOXES if stage == b"b" else KeyTable.LINKS
-        return self._stores.keys.scan(table, bytes(record), after, PAGE_ROWS)
-
     async def has_shards(self, shards: Sequence[ShardName]) -> list[bool]:
         """Which of some shards are here, file and rows."""
         return await self._runtime.disk(
             lambda: [has_shard(self._stores, each.base, each.index) for each in shards]
         )
+
+    async def has_rows(self, record: RecordId, digests: Sequence[bytes]) -> list[bool]:
+        """Which rows of a record are here, by :func:`row_digest`."""
+
+        def job() -> list[bool]:
+            here = {row_digest(*row) for row in record_rows(self._stores, record)}
+            return [digest in here for digest in digests]
+
+        return await self._runtime.disk(job)
 
 
 def has_shard(stores: Stores, base: BlobBase, index: int) -> bool:
@@ -270,21 +271,32 @@ def has_shard(stores: Stores, base: BlobBase, index: int) -> bool:
     return named and stores.shards.has(base, index)
 
 
-def record_digest(stores: Stores, record: RecordId) -> bytes:
-    """A digest over the rows of a record here: committed openings, boxes and links."""
-    hasher = blake3_hasher()
-    after: bytes | None = None
-    while page := stores.rows.scan(Table.INDEX, bytes(record), after, PAGE_ROWS):
-        for key, value in page:
-            hasher.update(b"i" + key + blake3_digest(value))
-        after = page[-1][0]
-    for table in (KeyTable.BOXES, KeyTable.LINKS):
-        after = None
-        while page := stores.keys.scan(table, bytes(record), after, PAGE_ROWS):
-            for key, value in page:
-                hasher.update(bytes([table]) + key + blake3_digest(value))
+def record_rows(stores: Stores, record: RecordId) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """Every row of a record here: its kind (i, b, l), key and value."""
+    for stage in _STAGES:
+        after: bytes | None = None
+        while page := _record_page(stores, record, stage, after):
+            yield from ((stage, key, value) for key, value in page)
             after = page[-1][0]
-    return hasher.digest()
+
+
+def row_digest(kind: bytes, key: bytes, value: bytes) -> bytes:
+    """What names one row of a record to another node."""
+    return blake3_digest(kind + key + value)[:ROW_DIGEST_SIZE]
+
+
+def record_digest(stores: Stores, record: RecordId) -> bytes:
+    """A digest over all rows of a record here."""
+    return blake3_digest(b"".join(row_digest(*row) for row in record_rows(stores, record)))
+
+
+def _record_page(
+    stores: Stores, record: RecordId, stage: bytes, after: bytes | None
+) -> list[tuple[bytes, bytes]]:
+    if stage == b"i":
+        return stores.rows.scan(Table.INDEX, bytes(record), after, PAGE_ROWS)
+    table = KeyTable.BOXES if stage == b"b" else KeyTable.LINKS
+    return stores.keys.scan(table, bytes(record), after, PAGE_ROWS)
 
 
 def _unknown() -> NotFound:

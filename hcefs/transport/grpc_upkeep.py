@@ -120,9 +120,22 @@ class GrpcUpkeepPeer:
             ],
         )
         answer = await self._unary("HasShards", request, upkeep_pb2.HasShardsResponse)
-        if len(answer.held) != len(shards):
-            raise Corrupt("the node's answer has another length", reason="bad-message")
-        return [byte == 1 for byte in answer.held]
+        return _held(answer.held, len(shards))
+
+    async def has_rows(
+        self, place: Place, record: RecordId, digests: Sequence[bytes]
+    ) -> list[bool]:
+        request = upkeep_pb2.HasRowsRequest(
+            place=place_message(place), record_id=bytes(record), digests=digests
+        )
+        answer = await self._unary("HasRows", request, upkeep_pb2.HasRowsResponse)
+        return _held(answer.held, len(digests))
+
+
+def _held(held: bytes, count: int) -> list[bool]:
+    if len(held) != count:
+        raise Corrupt("the node's answer has another length", reason="bad-message")
+    return [byte == 1 for byte in held]
 
 
 class GrpcUpkeepPeers:

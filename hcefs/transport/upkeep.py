@@ -114,6 +114,11 @@ class UpkeepPeer(Protocol):
     async def has_shards(self, place: Place, shards: Sequence[ShardName]) -> list[bool]:
         """Which of some shards are here with their rows."""
 
+    async def has_rows(
+        self, place: Place, record: RecordId, digests: Sequence[bytes]
+    ) -> list[bool]:
+        """Which rows of a record are here, by their digests."""
+
 
 class UpkeepPeers(Protocol):
     """Finds the peer for another node of the map."""

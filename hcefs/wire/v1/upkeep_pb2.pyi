@@ -145,3 +145,19 @@ class HasShardsResponse(_message.Message):
     HELD_FIELD_NUMBER: _ClassVar[int]
     held: bytes
     def __init__(self, held: _Optional[bytes] = ...) -> None: ...
+
+class HasRowsRequest(_message.Message):
+    __slots__ = ("place", "record_id", "digests")
+    PLACE_FIELD_NUMBER: _ClassVar[int]
+    RECORD_ID_FIELD_NUMBER: _ClassVar[int]
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    place: Place
+    record_id: bytes
+    digests: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, place: _Optional[_Union[Place, _Mapping]] = ..., record_id: _Optional[bytes] = ..., digests: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class HasRowsResponse(_message.Message):
+    __slots__ = ("held",)
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    held: bytes
+    def __init__(self, held: _Optional[bytes] = ...) -> None: ...

@@ -65,6 +65,11 @@ class UpkeepStub:
                 request_serializer=hcefs_dot_v1_dot_upkeep__pb2.HasShardsRequest.SerializeToString,
                 response_deserializer=hcefs_dot_v1_dot_upkeep__pb2.HasShardsResponse.FromString,
                 _registered_method=True)
+        self.HasRows = channel.unary_unary(
+                '/hcefs.v1.Upkeep/HasRows',
+                request_serializer=hcefs_dot_v1_dot_upkeep__pb2.HasRowsRequest.SerializeToString,
+                response_deserializer=hcefs_dot_v1_dot_upkeep__pb2.HasRowsResponse.FromString,
+                _registered_method=True)
 
 
 class UpkeepServicer:
@@ -113,6 +118,13 @@ class UpkeepServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def HasRows(self, request, context):
+        """Says which of some rows of a record are here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UpkeepServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -145,6 +157,11 @@ def add_UpkeepServicer_to_server(servicer, server):
                     servicer.HasShards,
                     request_deserializer=hcefs_dot_v1_dot_upkeep__pb2.HasShardsRequest.FromString,
                     response_serializer=hcefs_dot_v1_dot_upkeep__pb2.HasShardsResponse.SerializeToString,
+            ),
+            'HasRows': grpc.unary_unary_rpc_method_handler(
+                    servicer.HasRows,
+                    request_deserializer=hcefs_dot_v1_dot_upkeep__pb2.HasRowsRequest.FromString,
+                    response_serializer=hcefs_dot_v1_dot_upkeep__pb2.HasRowsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -309,6 +326,33 @@ class Upkeep:
             '/hcefs.v1.Upkeep/HasShards',
             hcefs_dot_v1_dot_upkeep__pb2.HasShardsRequest.SerializeToString,
             hcefs_dot_v1_dot_upkeep__pb2.HasShardsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HasRows(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hcefs.v1.Upkeep/HasRows',
+            hcefs_dot_v1_dot_upkeep__pb2.HasRowsRequest.SerializeToString,
+            hcefs_dot_v1_dot_upkeep__pb2.HasRowsResponse.FromString,
             options,
             channel_credentials,
             insecure,

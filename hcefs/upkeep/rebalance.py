@@ -1,0 +1,151 @@
+"""Carry out the plan in force: fill the seats in flight that this node is to hold.
+
+Each node works for itself: it takes the seats whose destination it is, the rows that
+miss most shards first, fills them (:mod:`hcefs.upkeep.fill`) and reports them to the
+ledger as arrived.  The state machine begins the next wave when all have; nobody has to
+drive it, and a node that was killed goes on where its disk and the ledger say.
+
+Invariant: a seat is reported only after everything that its partition holds, and that
+can be had, is durable here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from hcefs.errors import HcefsError
+from hcefs.ids import AccountId
+from hcefs.ledger.cluster_facts import ArrivedSeat
+from hcefs.ledger.transactions_map import SeatsArrived
+from hcefs.metrics import Metrics
+from hcefs.placement.cluster_map import ClusterMap, Node
+from hcefs.placement.waves import SeatName, by_urgency, in_flight
+from hcefs.runtime import Runtime
+from hcefs.upkeep.fill import SeatFiller
+from hcefs.upkeep.worker import Progress
+
+SEATS_AT_ONCE = 4
+SEATS_A_REPORT = 32
+FENCE_MARGIN_SECONDS = 1.0
+RETRY_SECONDS = 2.0
+"""Before a seat that could not be filled is tried again."""
+
+log = logging.getLogger(__name__)
+
+
+class MapView(Protocol):
+    """What the worker asks of the node's replica."""
+
+    def cluster_map(self) -> ClusterMap | None:
+        """The map in force."""
+
+    def arrived(self) -> frozenset[SeatName]:
+        """The seats in flight that have arrived."""
+
+
+class Rebalancer:
+    """Fills this node's seats in flight."""
+
+    name = "rebalance"
+    idle_seconds = 0.5
+    """A look at the map in memory costs nothing, and a wave waits for its slowest node."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        view: MapView,
+        filler: SeatFiller,
+        metrics: Metrics,
+        me: AccountId,
+        lease_seconds: float,
+        report: Callable[[SeatsArrived], Awaitable[None]],
+    ) -> None:
+        """``lease_seconds`` is the lease with the permitted skew of clocks: after that, a
+        node that has not heard of an epoch takes nothing any more."""
+        self._runtime = runtime
+        self._view = view
+        self._filler = filler
+        self._metrics = metrics
+        self._me = me
+        self._lease = lease_seconds
+        self._report = report
+        self._epoch = 0
+        self._since = 0.0
+        self._tried: dict[SeatName, float] = {}
+
+    def waiting(self) -> list[SeatName]:
+        """This node's seats in flight that have not arrived, most urgent first."""
+        current = self._view.cluster_map()
+        if current is None:
+            return []
+        me = current.node_of_account(self._me)
+        if me is None:
+            return []
+        arrived = self._view.arrived()
+        rows = {table.profile: table.node_rows for table in current.tables}
+        return [
+            name
+            for name in by_urgency(current)
+            if rows[name.profile][name.partition][name.seat] == me.node_id and name not in arrived
+        ]
+
+    async def work(self) -> Progress:
+        """Fill some seats and report them."""
+        current = self._view.cluster_map()
+        if current is None:
+            return Progress.IDLE
+        now = self._runtime.monotonic()
+        if current.epoch != self._epoch:
+            self._epoch, self._since, self._tried = current.epoch, now, {}
+        due = [name for name in self.waiting() if self._tried.get(name, 0.0) <= now]
+        if not due:
+            return Progress.IDLE
+        chosen = due[:SEATS_A_REPORT]
+        sources = in_flight(current)
+        filled: list[SeatName] = []
+        waiting = iter(chosen)
+
+        async def some() -> None:
+            for name in waiting:
+                if await self._fill(current, name, sources[name]):
+                    filled.append(name)
+
+        jobs = [self._runtime.spawn(some(), name="seat") for _ in range(SEATS_AT_ONCE)]
+        try:
+            await asyncio.gather(*jobs)
+        finally:
+            for job in jobs:
+                job.cancel()
+            await asyncio.gather(*jobs, return_exceptions=True)
+        if filled:
+            seats = tuple(ArrivedSeat.of(name) for name in sorted(filled))
+            await self._report(SeatsArrived(current.epoch, seats))
+            log.info("epoch %d: %d seats have arrived here", current.epoch, len(filled))
+        return Progress.BUSY if len(due) > len(chosen) or filled else Progress.IDLE
+
+    async def _fill(self, current: ClusterMap, name: SeatName, source: int) -> bool:
+        try:
+            filled = await self._filler.fill(current, name, source, self._is_fenced)
+        except HcefsError as error:
+            self._tried[name] = self._runtime.monotonic() + RETRY_SECONDS
+            log.info(
+                "epoch %d: seat %d of partition %d of %s waits: %s (%s)",
+                current.epoch, name.seat, name.partition, name.profile, error.message, error.reason,
+            )  # fmt: skip
+            return False
+        if filled.lost:
+            log.error(
+                "epoch %d: seat %d of partition %d of %s lacks %d shards that are lost",
+                current.epoch, name.seat, name.partition, name.profile, filled.lost,
+            )  # fmt: skip
+        return True
+
+    def _is_fenced(self, node: Node) -> bool:
+        """Whether a node that does not answer can take nothing under an older epoch.
+
+        It either knows the map that is known here, or its lease has run out by now.
+        """
+        return self._runtime.monotonic() - self._since > self._lease + FENCE_MARGIN_SECONDS

@@ -1,0 +1,275 @@
+"""Delete what has moved away: shards and rows whose seat another node holds by now.
+
+Copy before delete: a shard is deleted here only when the map gives its seat to another
+node, a grace period has passed (readers with the map before may still come), and that
+node says, at this moment, that it has it.  So a shard that could not be rebuilt there
+stays here, as a source for whoever repairs it, and a node that comes back after it was
+given up finds out by itself what it need not keep.
+
+Invariants: rows go first, so that a shard is invisible before it is gone; the rows of a
+base stay while any other shard of it has its place here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hcefs.errors import HcefsError
+from hcefs.ids import AccountId, BlobBase, RecordId
+from hcefs.metrics import Metrics
+from hcefs.placement.cluster_map import ClusterMap, Node
+from hcefs.placement.ring import partition_of, seats
+from hcefs.runtime import Runtime
+from hcefs.store.interface import KeyTable, Stores, Table
+from hcefs.stripes.exports import record_rows, row_digest
+from hcefs.stripes.pending import PendingNames
+from hcefs.stripes.placed import RING, PlacedShard, records_in, shard_key, shards_in
+from hcefs.stripes.transfers import whole
+from hcefs.transport.upkeep import Place, ShardName, UpkeepPeers
+from hcefs.upkeep.rebalance import MapView
+from hcefs.upkeep.worker import Progress
+
+PACK_ROWS_MAX = 2000
+INDEXES_MAX = 256
+ROWS_ASKED = 4096
+IDLE_SECONDS_MAX = 60.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Sweep:
+    """One pass over everything that has its place on the ring."""
+
+    epoch: int
+    shards_after: bytes | None = None
+    records_after: bytes | None = None
+    shards_done: bool = False
+    found: int = 0
+
+
+class Retirer:
+    """Deletes what this node need not keep any more."""
+
+    name = "retire"
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        view: MapView,
+        stores: Stores,
+        peers: UpkeepPeers,
+        pending: PendingNames,
+        metrics: Metrics,
+        me: AccountId,
+        grace_seconds: float,
+    ) -> None:
+        self._runtime = runtime
+        self._view = view
+        self._stores = stores
+        self._peers = peers
+        self._pending = pending
+        self._metrics = metrics
+        self._me = me
+        self._grace = grace_seconds
+        self.idle_seconds = min(IDLE_SECONDS_MAX, max(0.5, grace_seconds / 4))
+        self._sweep: _Sweep | None = None
+        self._swept = 0
+        self._kept = 0
+        self._since: dict[tuple[str, int], float] = {}
+        """When a partition was first seen as moved away: the grace period begins."""
+
+    async def work(self) -> Progress:
+        """One page of shards or of records."""
+        current = self._view.cluster_map()
+        if current is None or current.node_of_account(self._me) is None:
+            return Progress.IDLE
+        if self._sweep is None or self._sweep.epoch != current.epoch:
+            if self._swept == current.epoch and not self._kept:
+                return Progress.IDLE  # nothing of another node was here under this map
+            self._sweep = _Sweep(current.epoch)
+        sweep = self._sweep
+        if not sweep.shards_done:
+            await self._some_shards(current, sweep)
+            return Progress.BUSY
+        if await self._some_records(current, sweep):
+            return Progress.BUSY
+        self._sweep, self._swept, self._kept = None, current.epoch, sweep.found
+        self._metrics.set("retiring_shards", sweep.found)
+        if not sweep.found:
+            self._since.clear()
+        return Progress.IDLE
+
+    # -- shards
+
+    async def _some_shards(self, current: ClusterMap, sweep: _Sweep) -> None:
+        page = await self._runtime.disk(shards_in, self._stores.rows, RING, sweep.shards_after)
+        if not page:
+            sweep.shards_done = True
+            return
+        sweep.shards_after = page[-1][0]
+        moved: dict[tuple[int, str, int], list[PlacedShard]] = {}
+        for _, shard in page:
+            owner = self._owner(current, shard)
+            if owner is None:
+                continue
+            partition = partition_of(shard.base, current.table(shard.profile).bits)
+            if not self._is_over(shard.profile, partition):
+                sweep.found += 1
+                continue
+            moved.setdefault((owner.node_id, shard.profile, partition), []).append(shard)
+        for (owner_id, profile, partition), shards in moved.items():
+            owner = current.node(owner_id)
+            if owner is not None:
+                place = Place(current.epoch, profile, partition)
+                sweep.found += await self._retire(place, owner, shards)
+
+    def _owner(self, current: ClusterMap, shard: PlacedShard) -> Node | None:
+        """The other node that is to hold a shard of this one; None where this one is."""
+        if all(table.profile != shard.profile for table in current.tables):
+            return None
+        for seat in seats(current, shard.profile, shard.base):
+            if seat.index == shard.index:
+                mine = self._me in (
+                    seat.node.account,
+                    seat.source.account if seat.source is not None else None,
+                )
+                return None if mine else seat.node
+        return None
+
+    def _is_over(self, profile: str, partition: int) -> bool:
+        """Whether the grace period has passed since a partition was first seen as moved."""
+        now = self._runtime.monotonic()
+        return now - self._since.setdefault((profile, partition), now) >= self._grace
+
+    async def _retire(self, place: Place, owner: Node, shards: Sequence[PlacedShard]) -> int:
+        """Delete those shards that their new holder has; how many stay."""
+        names = [ShardName(shard.base, shard.index) for shard in shards]
+        try:
+            held = await self._peers.upkeep_peer(owner).has_shards(place, names)
+        except HcefsError as error:
+            log.info("node %d does not say what it has: %s", owner.node_id, error.reason)
+            return len(shards)
+        gone = [shard for shard, there in zip(shards, held, strict=True) if there]
+        if gone:
+            await whole(self._runtime, lambda: self._delete(gone))
+            self._metrics.count("retired_shards_total", len(gone))
+            log.info(
+                "partition %d of %s: %d shards deleted, node %d has them",
+                place.partition, place.profile, len(gone), owner.node_id,
+            )  # fmt: skip
+        return len(shards) - len(gone)
+
+    def _delete(self, shards: Sequence[PlacedShard]) -> None:
+        rows: list[tuple[Table, bytes]] = []
+        keys: list[tuple[KeyTable, bytes]] = []
+        with self._pending.locked(bytes(shard.base) for shard in shards):
+            for shard in shards:
+                rows.append((Table.PLACED, shard_key(shard.base, shard.index)))
+                if not self._is_elsewhere_here(shard):
+                    rows += self._rows_of(shard.base)
+                    keys += self._keys_of(shard.base)
+            self._stores.rows.delete(rows)
+            for shard in shards:
+                self._stores.shards.remove(shard.base, shard.index)
+            if keys:
+                self._stores.keys.delete(keys)
+
+    def _is_elsewhere_here(self, shard: PlacedShard) -> bool:
+        """Whether another shard of the base is on this node."""
+        prefix = shard_key(shard.base, shard.index)[:-1]
+        found = self._stores.rows.scan(Table.PLACED, prefix, limit=INDEXES_MAX)
+        return any(key[-1] != shard.index for key, _ in found)
+
+    def _rows_of(self, base: BlobBase) -> list[tuple[Table, bytes]]:
+        found = []
+        for table in (Table.CORES, Table.LAYOUTS, Table.OPENINGS):
+            page = self._stores.rows.scan(table, bytes(base), limit=PACK_ROWS_MAX)
+            found += [(table, key) for key, _ in page]
+        return found
+
+    def _keys_of(self, base: BlobBase) -> list[tuple[KeyTable, bytes]]:
+        found = []
+        for table in (KeyTable.KEY_ROWS, KeyTable.PACK_ENVELOPES):
+            page = self._stores.keys.scan(table, bytes(base), limit=PACK_ROWS_MAX)
+            found += [(table, key) for key, _ in page]
+        return found
+
+    # -- records
+
+    async def _some_records(self, current: ClusterMap, sweep: _Sweep) -> bool:
+        """One page of records; whether there may be more."""
+        page = await self._runtime.disk(records_in, self._stores.rows, RING, sweep.records_after)
+        if not page:
+            return False
+        sweep.records_after = page[-1][0]
+        bits = current.table(current.default_profile).bits
+        for _, record in page:
+            held = seats(current, current.default_profile, bytes(record))
+            mine = {
+                account
+                for seat in held
+                for account in (seat.node.account, seat.source.account if seat.source else None)
+            }
+            if self._me in mine:
+                continue
+            partition = partition_of(bytes(record), bits)
+            if not self._is_over("", partition):
+                has_rows = await self._runtime.disk(self._has_rows, record)
+                sweep.found += has_rows
+                continue
+            place = Place(current.epoch, current.default_profile, partition)
+            needed = min(current.table(current.default_profile).k + 1, len(held))
+            if not await self._retire_record(place, record, [seat.node for seat in held], needed):
+                sweep.found += 1
+        return True
+
+    async def _retire_record(
+        self, place: Place, record: RecordId, holders: Sequence[Node], needed: int
+    ) -> bool:
+        """Delete those rows of a record that enough of its seats have; whether all are gone.
+
+        What they do not have any more either, such as boxes of dead grants, the collector
+        deletes here too.
+        """
+        rows = await self._runtime.disk(lambda: list(record_rows(self._stores, record)))
+        copies = [0] * len(rows)
+        for node in holders:
+            try:
+                held = await self._held_by(node, place, record, rows)
+            except HcefsError as error:
+                log.info("node %d does not say what it has: %s", node.node_id, error.reason)
+                continue
+            copies = [count + there for count, there in zip(copies, held, strict=True)]
+        gone = [row for row, count in zip(rows, copies, strict=True) if count >= needed]
+        if gone:
+            await whole(self._runtime, lambda: self._delete_rows(gone))
+        return len(gone) == len(rows)
+
+    def _has_rows(self, record: RecordId) -> bool:
+        return next(record_rows(self._stores, record), None) is not None
+
+    async def _held_by(
+        self, node: Node, place: Place, record: RecordId, rows: Sequence[tuple[bytes, bytes, bytes]]
+    ) -> list[bool]:
+        peer = self._peers.upkeep_peer(node)
+        held: list[bool] = []
+        for start in range(0, len(rows), ROWS_ASKED):
+            digests = [row_digest(*row) for row in rows[start : start + ROWS_ASKED]]
+            held += await peer.has_rows(place, record, digests)
+        return held
+
+    def _delete_rows(self, gone: Sequence[tuple[bytes, bytes, bytes]]) -> None:
+        index = [(Table.INDEX, key) for kind, key, _ in gone if kind == b"i"]
+        keys = [
+            (KeyTable.BOXES if kind == b"b" else KeyTable.LINKS, key)
+            for kind, key, _ in gone
+            if kind != b"i"
+        ]
+        with self._pending.locked(key for _, key in index):
+            # The record's name stays: a row that comes at this moment must not lose it.
+            self._stores.rows.delete(index)
+        if keys:
+            self._stores.keys.delete(keys)
