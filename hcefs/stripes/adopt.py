@@ -59,7 +59,8 @@ log = logging.getLogger(__name__)
 class Adoptable:
     """Rows that proved themselves: what a shard of this base must be.
 
-    ``commit_by_ms`` is 0 for what is committed.
+    ``committed``: a block of the ledger holds it, of a pack at least one record's part.
+    ``commit_by_ms`` is until when it waits for an append; 0 when it waits for none.
     """
 
     base: BlobBase
@@ -67,6 +68,7 @@ class Adoptable:
     segment_size: int
     plaintext_length: int
     shard_digests: tuple[bytes, ...]
+    committed: bool
     commit_by_ms: int
     rows: tuple[tuple[Table, bytes, bytes], ...]
     keys: tuple[tuple[KeyTable, bytes, bytes], ...]
@@ -76,11 +78,6 @@ class Adoptable:
     def geometry(self) -> Geometry:
         """Where the pieces of each shard lie."""
         return Geometry(self.plaintext_length, profile_named(self.profile), self.segment_size)
-
-    @property
-    def committed(self) -> bool:
-        """Whether a block of the ledger holds it, in part or in whole."""
-        return not self.commit_by_ms
 
 
 class Adopter:
@@ -131,15 +128,15 @@ class Adopter:
             if (key_row.blob, key_row.record) != (core.blob, core.record):
                 raise Corrupt("a key row is of another blob", reason="rows-disagree")
             keys.append((KeyTable.KEY_ROWS, bytes(core.blob), rows.key_row))
-        commit_by_ms = 0
-        if not self._is_committed(opening.record, opening.commitment()):
-            commit_by_ms = self._still_pending(core.commit_by_ms)
+        committed = self._is_committed(opening.record, opening.commitment())
+        commit_by_ms = 0 if committed else self._still_pending(core.commit_by_ms)
         return Adoptable(
             base,
             layout.profile,
             core.segment_size,
             core.plaintext_length,
             layout.shard_digests,
+            committed,
             commit_by_ms,
             (
                 (Table.CORES, bytes(base), rows.core),
@@ -158,10 +155,10 @@ class Adopter:
         check_groups(base, rows.groups, shape.payloads, shredded=True)
         kept: list[tuple[Table, bytes, bytes]] = [(Table.LAYOUTS, bytes(base), rows.layout)]
         keys: list[tuple[KeyTable, bytes, bytes]] = []
-        committed = False
+        waiting = 0
         for group in rows.groups:
             opening = PackOpening.decode(group.opening)
-            committed = committed or self._is_committed(group.record, opening.commitment())
+            waiting += not self._is_committed(group.record, opening.commitment())
             slots = opening.slots
             for at, data in enumerate(group.cores):
                 slot = slots[2 * at : 2 * at + 2]
@@ -178,17 +175,17 @@ class Adopter:
             if group.envelope:
                 name = bytes(base) + bytes(group.record)
                 keys.append((KeyTable.PACK_ENVELOPES, name, group.envelope))
-        # Of a pack some groups may be committed and others wait.
-        until = rows.commit_by_ms
+        committed = waiting < len(rows.groups)
         if not committed:
-            until = self._still_pending(rows.commit_by_ms)
+            self._still_pending(rows.commit_by_ms)
         return Adoptable(
             base,
             layout.profile,
             PACK_SEGMENT_SIZE,
             pack_length(shape),
             layout.shard_digests,
-            until if until > self._replica.time_ms else 0,
+            committed,
+            rows.commit_by_ms if waiting else 0,
             tuple(kept),
             tuple(keys),
             packed=True,
@@ -265,7 +262,7 @@ class Adopter:
 
     def _lead_here(self, wanted: Adoptable, index: int) -> None:
         """First what leads the collector here.  Under the base's lock."""
-        if wanted.committed:
+        if not wanted.commit_by_ms:
             return
         kind = PENDING_PACK if wanted.packed else PENDING_BLOB
         base = bytes(wanted.base)

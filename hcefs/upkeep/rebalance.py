@@ -131,7 +131,9 @@ class Rebalancer:
             filled = await self._filler.fill(current, name, source, self._is_fenced)
         except HcefsError as error:
             self._tried[name] = self._runtime.monotonic() + RETRY_SECONDS
-            log.info(
+            # An epoch that is over ends all fills that were under way for it.
+            log.log(
+                logging.DEBUG if error.reason == "other-epoch" else logging.INFO,
                 "epoch %d: seat %d of partition %d of %s waits: %s (%s)",
                 current.epoch, name.seat, name.partition, name.profile, error.message, error.reason,
             )  # fmt: skip

@@ -29,7 +29,7 @@ from hcefs.access.token import Narrowing, mint
 from hcefs.cli.bringup import upgrade_protocol
 from hcefs.client.client import Client
 from hcefs.client.connection import Connection
-from hcefs.config import LedgerConfig, LimitsConfig, NodeConfig, TlsConfig
+from hcefs.config import LedgerConfig, LimitsConfig, NodeConfig, TlsConfig, UpkeepConfig
 from hcefs.crypto.accounts import AccountKeys
 from hcefs.crypto.signing import RequestProof
 from hcefs.errors import HcefsError, Unavailable
@@ -101,6 +101,9 @@ def _addresses() -> tuple[str, str, str]:
 class Rig:
     """Use :func:`running`; see the module."""
 
+    lease_ms = LEASE_MS
+    upkeep = UpkeepConfig()
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.runtime = SystemRuntime()
@@ -159,7 +162,7 @@ class Rig:
             ),
             2,
             self._writer.signing_key.public_key,
-            LEASE_MS,
+            self.lease_ms,
             SKEW_MS,
             self.runtime.random(16),
         )
@@ -217,7 +220,7 @@ class Rig:
         )
         config = NodeConfig(
             folder / "data", self.folder / "genesis.cbor", folder / "account.keys", client, peer,
-            metrics, self.ledger_peer_address, tls, limits,
+            metrics, self.ledger_peer_address, tls, limits, self.upkeep,
         )  # fmt: skip
         runtime = ShiftedRuntime(self.runtime)
         process = StorageProcess(config, runtime)
