@@ -107,10 +107,11 @@ class Cluster(Scenario):
         """The next report of a node."""
         before = self.view.report(number)
         return NodeReport(
-            self.map.epoch,
-            tuple(unreachable),
-            endorses,
-            1 if before is None else before.number + 1,
+            node_id=number,
+            number=1 if before is None else before.number + 1,
+            epoch=self.map.epoch,
+            unreachable=tuple(unreachable),
+            endorses=endorses,
         )
 
     def report(

@@ -106,7 +106,7 @@ def test_version_1_refuses_what_came_after_it() -> None:
     node = "n1"
     cases: list[tuple[Transaction, tuple[str, ...]]] = [
         (world.arrival([SeatName("copy-3", 0, 0)]), (node,)),
-        (NodeReport(1, (), b"", 1), (node,)),
+        (NodeReport(1, 1, 1, (), b""), (node,)),
         (SetUpkeepPolicy(0, UpkeepPolicy(1)), OPERATORS),
     ]
     for transaction, signers in cases:

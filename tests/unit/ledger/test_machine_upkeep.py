@@ -147,6 +147,11 @@ def test_reports_of_nodes_are_apart(world: Cluster) -> None:
     assert [row.node_id for row in world.view.reports()] == [1, 2]
 
 
+def test_equal_reports_of_two_nodes_are_two_transactions(world: Cluster) -> None:
+    reports = [world.sign(world.report_of(number, [3]), f"n{number}") for number in (1, 2)]
+    assert reports[0].hash() != reports[1].hash()
+
+
 def test_an_old_report_does_not_come_back(world: Cluster) -> None:
     old = world.report_of(1, [2])
     world.submit(old, "n1")
@@ -192,6 +197,8 @@ def test_a_removed_node_cannot_be_missed_and_one_that_is_out_can(world: Cluster)
         ({"unreachable": tuple(range(1, 4098))}, "bad-unreachable"),
         ({"endorses": bytes(31)}, "bad-digest"),
         ({"number": 0}, "bad-number"),
+        ({"node_id": 0}, "bad-node-id"),
+        ({"node_id": 65536}, "bad-node-id"),
         ({"number": 1 << 63}, "bad-number"),
     ],
 )
@@ -204,7 +211,12 @@ def test_malformed_reports(world: Cluster, change: dict[str, object], reason: st
 
 @pytest.mark.parametrize(
     ("signers", "reason"),
-    [(("o1",), "not-a-node"), (("n1", "n2"), "one-signature"), (("n6",), "not-in-map")],
+    [
+        (("o1",), "not-a-node"),
+        (("n1", "n2"), "one-signature"),
+        (("n6",), "not-in-map"),
+        (("n2",), "other-node"),
+    ],
 )
 def test_a_node_of_the_map_reports(world: Cluster, signers: tuple[str, ...], reason: str) -> None:
     assert world.refusal(world.report_of(1), *signers).reason == reason
