@@ -64,6 +64,11 @@ def report(
     require_waves(view, context)
     signer = only_signer(verified_signers(view, signed, context.genesis.cluster))
     current, node = node_in_force(view, signer, transaction.epoch)
+    if node.node_id != transaction.node_id:
+        raise Denied(
+            f"the signer is node {node.node_id}: a node reports for itself alone",
+            reason="other-node",
+        )
     if node.state not in SERVING:
         raise Denied(
             f"the cluster map has node {node.node_id} as down, so its reports do not count: the "

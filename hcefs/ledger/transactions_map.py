@@ -1,8 +1,9 @@
 """Transactions of protocol version 2 about waves and upkeep: their bytes and static checks.
 
-Invariants and signing are those of :mod:`hcefs.ledger.transactions`.  No two reports
-or policies that are meant to count have one body, because a body that was committed
-once does nothing the second time; their numbers see to it.
+Invariants and signing are those of :mod:`hcefs.ledger.transactions`.  A body that was
+committed once does nothing the second time, whoever signs it; so no two reports or
+policies that are meant to count have one body: their numbers see to it, and a report
+names its node.
 Source: docs/decisions/0018-protocol-version-2.md.
 """
 
@@ -83,24 +84,30 @@ class SetUpkeepPolicy(Encoded):
 class NodeReport(Encoded):
     """Whom a node cannot reach, and which next map it agrees with; replaces its last report.
 
-    Signed by the node.  ``unreachable`` are ascending node ids.  ``endorses`` is the
-    digest of a successor of the map of ``epoch``, or empty.  ``number`` is higher than
-    that of the node's last report, so that an old one cannot be brought again.
+    Signed by node ``node_id``.  ``number`` is higher than that of its last report, so
+    that an old one cannot be brought again.  ``unreachable`` are ascending node ids.
+    ``endorses`` is the digest of a successor of the map of ``epoch``, or empty.
     """
 
     KIND = "node-report"
 
+    node_id: int
+    number: int
     epoch: int
     unreachable: tuple[int, ...]
     endorses: bytes
-    number: int
 
     def check(self) -> None:
         """Check ranges and order.
 
         Raises:
-            Invalid: ``bad-epoch``, ``bad-unreachable``, ``bad-digest`` or ``bad-number``.
+            Invalid: ``bad-node-id``, ``bad-number``, ``bad-epoch``, ``bad-unreachable`` or
+                ``bad-digest``.
         """
+        if not 1 <= self.node_id <= _NODE_ID_MAX:
+            raise Invalid("node-report: no node has such an id", reason="bad-node-id")
+        if not 1 <= self.number < NUMBER_END:
+            raise Invalid("node-report: the number is out of range", reason="bad-number")
         _check_epoch(self.epoch, self.KIND)
         ids = self.unreachable
         if (
@@ -117,8 +124,6 @@ class NodeReport(Encoded):
                 "node-report: endorses is empty or the 32 byte digest of a map",
                 reason="bad-digest",
             )
-        if not 1 <= self.number < NUMBER_END:
-            raise Invalid("node-report: the number is out of range", reason="bad-number")
 
 
 def _check_epoch(epoch: int, kind: str) -> None:
