@@ -25,7 +25,7 @@ from hcefs.client.stat import Manifest, StatClient
 from hcefs.client.streams import ReadPlan
 from hcefs.crypto.accounts import AccountKeys
 from hcefs.erasure.scheme import profile_named
-from hcefs.errors import Invalid
+from hcefs.errors import HcefsError, Invalid
 from hcefs.formats.pack import PackedKey, PackLayout, PackProof
 from hcefs.ids import AccountId, BlobId, GrantId, RecordId, RequestId
 from hcefs.integrity import Hasher
@@ -217,9 +217,14 @@ class DirectClient(StatClient):
                 secrets,
             ),
         )
-        async with aclosing(reader.messages(_always)) as data:
-            async for message in data:
-                yield message
+        try:
+            async with aclosing(reader.messages(_always)) as data:
+                async for message in data:
+                    yield message
+        except HcefsError as error:
+            if error.kind != "denied":
+                self._maps.forget("")  # the seats may have moved since it was fetched
+            raise
 
 
 def _always() -> None:

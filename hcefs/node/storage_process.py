@@ -291,7 +291,7 @@ class StorageProcess:
                 check()
             except HcefsError as error:
                 warnings.append(error.message)
-        return warnings
+        return [*warnings, *self._rebalancer.warnings()]
 
     async def _report(self) -> admin_pb2.StatusResponse:
         usage = await self._runtime.disk(self.stores.shards.usage)

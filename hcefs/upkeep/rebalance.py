@@ -22,7 +22,8 @@ from hcefs.ledger.cluster_facts import ArrivedSeat
 from hcefs.ledger.transactions_map import SeatsArrived
 from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import ClusterMap, Node
-from hcefs.placement.waves import SeatName, by_urgency, in_flight
+from hcefs.placement.successor import is_as_planned
+from hcefs.placement.waves import SeatName, by_urgency, in_flight, is_planned
 from hcefs.runtime import Runtime
 from hcefs.upkeep.fill import SeatFiller
 from hcefs.upkeep.worker import Progress
@@ -72,8 +73,9 @@ class Rebalancer:
         self._me = me
         self._lease = lease_seconds
         self._report = report
-        self._epoch = 0
+        self._map: ClusterMap | None = None
         self._since = 0.0
+        self._warning = ""
         self._tried: dict[SeatName, float] = {}
 
     def waiting(self) -> list[SeatName]:
@@ -92,14 +94,35 @@ class Rebalancer:
             if rows[name.profile][name.partition][name.seat] == me.node_id and name not in arrived
         ]
 
+    def warnings(self) -> list[str]:
+        """What an operator should know."""
+        return [self._warning] if self._warning else []
+
+    async def _compare(self, before: ClusterMap | None, current: ClusterMap) -> None:
+        """Compare a plan that has begun with the one that this node would have made.
+
+        The ledger cannot: followers with another planner would part for ever.
+        """
+        if not is_planned(current):
+            self._warning = ""
+        elif before is not None and before.epoch + 1 == current.epoch:
+            if not await self._runtime.compute(is_as_planned, before, current):
+                self._warning = (
+                    f"OTHER PLAN: the plan that began with epoch {current.epoch} is not the one "
+                    "that this node finds: compare software versions, or who applied it"
+                )
+                log.warning("%s", self._warning)
+
     async def work(self) -> Progress:
         """Fill some seats and report them."""
         current = self._view.cluster_map()
         if current is None:
             return Progress.IDLE
         now = self._runtime.monotonic()
-        if current.epoch != self._epoch:
-            self._epoch, self._since, self._tried = current.epoch, now, {}
+        before, self._map = self._map, current
+        if before is None or current.epoch != before.epoch:
+            self._since, self._tried = now, {}
+            await self._compare(before, current)
         due = [name for name in self.waiting() if self._tried.get(name, 0.0) <= now]
         if not due:
             return Progress.IDLE
