@@ -105,13 +105,16 @@ class Rebalancer:
         """
         if not is_planned(current):
             self._warning = ""
-        elif before is not None and before.epoch + 1 == current.epoch:
-            if not await self._runtime.compute(is_as_planned, before, current):
-                self._warning = (
-                    f"OTHER PLAN: the plan that began with epoch {current.epoch} is not the one "
-                    "that this node finds: compare software versions, or who applied it"
-                )
-                log.warning("%s", self._warning)
+        elif (
+            before is not None
+            and before.epoch + 1 == current.epoch
+            and not await self._runtime.compute(is_as_planned, before, current)
+        ):
+            self._warning = (
+                f"OTHER PLAN: the plan that began with epoch {current.epoch} is not the one that "
+                "this node finds: compare software versions, or who applied it"
+            )
+            log.warning("%s", self._warning)
 
     async def work(self) -> Progress:
         """Fill some seats and report them."""
