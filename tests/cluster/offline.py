@@ -7,7 +7,7 @@ ledger and of nodes.  Nothing here takes an account, a TLS key or a connection.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,9 +48,9 @@ class Disclosed:
     root: Path
 
     @classmethod
-    def copy_of(cls, folder: ClusterFolder, root: Path) -> Disclosed:
-        """Copy what may be disclosed of a stopped cluster, and no more."""
-        for number in folder.node_numbers():
+    def copy_of(cls, folder: ClusterFolder, root: Path, numbers: Sequence[int] = ()) -> Disclosed:
+        """Copy what may be disclosed of a stopped cluster (or of some nodes), and no more."""
+        for number in numbers or folder.node_numbers():
             for part in ("shards", "rows", "ledger"):
                 source = folder.node(number) / "data" / part
                 shutil.copytree(source, root / "nodes" / str(number) / part)
