@@ -64,6 +64,9 @@ def test_a_majority_sets_a_node_out(world: Away) -> None:
     assert change is not None
     assert (change.cause, change.signers) == (MapCause.AUTOMATIC, (world.account("n2"),))
     assert world.set_map(new, "n3").events == ()
+    for expected in (0, new.epoch, 99):
+        again = world.refusal(SetClusterMap(expected, new.encode()), "n3")
+        assert again.reason in ("epoch-moved", "not-automatic")
     while is_planned(world.map):
         world.arrive()
     assert not any(7 in row for row in world.map.tables[0].node_rows)
