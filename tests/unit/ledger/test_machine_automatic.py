@@ -160,6 +160,19 @@ def test_where_many_are_away_only_operators_act(world: Away) -> None:
     world.set_map(new, "n1")
 
 
+def test_whom_half_misses_is_not_away(world: Away) -> None:
+    world.set_policy(out_max=1)
+    new = automatic_successor(world.map, [7])
+    world.missed([7], range(1, 7))
+    for number in (1, 2, 3):
+        world.report(number, [4, 7])
+    world.endorse(new, range(1, 7))
+    world.report(5, [4, 7], new.digest())
+    assert world.refused(new).reason == "too-many-away"
+    world.report(5, [7], new.digest())
+    world.set_map(new, "n1")
+
+
 def test_what_is_out_and_still_has_seats_is_away(world: Away) -> None:
     world.set_policy(out_max=1)
     world.missed([6, 7], (1, 2, 3, 4))
