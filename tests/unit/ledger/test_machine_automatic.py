@@ -64,6 +64,9 @@ def test_a_majority_sets_a_node_out(world: Away) -> None:
     assert change is not None
     assert (change.cause, change.signers) == (MapCause.AUTOMATIC, (world.account("n2"),))
     assert world.set_map(new, "n3").events == ()
+    for expected in (0, new.epoch, 99):
+        again = world.refusal(SetClusterMap(expected, new.encode()), "n3")
+        assert again.reason in ("epoch-moved", "not-automatic")
     while is_planned(world.map):
         world.arrive()
     assert not any(7 in row for row in world.map.tables[0].node_rows)
@@ -154,6 +157,19 @@ def test_where_many_are_away_only_operators_act(world: Away) -> None:
     assert isinstance(refusal, Denied)
     assert refusal.reason == "too-many-away"
     world.set_policy(out_max=3)
+    world.set_map(new, "n1")
+
+
+def test_whom_half_misses_is_not_away(world: Away) -> None:
+    world.set_policy(out_max=1)
+    new = automatic_successor(world.map, [7])
+    world.missed([7], range(1, 7))
+    for number in (1, 2, 3):
+        world.report(number, [4, 7])
+    world.endorse(new, range(1, 7))
+    world.report(5, [4, 7], new.digest())
+    assert world.refused(new).reason == "too-many-away"
+    world.report(5, [7], new.digest())
     world.set_map(new, "n1")
 
 
