@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from pathlib import Path
 
 import pytest
 
-from hcefs.cli.cluster_files import node_name
+from hcefs.cli.cluster_files import LEDGER, node_name
 from hcefs.erasure.scheme import profile_named
 from hcefs.formats.shard import file_length
 from hcefs.placement import changes
@@ -64,9 +65,9 @@ async def test_a_cluster_changes_under_load(
         await operators.carried_out()
         # replace one
         other = await new_node(cluster, 10, operators.client)
-        await operators.apply(lambda m: changes.replace_node(m, 5, other))
+        await operators.apply(lambda m: changes.replace_node(m, 1, other))
         replaced = await operators.carried_out()
-        assert changes.seats_of(replaced, 5) == 0
+        assert changes.seats_of(replaced, 1) == 0
         # double a weight
         await operators.apply(lambda m: changes.reweight(m, 7, 200))
         await operators.carried_out()
@@ -100,3 +101,40 @@ async def test_a_cluster_changes_under_load(
     )
     print(f"disk use {used / ideal:.4f} of the ideal")
     assert used <= DISK_USE_MAX * ideal
+
+
+async def test_moves_survive_kills(
+    fresh_cluster: MakeCluster, open_client: OpenClient, tmp_path: Path
+) -> None:
+    """kill -9 of sources, destinations and the ledger in the middle of waves; all of it resumes."""
+    cluster = await fresh_cluster(lease_ms=3_000)
+    operators = Operators(cluster, await open_client(cluster, "operator-1"))
+    clients = clients_of(
+        cluster, await open_client(cluster, "hospital"), await open_client(cluster, "doctor"), SEED
+    )
+    await clients.put_some(40)
+    added = await new_node(cluster, 7, operators.client)
+    chance = random.Random(SEED)  # noqa: S311 - a test's choices, not a secret
+    await operators.apply(lambda m: changes.add(m, [added]))
+    epoch = (await operators.current()).epoch
+    killed = []
+    for round_ in range(8):
+        progress = await operators.client.map_progress()
+        if progress.epoch != epoch:
+            break
+        names = {node_name(7)} if round_ % 3 == 0 else {LEDGER} if round_ % 3 == 1 else set()
+        names |= {node_name(chance.randint(1, 6))}
+        cluster.kill(*names)
+        killed += sorted(names)
+        await cluster.start(*names)
+    print(f"seed {SEED}: killed {', '.join(killed)}")
+    assert killed
+    final = await operators.carried_out()
+    await clients.read_all()
+    assert clients.load.failures == []
+    folders = {number: cluster.data(number) for number in range(1, 8)}
+    cluster.kill(*cluster.alive())
+    disclosed = Disclosed.copy_of(cluster.folder, tmp_path / "copy")
+    lacks, found = inventory(disclosed, final, folders)
+    assert lacks == []
+    assert clients.load.bases() <= set(found)
