@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hcefs.placement import changes
+from hcefs.placement.split import split
+from hcefs.placement.waves import is_planned
 from tests.moves.moving import MovingRig
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.xdist_group("moves")]
@@ -53,3 +55,37 @@ async def test_a_node_is_drained_then_removed(rig: MovingRig) -> None:
     await rig.apply(lambda m: changes.remove(m, 1))
     await rig.read_all()
     assert rig.missing() == []
+
+
+async def test_partitions_are_split_and_then_move_apart(rig: MovingRig) -> None:
+    """A split moves nothing; what is put before and after it is found by later plans."""
+    await rig.fill(6, 200_000)
+    current = rig.current()
+    placed = {node.number: sorted(node.process.stores.shards.inventory()) for node in rig.all}
+    await rig.set_map(split(current, current.default_profile))
+    await rig.carried_out()
+    assert rig.current().table("ec-4-2").bits == current.table("ec-4-2").bits + 1
+    assert placed == {
+        node.number: sorted(node.process.stores.shards.inventory()) for node in rig.all
+    }
+    await rig.fill(6, 200_000)
+    await rig.fill(4, 2_000)
+    assert rig.missing() == []
+    await rig.apply(lambda m: changes.add(m, [rig.node_of(rig.stranger)]))
+    await rig.carried_out()
+    assert rig.missing() == []
+    await rig.read_all()
+
+
+async def test_a_plan_is_replaced_while_it_is_carried_out(rig: MovingRig) -> None:
+    """Another plan in mid-flight, then the loss of its destination: nothing is missed."""
+    await rig.fill(8, 200_000)
+    await rig.fill(6, 2_000)
+    await rig.apply(lambda m: changes.add(m, [rig.node_of(rig.stranger)]))
+    await rig.apply(lambda m: changes.reweight(m, 2, 200))
+    assert is_planned(rig.current())
+    await rig.lose(rig.stranger)
+    await rig.apply(lambda m: changes.mark_out(m, [7]))
+    await rig.carried_out()
+    assert rig.missing() == []
+    await rig.read_all()
