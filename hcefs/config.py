@@ -156,6 +156,13 @@ class UpkeepConfig:
         ),
         default=600.0,
     )
+    round_s: float = field(
+        metadata=_key(
+            _number(0.1, 30 * 86_400),
+            "Seconds between two rounds over this node's rows for shards that it lacks.",
+        ),
+        default=3600.0,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,6 +131,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     _counter("upkeep_served_bytes_total", "Bytes of shards given to other nodes for copies."),
     _counter("unrecovered_shards_total", "Shards that no k intact others could rebuild."),
     _counter("retired_shards_total", "Shards deleted here after their seat had moved."),
+    _gauge("repair_waiting_rows", "Rows that the last round for lacking shards could not list."),
     _gauge("moving_seats", "Seats of this node that are being filled."),
     _gauge("retiring_shards", "Shards here whose seat has moved, not deleted yet."),
     _gauge("upkeep_rate_bytes", "Bytes a second that copies may take now."),

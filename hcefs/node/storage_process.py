@@ -53,9 +53,10 @@ from hcefs.transport.limit import ByteGate, Gate
 from hcefs.upkeep.collect import Collector
 from hcefs.upkeep.fill import SeatFiller
 from hcefs.upkeep.rebalance import Rebalancer
+from hcefs.upkeep.repair import Repairer
 from hcefs.upkeep.retire import Retirer
 from hcefs.upkeep.throttle import Throttle
-from hcefs.upkeep.worker import Runner
+from hcefs.upkeep.worker import Runner, Worker
 from hcefs.wire.v1 import admin_pb2
 
 HEALTH_SECONDS = 0.5
@@ -234,7 +235,11 @@ class StorageProcess:
             self.account,
             config.upkeep.grace_s,
         )
-        self._upkeep = Runner(runtime, [self._collector, self._rebalancer, retirer])
+        repairer = Repairer(
+            runtime, self._log, filler, metrics, self.account, config.upkeep.round_s
+        )
+        workers: list[Worker] = [self._collector, self._rebalancer, retirer, repairer]
+        self._upkeep = Runner(runtime, workers)
         self._clients = Port(
             config.client_address,
             identity,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
+from hcefs.node.storage_process import StorageProcess
 from hcefs.placement import changes
 from hcefs.placement.split import split
 from hcefs.placement.waves import is_planned
-from tests.moves.moving import MovingRig
+from tests.moves.moving import DONE_SECONDS, MovingRig
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.xdist_group("moves")]
 
@@ -89,3 +94,29 @@ async def test_a_plan_is_replaced_while_it_is_carried_out(rig: MovingRig) -> Non
     await rig.carried_out()
     assert rig.missing() == []
     await rig.read_all()
+
+
+class RoundsRig(MovingRig):
+    """Nodes that go round their rows all the time."""
+
+    upkeep = replace(MovingRig.upkeep, round_s=0.2)
+
+
+async def test_what_a_node_missed_is_fetched_when_it_is_back(tmp_path: Path) -> None:
+    rig = RoundsRig(tmp_path)
+    await rig.start()
+    try:
+        away = rig.nodes[3]
+        await away.process.stop()
+        await rig.fill(4, 200_000)
+        await rig.fill(4, 2_000)
+        await rig.fill(1, 3_000_000)
+        away.process = StorageProcess(away.config, away.runtime)
+        await away.process.start()
+        assert rig.missing() != []
+        async with asyncio.timeout(DONE_SECONDS):
+            while rig.missing():
+                await rig.runtime.sleep(0.1)
+        await rig.read_all()
+    finally:
+        await rig.stop()
