@@ -16,10 +16,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Mapping,
+)
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from hcefs.erasure.scheme import profile_named
 from hcefs.errors import Conflict, Corrupt, HcefsError, NotFound, Unavailable
@@ -141,8 +150,8 @@ class SeatFiller:
         self, place: Place, others: list[Node], fenced: Callable[[Node], bool]
     ) -> _Lists:
         lists = _Lists()
-        answers = await asyncio.gather(
-            *(self._heard(node, self._list(place, node), fenced) for node in others)
+        answers = await self._all(
+            self._heard(node, partial(self._list, place, node), fenced) for node in others
         )
         for node, answer in zip(others, answers, strict=True):
             if answer is None:
@@ -154,12 +163,23 @@ class SeatFiller:
                 held.setdefault(shard.index, set()).add(node.node_id)
         return lists
 
+    @staticmethod
+    async def _all(jobs: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+        """Run all at once and to their end; the first failure is raised after that."""
+        results = await asyncio.gather(*jobs, return_exceptions=True)
+        found: list[T] = []
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+            found.append(result)
+        return found
+
     async def _heard(
-        self, node: Node, asking: Awaitable[T], fenced: Callable[[Node], bool]
+        self, node: Node, asking: Callable[[], Awaitable[T]], fenced: Callable[[Node], bool]
     ) -> T | None:
         """What a node answers; None when it is away for good."""
         try:
-            return await asking
+            return await asking()
         except HcefsError as error:
             away = error.kind == "unavailable" and error.reason not in ("unsettled", "other-epoch")
             if not away or not fenced(node):
@@ -404,8 +424,8 @@ class SeatFiller:
     async def _records(self, place: Place, lists: _Lists, fenced: Callable[[Node], bool]) -> None:
         """Bring the rows of the partition's records here: the union of what all have."""
         nodes = list(lists.nodes.values())
-        answers = await asyncio.gather(
-            *(self._heard(node, self._list_records(place, node), fenced) for node in nodes)
+        answers = await self._all(
+            self._heard(node, partial(self._list_records, place, node), fenced) for node in nodes
         )
         holders: dict[RecordId, list[tuple[Node, bytes]]] = {}
         for node, answer in zip(nodes, answers, strict=True):
