@@ -55,6 +55,7 @@ LEAVES_PAGE = 4096
 ACCOUNT_SECONDS = 60.0
 GRANT_SECONDS = 30.0
 MAP_SECONDS = 60.0
+INVENTORY_SECONDS = 60.0
 FACTS_MAX = 4096
 
 M = TypeVar("M", bound=Message)
@@ -402,6 +403,20 @@ class LedgerClient(Session):
             admin_pb2.StatusRequest(proof=self._authorizer.plain("status")),
             admin_pb2.StatusResponse,
             CALL_SECONDS,
+        )
+
+    async def inventory(
+        self, address: str, profile: str, first: int, count: int
+    ) -> admin_pb2.InventoryResponse:
+        """What the node at an address has of some partitions; for operators and nodes."""
+        return await self._channels.unary(
+            address,
+            "/hcefs.v1.Admin/Inventory",
+            admin_pb2.InventoryRequest(
+                proof=self._authorizer.plain("status"), profile=profile, first=first, count=count
+            ),
+            admin_pb2.InventoryResponse,
+            INVENTORY_SECONDS,
         )
 
     # -- calls

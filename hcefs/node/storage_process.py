@@ -40,6 +40,7 @@ from hcefs.stripes.exports import Exporter, record_digest
 from hcefs.stripes.fanout import Fanout
 from hcefs.stripes.hedge import HedgeTimer
 from hcefs.stripes.holder import Holder
+from hcefs.stripes.inventory import elsewhere, partition_inventory
 from hcefs.stripes.pack_holder import PackHolder
 from hcefs.stripes.pack_read import PackReader
 from hcefs.stripes.pack_rows import RowReader
@@ -191,6 +192,7 @@ class StorageProcess:
             self._report,
             metrics,
             Gate("admin-calls", streams, runtime),
+            self._inventory,
         )
         self._collector = Collector(runtime, self.stores, self._log, metrics, holder.pending)
         exporter = Exporter(runtime, self.stores, self._log, metrics, holder.pending, uploads)
@@ -204,7 +206,7 @@ class StorageProcess:
             config.upkeep.rate_max_mib * (1 << 20),
             lambda: self.gate.held > 0 or peer_gate.held > 0,
         )
-        filler = SeatFiller(
+        self._filler = filler = SeatFiller(
             runtime,
             others,
             Adopter(runtime, self.stores, self._log, holder.pending),
@@ -317,7 +319,37 @@ class StorageProcess:
             pending_blobs=pending,
             warnings=self._warnings(),
             erasure_kernel=codec_for(profile_named(DEFAULT_PROFILE)).kernel,
+            moving_seats=len(self._rebalancer.waiting()),
+            rebalanced_bytes=self._filler.bytes,
         )
+
+    async def _inventory(self, profile: str, first: int, count: int) -> admin_pb2.InventoryResponse:
+        """What is here of those of some partitions in which this node has a seat."""
+        current = self._desk.cluster_map()
+        node = current.node_of_account(self.account)
+        node_id = node.node_id if node is not None else 0
+        rows = current.table(profile).node_rows[first : first + count]
+
+        def job() -> admin_pb2.InventoryResponse:
+            found = [
+                partition_inventory(
+                    self.stores, self._log, current, profile, first + at, row.index(node_id)
+                )
+                for at, row in enumerate(rows)
+                if node_id in row
+            ]
+            return admin_pb2.InventoryResponse(
+                epoch=current.epoch,
+                partitions=[
+                    admin_pb2.PartitionInventory(
+                        partition=each.partition, shards=each.shards, digest=each.digest
+                    )
+                    for each in found
+                ],
+                elsewhere=0 if first else elsewhere(self.stores, current, node_id),
+            )
+
+        return await self._runtime.disk(job)
 
     def _gauges(self) -> None:
         metrics, shards = self.metrics, self.stores.shards

@@ -7,7 +7,7 @@ from typing import Any
 
 from hcefs.access.facts import AccountKind, LedgerView
 from hcefs.access.verifier import Verifier
-from hcefs.errors import Denied
+from hcefs.errors import Denied, Invalid
 from hcefs.metrics import Metrics
 from hcefs.runtime import Runtime
 from hcefs.services.serving import served
@@ -15,6 +15,9 @@ from hcefs.transport.limit import Gate
 from hcefs.wire.v1 import admin_pb2
 
 Report = Callable[[], Awaitable[admin_pb2.StatusResponse]]
+Inventory = Callable[[str, int, int], Awaitable[admin_pb2.InventoryResponse]]
+
+PARTITIONS_MAX = 64
 
 
 class AdminService:
@@ -28,13 +31,16 @@ class AdminService:
         report: Report,
         metrics: Metrics,
         gate: Gate,
+        inventory: Inventory | None = None,
     ) -> None:
+        """``inventory`` lists what is here of some partitions of a profile."""
         self.runtime = runtime
         self.metrics = metrics
         self.gate = gate
         self._verifier = verifier
         self._view = view
         self._report = report
+        self._inventory = inventory
 
     @served("status")
     async def Status(
@@ -44,10 +50,22 @@ class AdminService:
 
         A node answers even with a stale lease: an operator asks when things are bad.
         """
-        proof = self._verifier.present_plain(
-            request.proof, method="status", now_ms=self.runtime.now_ms()
-        )
+        self._admit(request.proof)
+        return await self._report()
+
+    @served("inventory")
+    async def Inventory(
+        self, request: admin_pb2.InventoryRequest, context: Any
+    ) -> admin_pb2.InventoryResponse:
+        """What is here of some partitions, for operators and nodes."""
+        self._admit(request.proof)
+        if self._inventory is None:
+            raise Invalid("only storage nodes have an inventory", reason="unsupported")
+        count = min(request.count, PARTITIONS_MAX)
+        return await self._inventory(request.profile, request.first, count)
+
+    def _admit(self, encoded: bytes) -> None:
+        proof = self._verifier.present_plain(encoded, method="status", now_ms=self.runtime.now_ms())
         asker = self._view.account(proof.presenter)
         if asker is None or asker.kind not in (AccountKind.OPERATOR, AccountKind.NODE):
             raise Denied("status is for operators and nodes", reason="not-an-operator")
-        return await self._report()

@@ -144,5 +144,9 @@ def ledger_handlers(service: LedgerService) -> Any:
 def admin_handlers(service: AdminService) -> Any:
     """``hcefs.v1.Admin``."""
     return grpc.method_handlers_generic_handler(
-        "hcefs.v1.Admin", {"Status": unary(admin_pb2.StatusRequest, service.Status)}
+        "hcefs.v1.Admin",
+        {
+            "Status": unary(admin_pb2.StatusRequest, service.Status),
+            "Inventory": unary(admin_pb2.InventoryRequest, service.Inventory),
+        },
     )

@@ -63,7 +63,6 @@ class Filled:
 
     copied: int = 0
     rebuilt: int = 0
-    bytes: int = 0
     lost: int = 0
     """Blobs of which fewer than k intact shards are left."""
 
@@ -102,6 +101,9 @@ class SeatFiller:
         self._me = me
         self._digest_of = digest_of
         self._hedge = HedgeTimer()
+        self.bytes = 0
+        """Bytes of shards that were brought here so far."""
+
         # Reads that rebuild are no clients' reads: their faults are not counted as such.
         self._quiet = Metrics()
 
@@ -328,7 +330,7 @@ class SeatFiller:
         finally:
             await copy.abort()
         filled.copied += 1
-        filled.bytes += taken
+        self.bytes += taken
         self._metrics.count("rebalanced_shards_total", how="copied")
         self._metrics.count("rebalanced_bytes_total", taken)
         return True
@@ -410,7 +412,7 @@ class SeatFiller:
         finally:
             await copy.abort()
         filled.rebuilt += 1
-        filled.bytes += taken
+        self.bytes += taken
         self._metrics.count("rebalanced_shards_total", how="rebuilt")
         self._metrics.count("rebalanced_bytes_total", taken)
 

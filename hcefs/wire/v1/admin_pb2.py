@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14hcefs/v1/admin.proto\x12\x08hcefs.v1\"\x1e\n\rStatusRequest\x12\r\n\x05proof\x18\x01 \x01(\x0c\"\x84\x02\n\x0eStatusResponse\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0c\x12\x0f\n\x07node_id\x18\x02 \x01(\r\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0e\n\x06height\x18\x04 \x01(\x04\x12\x10\n\x08\x61pp_hash\x18\x05 \x01(\x0c\x12\x14\n\x0clease_age_ms\x18\x06 \x01(\x04\x12\r\n\x05\x65poch\x18\x07 \x01(\x04\x12\x0e\n\x06shards\x18\x08 \x01(\x04\x12\x13\n\x0bshard_bytes\x18\t \x01(\x04\x12\x12\n\nfree_bytes\x18\n \x01(\x04\x12\x15\n\rpending_blobs\x18\x0b \x01(\x04\x12\x10\n\x08warnings\x18\x0c \x03(\t\x12\x16\n\x0e\x65rasure_kernel\x18\r \x01(\t2D\n\x05\x41\x64min\x12;\n\x06Status\x12\x17.hcefs.v1.StatusRequest\x1a\x18.hcefs.v1.StatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14hcefs/v1/admin.proto\x12\x08hcefs.v1\"\x1e\n\rStatusRequest\x12\r\n\x05proof\x18\x01 \x01(\x0c\"\xb4\x02\n\x0eStatusResponse\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0c\x12\x0f\n\x07node_id\x18\x02 \x01(\r\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0e\n\x06height\x18\x04 \x01(\x04\x12\x10\n\x08\x61pp_hash\x18\x05 \x01(\x0c\x12\x14\n\x0clease_age_ms\x18\x06 \x01(\x04\x12\r\n\x05\x65poch\x18\x07 \x01(\x04\x12\x0e\n\x06shards\x18\x08 \x01(\x04\x12\x13\n\x0bshard_bytes\x18\t \x01(\x04\x12\x12\n\nfree_bytes\x18\n \x01(\x04\x12\x15\n\rpending_blobs\x18\x0b \x01(\x04\x12\x10\n\x08warnings\x18\x0c \x03(\t\x12\x16\n\x0e\x65rasure_kernel\x18\r \x01(\t\x12\x14\n\x0cmoving_seats\x18\x0e \x01(\r\x12\x18\n\x10rebalanced_bytes\x18\x0f \x01(\x04\"P\n\x10InventoryRequest\x12\r\n\x05proof\x18\x01 \x01(\x0c\x12\x0f\n\x07profile\x18\x02 \x01(\t\x12\r\n\x05\x66irst\x18\x03 \x01(\r\x12\r\n\x05\x63ount\x18\x04 \x01(\r\"G\n\x12PartitionInventory\x12\x11\n\tpartition\x18\x01 \x01(\r\x12\x0e\n\x06shards\x18\x02 \x01(\r\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\"g\n\x11InventoryResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x30\n\npartitions\x18\x02 \x03(\x0b\x32\x1c.hcefs.v1.PartitionInventory\x12\x11\n\telsewhere\x18\x03 \x01(\x04\x32\x8a\x01\n\x05\x41\x64min\x12;\n\x06Status\x12\x17.hcefs.v1.StatusRequest\x1a\x18.hcefs.v1.StatusResponse\x12\x44\n\tInventory\x12\x1a.hcefs.v1.InventoryRequest\x1a\x1b.hcefs.v1.InventoryResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATUSREQUEST']._serialized_start=34
   _globals['_STATUSREQUEST']._serialized_end=64
   _globals['_STATUSRESPONSE']._serialized_start=67
-  _globals['_STATUSRESPONSE']._serialized_end=327
-  _globals['_ADMIN']._serialized_start=329
-  _globals['_ADMIN']._serialized_end=397
+  _globals['_STATUSRESPONSE']._serialized_end=375
+  _globals['_INVENTORYREQUEST']._serialized_start=377
+  _globals['_INVENTORYREQUEST']._serialized_end=457
+  _globals['_PARTITIONINVENTORY']._serialized_start=459
+  _globals['_PARTITIONINVENTORY']._serialized_end=530
+  _globals['_INVENTORYRESPONSE']._serialized_start=532
+  _globals['_INVENTORYRESPONSE']._serialized_end=635
+  _globals['_ADMIN']._serialized_start=638
+  _globals['_ADMIN']._serialized_end=776
 # @@protoc_insertion_point(module_scope)

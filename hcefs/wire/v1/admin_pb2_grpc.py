@@ -39,6 +39,11 @@ class AdminStub:
                 request_serializer=hcefs_dot_v1_dot_admin__pb2.StatusRequest.SerializeToString,
                 response_deserializer=hcefs_dot_v1_dot_admin__pb2.StatusResponse.FromString,
                 _registered_method=True)
+        self.Inventory = channel.unary_unary(
+                '/hcefs.v1.Admin/Inventory',
+                request_serializer=hcefs_dot_v1_dot_admin__pb2.InventoryRequest.SerializeToString,
+                response_deserializer=hcefs_dot_v1_dot_admin__pb2.InventoryResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -51,6 +56,13 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Inventory(self, request, context):
+        """Returns what a storage node has of some partitions.  For operators and nodes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -58,6 +70,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=hcefs_dot_v1_dot_admin__pb2.StatusRequest.FromString,
                     response_serializer=hcefs_dot_v1_dot_admin__pb2.StatusResponse.SerializeToString,
+            ),
+            'Inventory': grpc.unary_unary_rpc_method_handler(
+                    servicer.Inventory,
+                    request_deserializer=hcefs_dot_v1_dot_admin__pb2.InventoryRequest.FromString,
+                    response_serializer=hcefs_dot_v1_dot_admin__pb2.InventoryResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -87,6 +104,33 @@ class Admin:
             '/hcefs.v1.Admin/Status',
             hcefs_dot_v1_dot_admin__pb2.StatusRequest.SerializeToString,
             hcefs_dot_v1_dot_admin__pb2.StatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Inventory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hcefs.v1.Admin/Inventory',
+            hcefs_dot_v1_dot_admin__pb2.InventoryRequest.SerializeToString,
+            hcefs_dot_v1_dot_admin__pb2.InventoryResponse.FromString,
             options,
             channel_credentials,
             insecure,
