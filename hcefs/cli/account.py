@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.text import Text
 
 from hcefs.access.facts import Account, AccountKind
-from hcefs.cli.bringup import OPERATORS, THRESHOLD, generate_keys
+from hcefs.cli.bringup import OPERATORS, THRESHOLD
 from hcefs.cli.cluster_files import ClusterFolder
+from hcefs.cli.new_node import generate_keys
 from hcefs.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption, folder
 from hcefs.cli.output import print_fields, print_table, show, verb
 from hcefs.cli.session import Names, client_of, run

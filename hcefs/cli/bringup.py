@@ -2,10 +2,9 @@
 
 Two halves.  :func:`prepare` only writes files and ends with ``cluster.toml``.
 :func:`bring_up` starts what does not run and, on the ledger, does what has not been
-done: upgrades the ledger to the newest rules, registers the nodes and sets the first cluster
-map.  Everything may be
-repeated: a registration that is sent twice returns the first result, and a cluster
-that has a map gets no other.
+done: upgrades the ledger to the newest rules, registers the nodes and sets the first
+cluster map.  Everything may be repeated: a registration that is sent twice returns the
+first result, and a cluster that has a map gets no other.
 
 The cluster is for one machine: it listens on the loopback interface, each node
 counts as a host of its own (on purpose), and the operators' keys lie next to each
@@ -18,27 +17,32 @@ import asyncio
 import contextlib
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from hcefs.access.facts import AccountKind
 from hcefs.cli.cluster_files import LEDGER, ClusterFolder, node_name, replace_file
+from hcefs.cli.new_node import (
+    PORTS_PER_PROCESS,
+    Ports,
+    generate_keys,
+    make_node,
+    map_node,
+    register_node,
+    tls_of,
+    write_certificate,
+)
 from hcefs.cli.ports import HOST, reserved_ports
 from hcefs.cli.processes import Processes
 from hcefs.client.ledger import LedgerClient
 from hcefs.config import (
     LedgerConfig,
-    NodeConfig,
-    TlsConfig,
     load_ledger_config,
     load_node_config,
     render_ledger_config,
-    render_node_config,
 )
-from hcefs.crypto.accounts import SEED_SIZE, AccountKeys, load_account
+from hcefs.crypto.accounts import SEED_SIZE, AccountKeys
 from hcefs.erasure.scheme import DEFAULT_PROFILE, PROFILES
 from hcefs.errors import Conflict, Invalid, NotFound, Unavailable
 from hcefs.ids import ClusterId
@@ -51,14 +55,12 @@ from hcefs.ledger.transactions import (
     Upgrade,
     sign_transaction,
 )
-from hcefs.placement.cluster_map import ClusterMap, Node, NodeState
+from hcefs.placement.cluster_map import ClusterMap
 from hcefs.placement.planner import first_map
 from hcefs.runtime import Runtime
 from hcefs.transport.tls import (
     client_credentials,
-    issue,
     new_authority,
-    spki_hash,
     write_private,
 )
 
@@ -68,8 +70,6 @@ NODES_MIN = min(profile.n for profile in PROFILES.values())
 NODES_MAX = 64
 LEASE_MS = 10_000
 SKEW_MS = 5_000
-ZONES = ("zone-a", "zone-b", "zone-c")
-WEIGHT = 100
 NONCE_SIZE = 32
 SEED_BYTES = 32
 
@@ -78,19 +78,8 @@ UPGRADE_ATTEMPTS = 5
 READY_SECONDS = 60.0
 POLL_SECONDS = 0.1
 CHECK_SECONDS = 2.0
-_NAMES = ("127.0.0.1", "localhost")
-_PORTS_PER_PROCESS = 3
 
 Report = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class _Ports:
-    """The addresses of one process."""
-
-    client: str
-    peer: str
-    metrics: str
 
 
 # --- the whole ------------------------------------------------------------------
@@ -132,7 +121,7 @@ async def bring_up(
             held.enter_context(layout.locked())
             # The ports are held until the processes have them.
             ports = held.enter_context(
-                reserved_ports(_PORTS_PER_PROCESS * (nodes + 1), runtime.random)
+                reserved_ports(PORTS_PER_PROCESS * (nodes + 1), runtime.random)
             )
             report(f"making keys and certificates for {nodes} nodes in {layout.root}")
             with _removed_on_failure(layout.root):
@@ -166,7 +155,7 @@ async def _start(layout: ClusterFolder, runtime: Runtime, report: Report) -> Non
         if new_map is not None:
             report("setting the first cluster map")
             # Its acknowledgement needs nodes that follow; whether they do is seen below.
-            with _unreplicated_is_fine():
+            with unreplicated_is_fine():
                 await client.submit(new_map)
 
         async def ready(number: int) -> None:
@@ -183,7 +172,7 @@ async def _start(layout: ClusterFolder, runtime: Runtime, report: Report) -> Non
 
 
 @contextlib.contextmanager
-def _unreplicated_is_fine() -> Iterator[None]:
+def unreplicated_is_fine() -> Iterator[None]:
     try:
         yield
     except Unavailable as error:
@@ -204,8 +193,8 @@ def prepare(
     """
     addresses = [f"{HOST}:{port}" for port in ports]
     parties = [
-        _Ports(*addresses[i : i + _PORTS_PER_PROCESS])
-        for i in range(0, len(addresses), _PORTS_PER_PROCESS)
+        Ports(*addresses[i : i + PORTS_PER_PROCESS])
+        for i in range(0, len(addresses), PORTS_PER_PROCESS)
     ]
     layout.root.chmod(0o700)
     authority, authority_key = new_authority("HCE-FS local cluster", now_ms=runtime.now_ms())
@@ -214,20 +203,11 @@ def prepare(
     write_private(layout.authority_key, authority_key)
     cluster = _write_genesis(layout, runtime, lease_ms)
     layout.ledger.mkdir(mode=0o700, exist_ok=True)  # the writer's key is there already
-    _write_certificate(layout, layout.ledger, LEDGER, runtime)
+    write_certificate(layout, layout.ledger, LEDGER, runtime)
     _write_ledger_config(layout, parties[0])
     for number, node in enumerate(parties[1:], 1):
-        folder = layout.node(number)
-        folder.mkdir(parents=True)
-        _write_certificate(layout, folder, node_name(number), runtime)
-        generate_keys(cluster, runtime).save(folder / "account.keys")
-        _write_node_config(layout, folder, node, parties[0].peer)
+        make_node(layout, number, node, cluster, parties[0].peer, runtime)
     layout.save_connection(cluster, parties[0].client, [node.client for node in parties[1:]])
-
-
-def generate_keys(cluster: ClusterId, runtime: Runtime) -> AccountKeys:
-    """New secrets of an account."""
-    return AccountKeys.generate(cluster, runtime.random(4 * SEED_SIZE))
 
 
 def _write_genesis(layout: ClusterFolder, runtime: Runtime, lease_ms: int) -> ClusterId:
@@ -260,27 +240,7 @@ def _write_genesis(layout: ClusterFolder, runtime: Runtime, lease_ms: int) -> Cl
     return genesis.cluster
 
 
-def _write_certificate(layout: ClusterFolder, folder: Path, name: str, runtime: Runtime) -> None:
-    certificate, key = issue(
-        layout.authority.read_bytes(),
-        layout.authority_key.read_bytes(),
-        name,
-        _NAMES,
-        now_ms=runtime.now_ms(),
-    )
-    replace_file(folder / "tls.crt", certificate)
-    write_private(folder / "tls.key", key)
-
-
-def _tls(folder: Path, up: str) -> TlsConfig:
-    return TlsConfig(
-        certificate=folder / "tls.crt",
-        key=folder / "tls.key",
-        authority=folder / up / "ca" / "ca.crt",
-    )
-
-
-def _write_ledger_config(layout: ClusterFolder, ports: _Ports) -> None:
+def _write_ledger_config(layout: ClusterFolder, ports: Ports) -> None:
     folder = layout.ledger
     config = LedgerConfig(
         data=folder / "data",
@@ -290,24 +250,9 @@ def _write_ledger_config(layout: ClusterFolder, ports: _Ports) -> None:
         client_address=ports.client,
         peer_address=ports.peer,
         metrics_address=ports.metrics,
-        tls=_tls(folder, ".."),
+        tls=tls_of(folder, ".."),
     )
     text = render_ledger_config(config, relative_to=folder)
-    replace_file(folder / "config.toml", text.encode())
-
-
-def _write_node_config(layout: ClusterFolder, folder: Path, ports: _Ports, ledger: str) -> None:
-    config = NodeConfig(
-        data=folder / "data",
-        genesis=folder / ".." / ".." / layout.genesis_file.name,
-        account=folder / "account.keys",
-        client_address=ports.client,
-        peer_address=ports.peer,
-        metrics_address=ports.metrics,
-        ledger_address=ledger,
-        tls=_tls(folder, "../.."),
-    )
-    text = render_node_config(config, relative_to=folder)
     replace_file(folder / "config.toml", text.encode())
 
 
@@ -365,7 +310,7 @@ async def _first_map(
     await upgrade_protocol(client, operators, PROTOCOL_NEWEST)
     report("registering the nodes on the ledger")
     await asyncio.gather(
-        *(_register_node(layout, number, client, operators[1:]) for number in layout.node_numbers())
+        *(register_node(layout, number, client, operators[1:]) for number in layout.node_numbers())
     )
     current = await runtime.disk(plan_first_map, layout, runtime.random(SEED_BYTES))
     return sign_transaction(
@@ -397,7 +342,7 @@ async def upgrade_protocol(
             [(keys.account, keys.key_version, keys.signing_key) for keys in operators],
         )
         try:
-            with _unreplicated_is_fine():
+            with unreplicated_is_fine():
                 await client.submit(change)
         except Conflict as error:
             # Blocks of others may have come before it.
@@ -407,48 +352,19 @@ async def upgrade_protocol(
     return await client.protocol_version()
 
 
-async def _register_node(
-    layout: ClusterFolder, number: int, client: LedgerClient, others: list[AccountKeys]
-) -> None:
-    folder = layout.node(number)
-    keys = load_account(folder / "account.keys")
-    spki = spki_hash((folder / "tls.crt").read_bytes())
-    signed = await client.register(keys, AccountKind.NODE, spki=spki)
-    signed = client.cosign(signed)
-    for operator in others:
-        async with LedgerClient(client.connection, operator, client.runtime) as cosigner:
-            signed = cosigner.cosign(signed)
-    await client.submit(signed)
-
-
 def plan_first_map(layout: ClusterFolder, seed: bytes) -> ClusterMap:
     """The first map of the folder's nodes, with a table for each profile that fits.
 
     Raises:
         Invalid: none fits.
     """
-    nodes = [_map_node(layout, number) for number in layout.node_numbers()]
+    nodes = [map_node(layout, number) for number in layout.node_numbers()]
     fitting = [profile for profile in PROFILES.values() if profile.n <= len(nodes)]
     check_node_count(len(nodes))
     names = [profile.name for profile in fitting]
     default = DEFAULT_PROFILE if DEFAULT_PROFILE in names else names[-1]
     triples = [(profile.name, profile.k, profile.m) for profile in fitting]
     return first_map(nodes, triples, seed, default)
-
-
-def _map_node(layout: ClusterFolder, number: int) -> Node:
-    config = load_node_config(layout.config_of(node_name(number)))
-    return Node(
-        node_id=number,
-        account=load_account(config.account).account,
-        address=config.client_address,
-        peer_address=config.peer_address,
-        zone=ZONES[(number - 1) % len(ZONES)],
-        rack="",
-        host=f"host-{number}",
-        weight=WEIGHT,
-        state=NodeState.UP,
-    )
 
 
 # --- readiness ----------------------------------------------------------------------

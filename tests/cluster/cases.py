@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from hcefs.access.facts import Action
-from hcefs.cli.bringup import generate_keys
+from hcefs.cli.new_node import generate_keys
 from hcefs.errors import Denied, HcefsError, Unauthenticated
 from hcefs.ids import GrantId
 from hcefs.ledger.transactions import GiveGrant

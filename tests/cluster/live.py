@@ -20,8 +20,9 @@ from typing import TypeVar
 import pytest
 
 from hcefs.access.facts import AccountKind, Action
-from hcefs.cli.bringup import LEASE_MS, OPERATORS, bring_up, generate_keys, wait_serving
+from hcefs.cli.bringup import LEASE_MS, OPERATORS, bring_up, wait_serving
 from hcefs.cli.cluster_files import LEDGER, ClusterFolder, node_name
+from hcefs.cli.new_node import generate_keys
 from hcefs.cli.processes import Processes
 from hcefs.client.authorize import Right, Scope
 from hcefs.client.client import Client

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hcefs.cli import bringup
-from hcefs.cli.bringup import OPERATORS, THRESHOLD, generate_keys
+from hcefs.cli.bringup import OPERATORS, THRESHOLD
 from hcefs.cli.cluster_files import LEDGER, node_name
+from hcefs.cli.new_node import PORTS_PER_PROCESS, Ports, make_node, map_node, register_node
 from hcefs.cli.ports import HOST, reserved_ports
 from hcefs.client.ledger import LedgerClient
 from hcefs.config import UpkeepConfig, load_ledger_config, load_node_config, render_node_config
@@ -40,18 +40,14 @@ async def new_node(cluster: LiveCluster, number: int, operator: LedgerClient) ->
     """Files, account and process of another node; as the map would name it."""
     layout, runtime = cluster.folder, cluster.runtime
     ledger = load_ledger_config(layout.config_of(LEDGER)).peer_address
-    folder = layout.node(number)
-    folder.mkdir(parents=True)
-    with reserved_ports(3, runtime.random) as ports:
+    with reserved_ports(PORTS_PER_PROCESS, runtime.random) as ports:
         addresses = [f"{HOST}:{port}" for port in ports]
-        bringup._write_certificate(layout, folder, node_name(number), runtime)
-        generate_keys(cluster.connection.cluster, runtime).save(folder / "account.keys")
-        bringup._write_node_config(layout, folder, bringup._Ports(*addresses), ledger)
+        make_node(layout, number, Ports(*addresses), cluster.connection.cluster, ledger, runtime)
         short_grace(cluster, number, GRACE_SECONDS)
         others = [layout.load_keys(name) for name in OPERATORS[1:THRESHOLD]]
-        await bringup._register_node(layout, number, operator, others)
+        await register_node(layout, number, operator, others)
     cluster.processes.start_node(number)
-    return replace(bringup._map_node(layout, number), state=NodeState.JOINING)
+    return replace(map_node(layout, number), state=NodeState.JOINING)
 
 
 @dataclass
