@@ -15,9 +15,11 @@ from hcefs.cli import (
     cluster,
     demo,
     grant,
+    layout,
     ledger,
     listing,
     many,
+    members,
     node,
     record,
 )
@@ -38,7 +40,10 @@ app.add_typer(account.app, name="account")
 app.add_typer(record.app, name="record")
 app.add_typer(grant.app, name="grant")
 app.add_typer(cap.app, name="cap")
+members.register()
 app.add_typer(node.app, name="node")
+app.add_typer(layout.app, name="layout")
+layout.add_to(app)
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(bench.app, name="bench")
 

@@ -1,4 +1,4 @@
-"""``node``: a storage node's own process."""
+"""``node start``: a storage node's own process; the verbs about nodes join it in its group."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import typer
 from hcefs.cli.output import verb
 from hcefs.config import load_node_config
 
-app = typer.Typer(help="A storage node's process.", no_args_is_help=True)
+app = typer.Typer(
+    help="Storage nodes: their process, and their part in the cluster.", no_args_is_help=True
+)
 
 ConfigOption = Annotated[
     Path, typer.Option("--config", metavar="FILE", help="The process's configuration.")
@@ -20,7 +22,7 @@ ConfigOption = Annotated[
 
 @app.callback()
 def group() -> None:
-    """A storage node's process."""
+    """Storage nodes: their process, and their part in the cluster."""
 
 
 @app.command("start")

@@ -284,6 +284,15 @@ class LedgerClient(Session):
             raise NotFound("the ledger has no cluster map yet: set one", reason="no-map")
         return self._maps.put("", await self.runtime.compute(_checked_map, facts[0]))
 
+    async def fresh_map(self) -> ClusterMap:
+        """The cluster map in force now, whatever is remembered.
+
+        Raises:
+            NotFound: there is none yet.
+        """
+        self._maps.forget("")
+        return await self.cluster_map()
+
     async def map_progress(self) -> MapProgress:
         """The wave in force: how many seats are in flight, and those that have arrived.
 

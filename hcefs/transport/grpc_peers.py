@@ -58,6 +58,9 @@ STATUS_POLL_SECONDS = 0.01
 
 END: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs lack it
 
+CONNECT_MS = 2_000
+"""A TLS handshake takes three ways over the network, and longer on a busy machine."""
+
 CHANNEL_OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -68,7 +71,8 @@ CHANNEL_OPTIONS: list[tuple[str, Any]] = [
     # Short: while a channel backs off, its calls fail at once, and a node that has
     # just come back would still count as down.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # Whatever its name says, gRPC gives one attempt to connect, handshake and all, so long.
+    ("grpc.min_reconnect_backoff_ms", CONNECT_MS),
     ("grpc.max_reconnect_backoff_ms", 500),
 ]
 
