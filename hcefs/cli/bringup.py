@@ -42,7 +42,7 @@ from hcefs.config import (
     load_node_config,
     render_ledger_config,
 )
-from hcefs.crypto.accounts import SEED_SIZE, AccountKeys
+from hcefs.crypto.accounts import SEED_SIZE, AccountKeys, load_account
 from hcefs.erasure.scheme import DEFAULT_PROFILE, PROFILES
 from hcefs.errors import Conflict, Invalid, NotFound, Unavailable
 from hcefs.ids import ClusterId
@@ -55,7 +55,7 @@ from hcefs.ledger.transactions import (
     Upgrade,
     sign_transaction,
 )
-from hcefs.placement.cluster_map import ClusterMap
+from hcefs.placement.cluster_map import ClusterMap, NodeState
 from hcefs.placement.planner import first_map
 from hcefs.runtime import Runtime
 from hcefs.transport.tls import (
@@ -148,7 +148,8 @@ async def _start(layout: ClusterFolder, runtime: Runtime, report: Report) -> Non
     operators = [layout.load_keys(name) for name in OPERATORS[:THRESHOLD]]
     async with LedgerClient(layout.load_connection(), operators[0], runtime) as client:
         new_map = await _first_map(layout, client, operators, runtime, report)
-        for number in layout.node_numbers():
+        numbers, joining = await _taking_part(layout, client, new_map is None)
+        for number in numbers + joining:
             if not processes.alive(node_name(number)):
                 report(f"starting node {number}")
                 processes.start_node(number)
@@ -164,11 +165,31 @@ async def _start(layout: ClusterFolder, runtime: Runtime, report: Report) -> Non
 
         # All of them, so that one which is ill does not hide the others.
         results = await asyncio.gather(
-            *(ready(number) for number in layout.node_numbers()), return_exceptions=True
+            *(ready(number) for number in numbers), return_exceptions=True
         )
         for result in results:
             if isinstance(result, BaseException):
                 raise result
+
+
+async def _taking_part(
+    layout: ClusterFolder, client: LedgerClient, has_map: bool
+) -> tuple[list[int], list[int]]:
+    """The nodes of this folder that the map has serve, and those that have yet to join it.
+
+    Nodes that were given up or removed are neither: they stay as they are.
+    """
+    if not has_map:
+        return layout.node_numbers(), []
+    states = {node.account: node.state for node in (await client.cluster_map()).nodes}
+    serving, joining = [], []
+    for number in layout.node_numbers():
+        account = load_account(layout.node(number) / "account.keys").account
+        if account not in states:
+            joining.append(number)
+        elif states[account] not in (NodeState.OUT, NodeState.REMOVED):
+            serving.append(number)
+    return serving, joining
 
 
 @contextlib.contextmanager

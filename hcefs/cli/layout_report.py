@@ -45,7 +45,7 @@ def plan_data(
         "staged": [change.text() for change in changes],
         "moves": takes.moves,
         "bytes": takes.bytes,
-        "seconds": round(takes.seconds, 1),
+        "seconds": round(takes.seconds, 3),
         "rate_mib": rate,
         "tables": [_table_data(report) for report in tables],
         "nodes": _nodes_data(current, found, tables),

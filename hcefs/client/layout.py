@@ -8,6 +8,7 @@ A change is one transaction by the operator threshold, compare-and-swap on the e
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -183,12 +184,10 @@ def estimate(found: Outlook, statuses: Statuses, current: ClusterMap, rate: floa
     rows = [row for table in current.tables for row in table.node_rows]
     seated = sum(node_id in statuses for row in rows for node_id in row)
     each = held / (seated or seats or 1)
-    gains = {
-        change.node_id: change.after - change.before
-        for table in found.plan.tables
-        for change in table.report.nodes
-        if change.after > change.before
-    }
+    gains: Counter[int] = Counter()
+    for table in found.plan.tables:
+        for change in table.report.nodes:
+            gains[change.node_id] += max(0, change.after - change.before)
     most = max(gains.values(), default=0)
     return Estimate(found.plan.moves, int(found.plan.moves * each), most * each / rate)
 

@@ -174,6 +174,8 @@ def safe_to_remove(cluster_map: ClusterMap, node_id: int, facts: InventoryFacts)
         )
     if copies:
         return Answer(
-            False, f"node {node_id} keeps {copies} shards that no seat has: hand them over first"
+            False,
+            f"node {node_id} keeps {copies} shards outside of seats of its own: it deletes each "
+            "when the holder of its seat has it and the grace period is over; wait for that",
         )
     return Answer(True, f"node {node_id} has no seat, and every partition is complete without it")

@@ -147,7 +147,7 @@ def test_a_node_with_seats_may_not_go(cluster_map: ClusterMap) -> None:
         ({"complete": {"ec-4-2": range(255)}}, False, "1 of 256 partitions"),
         ({"complete": {}}, False, "256 of 256 partitions"),
         ({"only_copies": {}}, False, "did not list what it keeps"),
-        ({"only_copies": {4: 3}}, True, "keeps 3 shards that no seat has"),
+        ({"only_copies": {4: 3}}, True, "keeps 3 shards outside of seats of its own"),
         ({"epoch": 1}, False, "collect them again"),
     ],
 )
