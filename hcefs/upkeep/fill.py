@@ -322,7 +322,7 @@ class SeatFiller:
             await copy.finish()
         except (Corrupt, NotFound, Unavailable) as error:
             # A sector that cannot be read is no better tomorrow: others have what it held.
-            if error.retryable and error.reason != "disk-error":
+            if _may_pass(error):
                 raise
             log.warning(
                 "node %d's shard %s index %d is no good: %s",
@@ -411,6 +411,14 @@ class SeatFiller:
             pieces = rebuilt_pieces(self._runtime, reader, index, range(wanted.geometry.segments))
             taken = await self._take(copy, wanted, pieces)
             await copy.finish()
+        except HcefsError as error:
+            if error.reason != "too-few-shards":
+                raise
+            # Readers say whether asking again is worth while by one damaged shard; here, one
+            # holder that is away makes it so, and shards that are nowhere do not.
+            if not lists.complete or any(map(_may_pass, reader.errors)):
+                raise Unavailable(error.message, reason=error.reason) from None
+            raise NotFound(error.message, reason=error.reason) from None
         finally:
             await copy.abort()
         filled.rebuilt += 1
@@ -480,6 +488,11 @@ class SeatFiller:
                 break
             after = following
         raise Corrupt("the rows of a record do not go on, or do not end", reason="bad-page")
+
+
+def _may_pass(error: HcefsError) -> bool:
+    """Whether a node that failed so may give tomorrow what it does not give today."""
+    return error.retryable and error.reason != "disk-error"
 
 
 def _require_inside(positions: range, names: Iterable[bytes]) -> None:
