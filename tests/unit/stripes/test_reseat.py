@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from hcefs.access.facts import Action, Grant
+from hcefs.blobs.put import PutPlan, PutSession
 from hcefs.crypto.envelope import SUITE_XWING, Envelope
 from hcefs.erasure.scheme import Geometry, profile_named
 from hcefs.errors import Unavailable
@@ -60,6 +61,11 @@ def at_epochs(
     """Some nodes have the new map, all others still the old one."""
     cluster.map = new
     cluster.epochs = {account: old.epoch for account in cluster.holders if account not in ahead}
+
+
+async def all_of(session: PutSession, data: bytes, plan: PutPlan) -> None:
+    await session.write(data)
+    await session.finish(len(data), b"", b"", plan.call)
 
 
 def listed(cluster: LocalCluster, blob: BlobId) -> set[AccountId]:
@@ -155,7 +161,8 @@ async def test_boxes_follow_a_seat_of_the_record(cluster: LocalCluster) -> None:
     )
     assert durable == 6
     having = {a for a, s in cluster.stores.items() if s.keys.scan(KeyTable.BOXES)}
-    assert after.account in having and before.account not in having
+    assert after.account in having
+    assert before.account not in having
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -183,8 +190,7 @@ async def test_without_a_newer_map_and_too_few_holders_a_put_fails(
     with_reseat(cluster, [])
     session = cluster.session(plan)
     with pytest.raises(Unavailable) as caught:
-        await session.write(cluster.runtime.random(size))
-        await session.finish(size, b"", b"", plan.call)
+        await all_of(session, cluster.runtime.random(size), plan)
     await session.abort()
     assert caught.value.reason == "too-few-holders"
     for account, stores in cluster.stores.items():
@@ -205,8 +211,7 @@ async def test_a_map_that_changes_all_the_time_ends_a_put(cluster: LocalCluster,
     with_reseat(cluster, maps)  # always one epoch further, never at the holders'
     session = cluster.session(plan)
     with pytest.raises(Unavailable):
-        await session.write(cluster.runtime.random(size))
-        await session.finish(size, b"", b"", plan.call)
+        await all_of(session, cluster.runtime.random(size), plan)
     await session.abort()
     for seat in cluster.seats(blob.base):
         calls = cluster.faults[seat.node.account].stored
