@@ -17,7 +17,7 @@ from typing import Any
 from hcefs.errors import Denied, Invalid
 from hcefs.ids import AccountId, BlobBase, RecordId
 from hcefs.metrics import Metrics
-from hcefs.placement.cluster_map import ClusterMap
+from hcefs.placement.cluster_map import SEATS_MAX, ClusterMap
 from hcefs.placement.ring import position_of, positions_of
 from hcefs.runtime import Runtime
 from hcefs.services.desk import Desk
@@ -141,7 +141,8 @@ class UpkeepService:
         message = decoded(upkeep_pb2.LoadShardRequest, request)
         _, positions = await self._admit(context, message.place)
         base = BlobBase(_inside(message.base, positions))
-        download = await self._exporter.load_shard(base, message.index, message.first)
+        index = _index(message.index)
+        download = await self._exporter.load_shard(base, index, message.first)
         try:
             header = await download.header()
             yield shard_pb2.LoadResponse(header=wire_header(header)).SerializeToString()
@@ -179,7 +180,7 @@ class UpkeepService:
         if len(request.shards) > SHARDS_ASKED_MAX:
             raise Invalid(f"ask for at most {SHARDS_ASKED_MAX} shards", reason="too-large")
         shards = [
-            ShardName(BlobBase(_inside(each.base, positions)), each.index)
+            ShardName(BlobBase(_inside(each.base, positions)), _index(each.index))
             for each in request.shards
         ]
         held = await self._exporter.has_shards(shards)
@@ -211,6 +212,12 @@ def _is_seated(current: ClusterMap, place: upkeep_pb2.Place, peer: AccountId) ->
 def _require_default(current: ClusterMap, place: upkeep_pb2.Place) -> None:
     if place.profile != current.default_profile:
         raise Invalid("records lie under the default profile", reason="wrong-profile")
+
+
+def _index(index: int) -> int:
+    if not 0 <= index < SEATS_MAX:
+        raise Invalid(f"no profile has an index {index}", reason="bad-index")
+    return index
 
 
 def _inside(name: bytes, positions: range) -> bytes:

@@ -33,7 +33,7 @@ from hcefs.ids import BlobBase, BlobId, RecordId
 from hcefs.integrity import blake3_digest
 from hcefs.runtime import Runtime
 from hcefs.store.interface import KeyTable, ShardWriter, Stores, Table
-from hcefs.stripes.checks import Replica, check_layout
+from hcefs.stripes.checks import Replica, check_commit_by, check_layout
 from hcefs.stripes.exports import has_shard
 from hcefs.stripes.fanout import layout_fits
 from hcefs.stripes.holder import box_key, link_key
@@ -199,12 +199,14 @@ class Adopter:
 
         Raises:
             NotFound: now.
+            Invalid: later than any put may wait: it would never be collected.
         """
         if commit_by_ms <= self._replica.time_ms:
             raise NotFound(
                 "the ledger does not know this blob, and no append can bring it any more",
                 reason="not-committed",
             )
+        check_commit_by(self._replica, commit_by_ms)
         return commit_by_ms
 
     async def begin(self, wanted: Adoptable, index: int) -> Copy:
@@ -239,6 +241,7 @@ class Adopter:
             Conflict: another copy was first, or other rows are here.
         """
         with self._pending.locked([bytes(wanted.base)]):
+            self._require_new(wanted)
             self._lead_here(wanted, index)
             writer.finish(footer.encode())
             self._keep(wanted, index)
@@ -255,10 +258,27 @@ class Adopter:
             if footer.shard_digest != wanted.shard_digests[index]:
                 raise Corrupt("a shard file here is of another layout", reason="wrong-digest")
             with self._pending.locked([bytes(wanted.base)]):
+                self._require_new(wanted)
                 self._lead_here(wanted, index)
                 self._keep(wanted, index)
 
         await whole(self._runtime, job)
+
+    def _require_new(self, wanted: Adoptable) -> None:
+        """Check that no other rows are under the base: before the file has its name, because
+        without its rows nothing leads to it.
+
+        Raises:
+            Conflict: there are.
+        """
+        for table, key, value in wanted.rows:
+            known = self._stores.rows.get(table, key)
+            if known is not None and known != value:
+                raise Conflict("other rows are here under this base", reason="row-exists")
+        for place, name, value in wanted.keys:
+            known = self._stores.keys.get(place, name)
+            if known is not None and known != value:
+                raise Conflict("another key is here under this base", reason="row-exists")
 
     def _lead_here(self, wanted: Adoptable, index: int) -> None:
         """First what leads the collector here.  Under the base's lock."""
@@ -271,15 +291,7 @@ class Adopter:
         self._pending.add([(kind, base, name)], wanted.commit_by_ms)
 
     def _keep(self, wanted: Adoptable, index: int) -> None:
-        """Write the rows.  Under the base's lock.
-
-        Raises:
-            Conflict: other rows are here.
-        """
-        for table, key, value in wanted.rows:
-            known = self._stores.rows.get(table, key)
-            if known is not None and known != value:
-                raise Conflict("other rows are here under this base", reason="row-exists")
+        """Write the rows.  Under the base's lock."""
         if wanted.keys:
             self._stores.keys.put_all_new(wanted.keys)
         self._stores.rows.put([*wanted.rows, shard_row(wanted.base, index, wanted.profile)])

@@ -266,9 +266,15 @@ class Exporter:
 
 
 def has_shard(stores: Stores, base: BlobBase, index: int) -> bool:
-    """Whether a shard is here, file and rows."""
-    named = stores.rows.get(Table.PLACED, shard_key(base, index)) is not None
-    return named and stores.shards.has(base, index)
+    """Whether a shard is here, file and rows.
+
+    Its name alone says nothing: it is the last of what is deleted.
+    """
+    return (
+        stores.rows.get(Table.PLACED, shard_key(base, index)) is not None
+        and stores.rows.get(Table.LAYOUTS, bytes(base)) is not None
+        and stores.shards.has(base, index)
+    )
 
 
 def record_rows(stores: Stores, record: RecordId) -> Iterator[tuple[bytes, bytes, bytes]]:

@@ -106,6 +106,11 @@ class StripeReader:
         """The profile of what is read."""
         return self._geometry.profile
 
+    @property
+    def errors(self) -> Sequence[HcefsError]:
+        """Why indexes were given up so far."""
+        return self._errors
+
     async def stripes(self, first: int, count: int) -> AsyncIterator[list[Stripe]]:
         """The stripes ``first`` to ``first + count - 1``: as many at once as are there.
 

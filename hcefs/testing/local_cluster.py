@@ -95,6 +95,9 @@ class Faults:
     damages_at: int = -1
     """Which byte of a message; in the middle if negative or behind the end."""
 
+    stored: list[str] = field(default_factory=list)
+    """The calls that store which it got."""
+
     def require_up(self) -> None:
         if self.down:
             raise Unavailable("this node is down", reason="unreachable")
@@ -109,12 +112,14 @@ class FaultyPeer:
 
     async def store(self, start: ShardStart) -> ShardUpload:
         self._faults.require_up()
+        self._faults.stored.append("store")
         return _FaultyUpload(await self._peer.store(start), self._faults)
 
     async def store_whole(
         self, start: ShardStart, pieces: Sequence[Piece], rows: ShardRows
     ) -> bool:
         self._faults.require_up()
+        self._faults.stored.append("store-whole")
         if self._faults.dies_after_messages >= 0:
             self._faults.down = True
             self._faults.require_up()
@@ -141,10 +146,12 @@ class FaultyPeer:
 
     async def store_opening(self, call: Call, opening: bytes, commit_by_ms: int) -> None:
         self._faults.require_up()
+        self._faults.stored.append("store-opening")
         await self._peer.store_opening(call, opening, commit_by_ms)
 
     async def store_box(self, call: Call, box: bytes, link: bytes) -> None:
         self._faults.require_up()
+        self._faults.stored.append("store-box")
         await self._peer.store_box(call, box, link)
 
     async def load_manifest(self, call: Call) -> ManifestRows:
@@ -225,7 +232,11 @@ class _FaultyDownload:
 
 
 class LocalCluster:
-    """Six holders, their map, a record with a patient and a writer."""
+    """Six holders, their map, a record with a patient and a writer.
+
+    ``map`` may be replaced: the nodes follow at once, but for those in ``epochs``, which
+    say what epoch they are at.
+    """
 
     def __init__(self, runtime: Runtime, nodes: int = 6) -> None:
         self.runtime = runtime
@@ -237,16 +248,19 @@ class LocalCluster:
         self.stores: dict[AccountId, Stores] = {}
         self.faults: dict[AccountId, Faults] = {}
         self.holders: dict[AccountId, Holder] = {}
+        self.uploads: dict[AccountId, Uploads] = {}
+        self.epochs: dict[AccountId, int] = {}
         for node in self.map.nodes:
             self.stores[node.account] = memory_stores()
             self.faults[node.account] = Faults()
+            self.uploads[node.account] = Uploads(partial(self._epoch_of, node.account))
             self.holders[node.account] = Holder(
                 runtime,
                 self.stores[node.account],
                 self.ledger,
                 self.metrics,
                 partial(self._lists, node.account),
-                Uploads(lambda: self.map.epoch),
+                self.uploads[node.account],
             )
         self.fanout = Fanout(runtime, self, self.ledger)
         self.patient = self._keys(101)
@@ -301,6 +315,9 @@ class LocalCluster:
         public = self.patient.record_key(self.record, 0).public_key
         self.ledger.generations[self.record, 0] = Generation(self.record, 0, public, 1, NOW_MS)
         self.ledger.records[self.record] = Record(self.record, self.patient.account, 0, 0, (), 1)
+
+    def _epoch_of(self, account: AccountId) -> int:
+        return self.epochs.get(account, self.map.epoch)
 
     def _lists(self, account: AccountId, record: RecordId) -> bool:
         return any(seat.node.account == account for seat in self.seats(bytes(record)))

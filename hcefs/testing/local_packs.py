@@ -20,7 +20,7 @@ from hcefs.stripes.pack_holder import PackHolder
 from hcefs.stripes.pack_read import PackedPayload, PackReader
 from hcefs.stripes.pack_rows import Key, RowReader
 from hcefs.stripes.pack_write import PackBody, PackPlan, PackWriter
-from hcefs.stripes.uploads import Uploads
+from hcefs.stripes.reseat import Reseat
 from hcefs.stripes.write import Stored
 from hcefs.testing.local_cluster import CLUSTER, HOUR_MS, NOW_MS, Faults, LocalCluster
 from hcefs.transport.pack_messages import batch_blobs
@@ -127,7 +127,7 @@ class LocalPacks:
             cluster.metrics,
             cluster.holders[account].pending,
             seated,
-            Uploads(lambda: cluster.map.epoch),
+            cluster.uploads[account],
         )
 
     def pack_peer(self, node: Node) -> PackPeer:
@@ -209,7 +209,7 @@ class LocalPacks:
         body.take(memoryview(pack.body))
         return body
 
-    def writer(self, deadline_seconds: float = 5.0) -> PackWriter:
+    def writer(self, deadline_seconds: float = 5.0, reseat: Reseat | None = None) -> PackWriter:
         """The writer of node 1."""
         keys = self.cluster.keys[0]
         return PackWriter(
@@ -220,6 +220,7 @@ class LocalPacks:
             1,
             keys.signing_key,
             deadline_seconds,
+            reseat,
         )
 
     async def put(

@@ -38,20 +38,30 @@ from hcefs.ids import AccountId, BlobBase, BlobId, GrantId, RecordId, RequestId
 from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import ClusterMap, Node
 from hcefs.placement.planner import LOST_STATES
-from hcefs.placement.ring import Seat, rotation_of
+from hcefs.placement.ring import Seat, position_of, positions_of, rotation_of
 from hcefs.placement.waves import REBUILD, SeatName
 from hcefs.runtime import Runtime
 from hcefs.stripes.adopt import Adoptable, Adopter, Copy
 from hcefs.stripes.hedge import HedgeTimer
 from hcefs.stripes.read import StripeReader
 from hcefs.stripes.rebuild import rebuilt_pieces
-from hcefs.transport.peers import Call, Loader, LoadHeader, Piece, ShardDownload
+from hcefs.transport.peers import (
+    LOAD_MESSAGE_BYTES,
+    Call,
+    Loader,
+    LoadHeader,
+    Piece,
+    ShardDownload,
+)
 from hcefs.transport.upkeep import Place, RecordRows, ShardName, UpkeepPeer, UpkeepPeers
 from hcefs.upkeep.throttle import Throttle
 
 BLOBS_AT_ONCE = 4
 SHARDS_MAX = 1 << 20
 """Of one partition; more would be thousands of times what a partition should hold."""
+
+PAGES_MAX = 1 << 13
+"""Of one listing; a page may be empty and yet not be the last."""
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -123,7 +133,8 @@ class SeatFiller:
         table = current.table(name.profile)
         place = Place(current.epoch, name.profile, name.partition)
         others = self._others(current, table.node_rows[name.partition], source)
-        lists = await self._lists(place, others, fenced)
+        positions = positions_of(name.partition, table.bits)
+        lists = await self._lists(place, positions, others, fenced)
         if source not in lists.nodes and len(lists.nodes) < table.k:
             raise Unavailable(
                 f"{len(lists.nodes)} holders of partition {name.partition} answer, {table.k} are "
@@ -133,7 +144,7 @@ class SeatFiller:
         filled = Filled()
         await self._shards(place, name, source, lists, filled)
         if name.profile == current.default_profile:
-            await self._records(place, lists, fenced)
+            await self._records(place, positions, lists, fenced)
         return filled
 
     def _others(self, current: ClusterMap, row: tuple[int, ...], source: int) -> list[Node]:
@@ -149,11 +160,16 @@ class SeatFiller:
     # -- listing
 
     async def _lists(
-        self, place: Place, others: list[Node], fenced: Callable[[Node], bool]
+        self,
+        place: Place,
+        positions: range,
+        others: list[Node],
+        fenced: Callable[[Node], bool],
     ) -> _Lists:
         lists = _Lists()
         answers = await self._all(
-            self._heard(node, partial(self._list, place, node), fenced) for node in others
+            self._heard(node, partial(self._list, place, positions, node), fenced)
+            for node in others
         )
         for node, answer in zip(others, answers, strict=True):
             if answer is None:
@@ -193,18 +209,21 @@ class SeatFiller:
             )
             return None
 
-    async def _list(self, place: Place, node: Node) -> list[ShardName]:
+    async def _list(self, place: Place, positions: range, node: Node) -> list[ShardName]:
         peer = self._peers.upkeep_peer(node)
         found: list[ShardName] = []
         after = b""
-        while True:
+        for _ in range(PAGES_MAX):
             page, following = await peer.list_shards(place, after)
+            _require_inside(positions, (each.base for each in page))
             found += page
-            if not following or len(found) > SHARDS_MAX:
-                return found[:SHARDS_MAX]
-            if following <= after:
-                raise Corrupt("a listing does not go on", reason="bad-page")
+            if not following:
+                return found
+            # What is left out would count as filled, so too much is no listing at all.
+            if following <= after or len(found) > SHARDS_MAX:
+                break
             after = following
+        raise Corrupt("a listing does not go on, or does not end", reason="bad-page")
 
     # -- shards
 
@@ -281,7 +300,10 @@ class SeatFiller:
             peer = self._peers.upkeep_peer(nodes[node_id])
             try:
                 rows = await peer.load_rows(place, base)
-                return await self._runtime.compute(self._adopter.check, base, rows)
+                wanted = await self._runtime.compute(self._adopter.check, base, rows)
+                if wanted.profile != place.profile:
+                    raise Corrupt("a base is listed under another profile", reason="wrong-profile")
+                return wanted
             except HcefsError as error:
                 failures.append(error)
                 if error.kind not in ("not-found", "unavailable"):
@@ -321,7 +343,10 @@ class SeatFiller:
         try:
             taken = await self._take(copy, wanted, self._pieces(peer, place, wanted, index))
             await copy.finish()
-        except (Corrupt, NotFound) as error:
+        except (Corrupt, NotFound, Unavailable) as error:
+            # A sector that cannot be read is no better tomorrow: others have what it held.
+            if _may_pass(error):
+                raise
             log.warning(
                 "node %d's shard %s index %d is no good: %s",
                 node.node_id, wanted.base, index, error.reason,
@@ -409,6 +434,14 @@ class SeatFiller:
             pieces = rebuilt_pieces(self._runtime, reader, index, range(wanted.geometry.segments))
             taken = await self._take(copy, wanted, pieces)
             await copy.finish()
+        except HcefsError as error:
+            if error.reason != "too-few-shards":
+                raise
+            # Readers say whether asking again is worth while by one damaged shard; here, one
+            # holder that is away makes it so, and shards that are nowhere do not.
+            if not lists.complete or any(map(_may_pass, reader.errors)):
+                raise Unavailable(error.message, reason=error.reason) from None
+            raise NotFound(error.message, reason=error.reason) from None
         finally:
             await copy.abort()
         filled.rebuilt += 1
@@ -423,11 +456,18 @@ class SeatFiller:
 
     # -- records
 
-    async def _records(self, place: Place, lists: _Lists, fenced: Callable[[Node], bool]) -> None:
+    async def _records(
+        self,
+        place: Place,
+        positions: range,
+        lists: _Lists,
+        fenced: Callable[[Node], bool],
+    ) -> None:
         """Bring the rows of the partition's records here: the union of what all have."""
         nodes = list(lists.nodes.values())
         answers = await self._all(
-            self._heard(node, partial(self._list_records, place, node), fenced) for node in nodes
+            self._heard(node, partial(self._list_records, place, positions, node), fenced)
+            for node in nodes
         )
         holders: dict[RecordId, list[tuple[Node, bytes]]] = {}
         for node, answer in zip(nodes, answers, strict=True):
@@ -439,33 +479,51 @@ class SeatFiller:
                 if await self._digest_of(record) != digest:
                     await self._record(place, record, node)
 
-    async def _list_records(self, place: Place, node: Node) -> dict[RecordId, bytes]:
+    async def _list_records(
+        self, place: Place, positions: range, node: Node
+    ) -> dict[RecordId, bytes]:
         peer = self._peers.upkeep_peer(node)
         found: dict[RecordId, bytes] = {}
         after = b""
-        while True:
+        for _ in range(PAGES_MAX):
             page, following = await peer.list_records(place, after)
+            _require_inside(positions, (each.record for each in page))
             found.update((each.record, each.digest) for each in page)
             if not following:
                 return found
             if following <= after:
-                raise Corrupt("a listing does not go on", reason="bad-page")
+                break
             after = following
+        raise Corrupt("a listing does not go on, or does not end", reason="bad-page")
 
     async def _record(self, place: Place, record: RecordId, node: Node) -> None:
         peer = self._peers.upkeep_peer(node)
         after = b""
-        seen: set[bytes] = set()
-        while True:
+        for _ in range(PAGES_MAX):
             rows, following = await peer.load_record(place, record, after)
             await self._throttle.spend(_size(rows))
             await self._adopter.keep_record(record, rows)
             if not following:
                 return
-            if following in seen:
-                raise Corrupt("the rows of a record do not go on", reason="bad-page")
-            seen.add(following)
+            if following == after:
+                break
             after = following
+        raise Corrupt("the rows of a record do not go on, or do not end", reason="bad-page")
+
+
+def _may_pass(error: HcefsError) -> bool:
+    """Whether a node that failed so may give tomorrow what it does not give today."""
+    return error.retryable and error.reason != "disk-error"
+
+
+def _require_inside(positions: range, names: Iterable[bytes]) -> None:
+    """Check that a node lists only what lies in the partition that it was asked for.
+
+    Raises:
+        Corrupt: it does not.
+    """
+    if any(position_of(name) not in positions for name in names):
+        raise Corrupt("a listing names what lies in another partition", reason="wrong-partition")
 
 
 def _size(rows: RecordRows) -> int:
@@ -507,7 +565,12 @@ class _Loader:
         download = await self.load(call, index, first, count)
         try:
             header = await download.header()
-            messages = [bytes(message) async for message in download.messages()]
+            messages, left = [], LOAD_MESSAGE_BYTES
+            async for message in download.messages():
+                left -= memoryview(message).nbytes
+                if left < 0:
+                    raise Corrupt("a shard came with other pieces", reason="wrong-length")
+                messages.append(bytes(message))
         finally:
             await download.cancel()
         return header, messages[0] if len(messages) == 1 else b"".join(messages)

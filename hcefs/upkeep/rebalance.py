@@ -148,7 +148,14 @@ class Rebalancer:
             await asyncio.gather(*jobs, return_exceptions=True)
         if filled:
             seats = tuple(ArrivedSeat.of(name) for name in sorted(filled))
-            await self._report(SeatsArrived(current.epoch, seats))
+            try:
+                await self._report(SeatsArrived(current.epoch, seats))
+            except HcefsError as error:
+                # The ledger is away, or the epoch is over: a look at the map says which, soon.
+                again = self._runtime.monotonic() + RETRY_SECONDS
+                self._tried.update(dict.fromkeys(filled, again))
+                log.info("epoch %d: the ledger takes no report: %s", current.epoch, error.message)
+                return Progress.IDLE
             log.info("epoch %d: %d seats have arrived here", current.epoch, len(filled))
         return Progress.BUSY if len(due) > len(chosen) or filled else Progress.IDLE
 

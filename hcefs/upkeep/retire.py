@@ -6,7 +6,8 @@ node says, at this moment, that it has it.  So a shard that could not be rebuilt
 stays here, as a source for whoever repairs it, and a node that comes back after it was
 given up finds out by itself what it need not keep.
 
-Invariants: rows go first, so that a shard is invisible before it is gone; the rows of a
+Invariants: rows go first, so that a shard is invisible before it is gone, and its name on
+the ring last, so that what a stop leaves undone is found by the next pass; the rows of a
 base stay while any other shard of it has its place here.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hcefs.errors import HcefsError
 from hcefs.ids import AccountId, BlobBase, RecordId
@@ -36,6 +37,9 @@ INDEXES_MAX = 256
 ROWS_ASKED = 4096
 IDLE_SECONDS_MAX = 60.0
 
+Moved = tuple[str, int, int]
+"""A profile (empty: of records), the bits of its table, and a partition."""
+
 log = logging.getLogger(__name__)
 
 
@@ -48,6 +52,8 @@ class _Sweep:
     records_after: bytes | None = None
     shards_done: bool = False
     found: int = 0
+    moved: set[Moved] = field(default_factory=set)
+    """The partitions that were seen as moved away."""
 
 
 class Retirer:
@@ -78,7 +84,7 @@ class Retirer:
         self._sweep: _Sweep | None = None
         self._swept = 0
         self._kept = 0
-        self._since: dict[tuple[str, int], float] = {}
+        self._since: dict[Moved, float] = {}
         """When a partition was first seen as moved away: the grace period begins."""
 
     async def work(self) -> Progress:
@@ -98,8 +104,8 @@ class Retirer:
             return Progress.BUSY
         self._sweep, self._swept, self._kept = None, current.epoch, sweep.found
         self._metrics.set("retiring_shards", sweep.found)
-        if not sweep.found:
-            self._since.clear()
+        # A partition that came back, and moves away again, has a grace period of its own.
+        self._since = {key: at for key, at in self._since.items() if key in sweep.moved}
         return Progress.IDLE
 
     # -- shards
@@ -115,8 +121,9 @@ class Retirer:
             owner = self._owner(current, shard)
             if owner is None:
                 continue
-            partition = partition_of(shard.base, current.table(shard.profile).bits)
-            if not self._is_over(shard.profile, partition):
+            bits = current.table(shard.profile).bits
+            partition = partition_of(shard.base, bits)
+            if not self._is_over(sweep, (shard.profile, bits, partition)):
                 sweep.found += 1
                 continue
             moved.setdefault((owner.node_id, shard.profile, partition), []).append(shard)
@@ -139,10 +146,11 @@ class Retirer:
                 return None if mine else seat.node
         return None
 
-    def _is_over(self, profile: str, partition: int) -> bool:
+    def _is_over(self, sweep: _Sweep, key: Moved) -> bool:
         """Whether the grace period has passed since a partition was first seen as moved."""
+        sweep.moved.add(key)
         now = self._runtime.monotonic()
-        return now - self._since.setdefault((profile, partition), now) >= self._grace
+        return now - self._since.setdefault(key, now) >= self._grace
 
     async def _retire(self, place: Place, owner: Node, shards: Sequence[PlacedShard]) -> int:
         """Delete those shards that their new holder has; how many stay."""
@@ -153,6 +161,8 @@ class Retirer:
             log.info("node %d does not say what it has: %s", owner.node_id, error.reason)
             return len(shards)
         gone = [shard for shard, there in zip(shards, held, strict=True) if there]
+        if gone and not self._is_in_force(place):
+            return len(shards)
         if gone:
             await whole(self._runtime, lambda: self._delete(gone))
             self._metrics.count("retired_shards_total", len(gone))
@@ -162,20 +172,27 @@ class Retirer:
             )  # fmt: skip
         return len(shards) - len(gone)
 
+    def _is_in_force(self, place: Place) -> bool:
+        """Whether the map that was asked by is still the one; a seat may come back."""
+        current = self._view.cluster_map()
+        return current is not None and current.epoch == place.epoch
+
     def _delete(self, shards: Sequence[PlacedShard]) -> None:
+        names = [(Table.PLACED, shard_key(shard.base, shard.index)) for shard in shards]
         rows: list[tuple[Table, bytes]] = []
         keys: list[tuple[KeyTable, bytes]] = []
         with self._pending.locked(bytes(shard.base) for shard in shards):
             for shard in shards:
-                rows.append((Table.PLACED, shard_key(shard.base, shard.index)))
                 if not self._is_elsewhere_here(shard):
                     rows += self._rows_of(shard.base)
                     keys += self._keys_of(shard.base)
-            self._stores.rows.delete(rows)
-            for shard in shards:
-                self._stores.shards.remove(shard.base, shard.index)
+            if rows:
+                self._stores.rows.delete(rows)
             if keys:
                 self._stores.keys.delete(keys)
+            for shard in shards:
+                self._stores.shards.remove(shard.base, shard.index)
+            self._stores.rows.delete(names)
 
     def _is_elsewhere_here(self, shard: PlacedShard) -> bool:
         """Whether another shard of the base is on this node."""
@@ -216,7 +233,7 @@ class Retirer:
             if self._me in mine:
                 continue
             partition = partition_of(bytes(record), bits)
-            if not self._is_over("", partition):
+            if not self._is_over(sweep, ("", bits, partition)):
                 has_rows = await self._runtime.disk(self._has_rows, record)
                 sweep.found += has_rows
                 continue
@@ -244,6 +261,8 @@ class Retirer:
                 continue
             copies = [count + there for count, there in zip(copies, held, strict=True)]
         gone = [row for row, count in zip(rows, copies, strict=True) if count >= needed]
+        if gone and not self._is_in_force(place):
+            return False
         if gone:
             await whole(self._runtime, lambda: self._delete_rows(gone))
         return len(gone) == len(rows)
