@@ -17,6 +17,7 @@ from hcefs.errors import HcefsError, Unavailable
 from hcefs.ids import AccountId, BlobId, RecordId
 from hcefs.ledger.follower import Follower
 from hcefs.ledger.log import LedgerLog
+from hcefs.ledger.rows import SubmitResult
 from hcefs.ledger.transactions import Transaction, sign_transaction
 from hcefs.metrics import Metrics, MetricsServer
 from hcefs.node.ledger_link import GrpcLedgerLink
@@ -55,6 +56,7 @@ from hcefs.upkeep.fill import SeatFiller
 from hcefs.upkeep.rebalance import Rebalancer
 from hcefs.upkeep.retire import Retirer
 from hcefs.upkeep.throttle import Throttle
+from hcefs.upkeep.watch import Watcher
 from hcefs.upkeep.worker import Runner
 from hcefs.wire.v1 import admin_pb2
 
@@ -234,7 +236,16 @@ class StorageProcess:
             self.account,
             config.upkeep.grace_s,
         )
-        self._upkeep = Runner(runtime, [self._collector, self._rebalancer, retirer])
+        self.watcher = Watcher(
+            runtime,
+            self._log,
+            others,
+            metrics,
+            self.account,
+            self.follower.require_fresh,
+            self._submit,
+        )
+        self._upkeep = Runner(runtime, [self._collector, self._rebalancer, retirer, self.watcher])
         self._clients = Port(
             config.client_address,
             identity,
@@ -252,9 +263,10 @@ class StorageProcess:
             streams=streams * PEER_CALLS_FACTOR,
         )
 
-    async def _submit(self, transaction: Transaction) -> None:
+    async def _submit(self, transaction: Transaction) -> SubmitResult:
         """Have the ledger commit a transaction of this node's own account."""
-        await self._submitter.submit(sign_transaction(transaction, self._cluster, [self._signer]))
+        signed = sign_transaction(transaction, self._cluster, [self._signer])
+        return await self._submitter.submit(signed)
 
     def _spki_of(self, account: AccountId) -> bytes:
         known = self._log.account(account)
@@ -291,7 +303,7 @@ class StorageProcess:
                 check()
             except HcefsError as error:
                 warnings.append(error.message)
-        return warnings
+        return warnings + self.watcher.warnings()
 
     async def _report(self) -> admin_pb2.StatusResponse:
         usage = await self._runtime.disk(self.stores.shards.usage)
