@@ -85,7 +85,9 @@ class NodeReport(Encoded):
 
     Signed by the node.  ``unreachable`` are ascending node ids.  ``endorses`` is the
     digest of a successor of the map of ``epoch``, or empty.  ``number`` is higher than
-    that of the node's last report, so that an old one cannot be brought again.
+    that of the node's last report, so that an old one cannot be brought again; and as the
+    body does not name the node, no other node's report may have it, or the later one of
+    two would be taken for a repeat.
     """
 
     KIND = "node-report"

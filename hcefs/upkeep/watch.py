@@ -131,6 +131,7 @@ class Watcher:
         self._blocked = ""
         self._plan: _Plan | None = None
         self._agreed: tuple[bytes, float] = (b"", 0.0)
+        self._draft: NodeReport | None = None
         self._reports = _Pace(runtime, REPORT_GAP_SECONDS)
         self._changes = _Pace(runtime, TURN_SECONDS)
         self._submitted_height = 0
@@ -304,10 +305,16 @@ class Watcher:
         unreachable = self.unreachable()
         if (said, agreed_to) == (unreachable, endorses) or not self._reports.is_due():
             return
-        # The same number until the report shows: the ledger takes a repeat for what it is.
-        number = (row.number if row is not None else 0) + 1
-        report = NodeReport(current.epoch, unreachable, endorses, number)
-        if await self._say(self._reports, report):
+        last = row.number if row is not None else 0
+        draft = self._draft
+        said_so_far = (draft.epoch, draft.unreachable, draft.endorses) if draft else None
+        wanted = (current.epoch, unreachable, endorses)
+        if draft is None or draft.number <= last or said_so_far != wanted:
+            number = _next_number(self._runtime, last)
+            draft = self._draft = NodeReport(current.epoch, unreachable, endorses, number)
+        # What failed is repeated as it was: the ledger takes a repeat for what it is.
+        if await self._say(self._reports, draft):
+            self._draft = None
             log.info(
                 "reported: %s cannot be reached%s",
                 ", ".join(map(str, unreachable)) or "no node",
@@ -353,6 +360,16 @@ class Watcher:
         pace.done()
         self._submitted_height = max(self._submitted_height, result.height)
         return True
+
+
+def _next_number(runtime: Runtime, last: int) -> int:
+    """A higher number for a report, which no other node's report has.
+
+    A body that was committed once does nothing the second time, whoever signs it, and the
+    body does not name the node: two nodes that miss the same others must not count alike,
+    nor may one be able to say beforehand what another is going to say.
+    """
+    return ((last >> 32) + 1 << 32) + int.from_bytes(runtime.random(4), "big")
 
 
 def _jitter(runtime: Runtime) -> float:
