@@ -52,9 +52,8 @@ def judge(view: StateView, current: ClusterMap, policy: UpkeepPolicy, now_ms: in
     due: set[int] = set()
     for node_id in {each.node_id for row in known for each in row.unreachable}:
         node = current.node(node_id)
-        others = [row for row in known if row.node_id != node_id]
-        count = sum(each.node_id != node_id for each in everybody)
-        if node is not None and node.state in LIVE and is_missed(others, count, node_id, before_ms):
+        others = sum(each.node_id != node_id for each in everybody)
+        if node is not None and node.state in LIVE and is_missed(known, others, node_id, before_ms):
             due.add(node_id)
     # Who is given up has no vote on the others: without its word some may not be missed
     # by enough.  Each round drops a node, so this ends.

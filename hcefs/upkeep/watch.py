@@ -314,7 +314,6 @@ class Watcher:
             draft = self._draft = NodeReport(current.epoch, unreachable, endorses, number)
         # What failed is repeated as it was: the ledger takes a repeat for what it is.
         if await self._say(self._reports, draft):
-            self._draft = None
             log.info(
                 "reported: %s cannot be reached%s",
                 ", ".join(map(str, unreachable)) or "no node",

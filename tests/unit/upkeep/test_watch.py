@@ -87,6 +87,7 @@ class Cluster:
         """What submissions of a node fail with."""
         self.results: dict[bytes, SubmitResult] = {}
         self.said: list[tuple[int, Transaction]] = []
+        self.tried: list[tuple[int, Transaction]] = []
         self.open_pings = self.open_pings_max = self.pings = 0
         for number in range(1, nodes + 1):
             self.world.register(f"n{number}", AccountKind.NODE, "o1", "o2")
@@ -128,6 +129,7 @@ class Cluster:
                 raise Unavailable("the lease of this node has run out", reason="stale-lease")
 
         async def submit(transaction: Transaction) -> SubmitResult:
+            self.tried.append((number, transaction))
             if number in self.unanswered:
                 raise self.unanswered[number]
             signed = self.world.sign(transaction, f"n{number}")
@@ -261,13 +263,14 @@ async def test_nothing_is_said_while_everybody_is_there(cluster: Cluster) -> Non
 
 
 async def test_three_failures_in_a_row_make_a_node_unreachable(cluster: Cluster) -> None:
+    assert FAILURES == 3
     cluster.away = {6}
-    await cluster.rounds(FAILURES - 1)
+    await cluster.rounds(2)
     assert cluster.watchers[1].unreachable() == ()
     cluster.away = set()
     await cluster.rounds(1)
     cluster.away = {6}
-    await cluster.rounds(FAILURES - 1)
+    await cluster.rounds(2)
     assert cluster.watchers[1].unreachable() == ()
     assert cluster.said == []
     await cluster.rounds(1)
@@ -446,6 +449,37 @@ async def test_a_node_whose_lease_has_run_out_says_and_counts_nothing(cluster: C
     assert cluster.watchers[1].unreachable() == (6,)
 
 
+async def test_what_waited_to_be_said_waits_for_the_lease_too(cluster: Cluster) -> None:
+    cluster.answers = {(1, 6): UNREACHABLE}
+    cluster.unanswered = {1: Unavailable("the ledger cannot be reached", reason="unreachable")}
+    await cluster.rounds(FAILURES)
+    assert len(cluster.tried) == 1
+    cluster.stale = {1}
+    await cluster.rounds(20)
+    assert [who for who, _ in cluster.tried if who == 1] == [1]
+    cluster.stale, cluster.unanswered = set(), {}
+    await cluster.rounds(3)
+    assert [each.unreachable for each in cluster.reports(1)] == [(6,)]
+
+
+async def test_nothing_more_is_said_until_the_replica_has_what_was_said(cluster: Cluster) -> None:
+    submit = cluster.watchers[1]._submit
+
+    async def ahead(transaction: Transaction) -> SubmitResult:
+        return replace(await submit(transaction), height=cluster.world.height + 2)
+
+    cluster.watchers[1]._submit = ahead
+    cluster.answers = {(1, 6): UNREACHABLE}
+    await cluster.rounds(FAILURES)
+    cluster.answers = {}
+    await cluster.rounds(10)
+    assert len(cluster.reports(1)) == 1
+    cluster.world.commit([])
+    cluster.world.commit([])
+    await cluster.rounds(1)
+    assert len(cluster.reports(1)) == 2
+
+
 async def test_a_node_that_reaches_fewer_than_half_says_nothing(
     cluster: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -467,7 +501,7 @@ async def test_nothing_is_reported_before_the_ledger_knows_reports() -> None:
     cluster = Cluster(6, protocol=1)
     cluster.away = {6}
     await cluster.rounds(10)
-    assert cluster.said == []
+    assert cluster.tried == []
     assert cluster.watchers[1].unreachable() == (6,)
     cluster.clock.close()
 
@@ -492,6 +526,8 @@ async def test_a_node_that_stays_away_is_given_up(cluster: Cluster) -> None:
     assert change.cause is MapCause.AUTOMATIC
     assert change.signers == (cluster.account(1),)
     assert cluster.changes() == [1]
+    # None was tried before the majority was there.
+    assert [who for who, each in cluster.tried if isinstance(each, SetClusterMap)] == [1]
     # Whom the map gives up is missed no more, and the reports say so; then all is quiet.
     await cluster.rounds(10)
     assert all(cluster.row(number).unreachable == () for number in range(1, 6))
@@ -602,6 +638,26 @@ async def test_the_next_one_submits_when_the_first_cannot(cluster: Cluster) -> N
     await cluster.rounds(8)
     assert cluster.changes() == [2]
     assert cluster.state(6) is NodeState.OUT
+
+
+async def test_who_is_gone_has_no_turn(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Node 1 endorses the map, and dies before it submits it."""
+    monkeypatch.setattr(watch, "TURN_SECONDS", 1_000_000.0)
+    cluster.allow(2)
+    cluster.away = {6}
+    submit = cluster.watchers[1]._submit
+
+    async def only_reports(transaction: Transaction) -> SubmitResult:
+        if isinstance(transaction, SetClusterMap):
+            cluster.away.add(1)
+            raise Unavailable("this node dies", reason="unreachable")
+        return await submit(transaction)
+
+    cluster.watchers[1]._submit = only_reports
+    await cluster.wait(OUT_AFTER_MS + 30_000)
+    assert cluster.away == {1, 6}
+    assert cluster.changes() == [2]
+    assert (cluster.state(1), cluster.state(6)) == (NodeState.UP, NodeState.OUT)
 
 
 async def test_all_at_once_make_one_map(
