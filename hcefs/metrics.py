@@ -135,6 +135,11 @@ FAMILIES: Final[tuple[Family, ...]] = (
     _gauge("moving_seats", "Seats of this node that are being filled."),
     _gauge("retiring_shards", "Shards here whose seat has moved, not deleted yet."),
     _gauge("upkeep_rate_bytes", "Bytes a second that copies may take now."),
+    _gauge("unreachable_nodes", "Other nodes of the map that this one cannot reach."),
+    _gauge(
+        "automatic_out_blocked",
+        "1 while nodes are away that the others may not, or cannot, give up by themselves.",
+    ),
     # Ledger
     _gauge("ledger_height", "Highest ledger height applied."),
     _gauge("ledger_lease_age_seconds", "Age of the newest signed head: the node's lease."),

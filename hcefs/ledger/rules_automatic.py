@@ -65,11 +65,11 @@ def require_automatic(
             "other changes",
             reason="not-automatic",
         )
-    voters = [each for each in old.nodes if each.state in SERVING and each.node_id not in out]
-    rows = _votes(view, voters)
+    voters = voters_without(old, out)
+    rows = votes(view, voters)
     _require_missed(rows, len(voters), out, context.time_ms - policy.out_after_ms)
     _require_few_away(rows, len(voters), old, policy)
-    endorsed = sum(row.epoch == old.epoch and row.endorses == new.digest() for row in rows)
+    endorsed = len(endorsing(rows, old, new.digest()))
     if 2 * endorsed <= len(voters):
         raise Conflict(
             f"{endorsed} of {len(voters)} nodes endorse this map, more than half must: wait for "
@@ -78,7 +78,13 @@ def require_automatic(
         )
 
 
-def _votes(view: StateView, voters: Collection[Node]) -> list[ReportRow]:
+def voters_without(current: ClusterMap, out: Collection[int]) -> list[Node]:
+    """The nodes whose word counts when some are to be given up."""
+    return [each for each in current.nodes if each.state in SERVING and each.node_id not in out]
+
+
+def votes(view: StateView, voters: Collection[Node]) -> list[ReportRow]:
+    """What those nodes last reported, without those whose account was deactivated."""
     rows = []
     for node in voters:
         account = view.account(node.account)
@@ -88,13 +94,43 @@ def _votes(view: StateView, voters: Collection[Node]) -> list[ReportRow]:
     return rows
 
 
+def endorsing(rows: Collection[ReportRow], current: ClusterMap, digest: bytes) -> list[int]:
+    """The nodes that agree with a successor of the map in force."""
+    return [row.node_id for row in rows if row.epoch == current.epoch and row.endorses == digest]
+
+
+def is_missed(
+    rows: Collection[ReportRow], voters: int, node_id: int, before_ms: int | None = None
+) -> bool:
+    """Whether more than half of the voters miss a node, and since that time at the latest."""
+    return 2 * _missing(rows, node_id, before_ms) > voters
+
+
+def _missing(rows: Collection[ReportRow], node_id: int, before_ms: int | None) -> int:
+    since = [row.misses(node_id) for row in rows]
+    return sum(
+        time_ms is not None and (before_ms is None or time_ms <= before_ms) for time_ms in since
+    )
+
+
+def count_away(rows: Collection[ReportRow], voters: int, current: ClusterMap) -> int:
+    """How many nodes are away: missed by a majority, or given up and not replaced yet."""
+    seated = {node_id for table in current.tables for row in table.node_rows for node_id in row}
+    away = 0
+    for node in current.nodes:
+        if node.state is NodeState.OUT:
+            away += node.node_id in seated
+        elif node.state is not NodeState.REMOVED:
+            away += is_missed(rows, voters, node.node_id)
+    return away
+
+
 def _require_missed(
     rows: Collection[ReportRow], voters: int, out: Collection[int], before_ms: int
 ) -> None:
     for node_id in sorted(out):
-        since = [row.misses(node_id) for row in rows]
-        missed = sum(time_ms is not None and time_ms <= before_ms for time_ms in since)
-        if 2 * missed <= voters:
+        missed = _missing(rows, node_id, before_ms)
+        if not is_missed(rows, voters, node_id, before_ms):
             raise Conflict(
                 f"{missed} of {voters} nodes have missed node {node_id} for as long as the policy "
                 "asks, more than half must: wait, or have the operators set it out",
@@ -105,14 +141,7 @@ def _require_missed(
 def _require_few_away(
     rows: Collection[ReportRow], voters: int, old: ClusterMap, policy: UpkeepPolicy
 ) -> None:
-    seated = {node_id for table in old.tables for row in table.node_rows for node_id in row}
-    away = 0
-    for node in old.nodes:
-        if node.state is NodeState.OUT:
-            away += node.node_id in seated
-        elif node.state is not NodeState.REMOVED:
-            missed = sum(row.misses(node.node_id) is not None for row in rows)
-            away += 2 * missed > voters
+    away = count_away(rows, voters, old)
     if away > policy.out_max:
         raise Denied(
             f"{away} nodes are away at once, and the policy lets nodes act up to "

@@ -17,6 +17,7 @@ from hcefs.errors import HcefsError, Unavailable
 from hcefs.ids import AccountId, BlobId, RecordId
 from hcefs.ledger.follower import Follower
 from hcefs.ledger.log import LedgerLog
+from hcefs.ledger.rows import SubmitResult
 from hcefs.ledger.transactions import Transaction, sign_transaction
 from hcefs.metrics import Metrics, MetricsServer
 from hcefs.node.ledger_link import GrpcLedgerLink
@@ -57,6 +58,7 @@ from hcefs.upkeep.rebalance import Rebalancer
 from hcefs.upkeep.repair import Repairer
 from hcefs.upkeep.retire import Retirer
 from hcefs.upkeep.throttle import Throttle
+from hcefs.upkeep.watch import Watcher
 from hcefs.upkeep.worker import Runner, Worker
 from hcefs.wire.v1 import admin_pb2
 
@@ -240,7 +242,22 @@ class StorageProcess:
         repairer = Repairer(
             runtime, self._log, filler, metrics, self.account, config.upkeep.round_s
         )
-        workers: list[Worker] = [self._collector, self._rebalancer, retirer, repairer]
+        self.watcher = Watcher(
+            runtime,
+            self._log,
+            others,
+            metrics,
+            self.account,
+            self.follower.require_fresh,
+            self._submit,
+        )
+        workers: list[Worker] = [
+            self._collector,
+            self._rebalancer,
+            retirer,
+            repairer,
+            self.watcher,
+        ]
         self._upkeep = Runner(runtime, workers)
         self._clients = Port(
             config.client_address,
@@ -259,9 +276,10 @@ class StorageProcess:
             streams=streams * PEER_CALLS_FACTOR,
         )
 
-    async def _submit(self, transaction: Transaction) -> None:
+    async def _submit(self, transaction: Transaction) -> SubmitResult:
         """Have the ledger commit a transaction of this node's own account."""
-        await self._submitter.submit(sign_transaction(transaction, self._cluster, [self._signer]))
+        signed = sign_transaction(transaction, self._cluster, [self._signer])
+        return await self._submitter.submit(signed)
 
     def _spki_of(self, account: AccountId) -> bytes:
         known = self._log.account(account)
@@ -298,7 +316,7 @@ class StorageProcess:
                 check()
             except HcefsError as error:
                 warnings.append(error.message)
-        return [*warnings, *self._rebalancer.warnings()]
+        return [*warnings, *self._rebalancer.warnings(), *self.watcher.warnings()]
 
     async def _report(self) -> admin_pb2.StatusResponse:
         usage = await self._runtime.disk(self.stores.shards.usage)

@@ -26,7 +26,7 @@ from hcefs.services.serving import served, streamed
 from hcefs.services.shard_service import wire_header
 from hcefs.stripes.exports import Exporter
 from hcefs.stripes.reseat import other_epoch
-from hcefs.transport.grpc_peers import observe
+from hcefs.transport.grpc_peers import HEAD_KEY, observe
 from hcefs.transport.limit import Gate
 from hcefs.transport.pack_messages import pack_group_message
 from hcefs.transport.peers import Heads
@@ -198,6 +198,23 @@ class UpkeepService:
         record = RecordId(_inside(request.record_id, positions))
         held = await self._exporter.has_rows(record, request.digests)
         return upkeep_pb2.HasRowsResponse(held=bytes(held))
+
+    # Outside the gate: a node that is busy with copies is not away, and this holds nothing.
+    @served("ping", gated=False)
+    async def Ping(self, request: upkeep_pb2.PingRequest, context: Any) -> upkeep_pb2.PingResponse:
+        """That this node serves.  Heads go both ways, so pings spread the lease too.
+
+        Raises:
+            Unavailable: this node may not answer anybody now.
+            Unauthenticated: the caller is no active node of the map.
+        """
+        observe(self._heads, context.invocation_metadata())
+        self._desk.peer_of(context)
+        head = self._heads.current()
+        await context.send_initial_metadata([(HEAD_KEY, head)] if head else [])
+        self._desk.follower.require_fresh()
+        current = self._desk.cluster_map()
+        return upkeep_pb2.PingResponse(epoch=current.epoch, height=self._desk.view.height)
 
 
 def _is_seated(current: ClusterMap, place: upkeep_pb2.Place, peer: AccountId) -> bool:

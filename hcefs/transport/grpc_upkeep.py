@@ -28,6 +28,7 @@ from hcefs.transport.upkeep import (
     BlobRows,
     PackRows,
     Place,
+    Pulse,
     RecordDigest,
     RecordRows,
     ShardName,
@@ -56,12 +57,14 @@ class GrpcUpkeepPeer:
         head = self._heads.current()
         return [(HEAD_KEY, head)] if head else []
 
-    async def _unary(self, name: str, request: Any, response: Any) -> Any:
+    async def _unary(
+        self, name: str, request: Any, response: Any, seconds: float = CALL_SECONDS
+    ) -> Any:
         channel = await self._connect()
         method = channel.unary_unary(
             f"/hcefs.v1.Upkeep/{name}", response_deserializer=response.FromString
         )
-        call = method(request.SerializeToString(), timeout=CALL_SECONDS, metadata=self._metadata())
+        call = method(request.SerializeToString(), timeout=seconds, metadata=self._metadata())
         try:
             answer = await call
         except grpc.aio.AioRpcError as error:
@@ -130,6 +133,11 @@ class GrpcUpkeepPeer:
         )
         answer = await self._unary("HasRows", request, upkeep_pb2.HasRowsResponse)
         return _held(answer.held, len(digests))
+
+    async def ping(self, own: Pulse, seconds: float) -> Pulse:
+        request = upkeep_pb2.PingRequest(epoch=own.epoch, height=own.height)
+        answer = await self._unary("Ping", request, upkeep_pb2.PingResponse, seconds)
+        return Pulse(answer.epoch, answer.height)
 
 
 def _held(held: bytes, count: int) -> list[bool]:

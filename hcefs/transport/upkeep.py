@@ -77,6 +77,14 @@ class RecordRows:
     links: tuple[bytes, ...]
 
 
+@dataclass(frozen=True)
+class Pulse:
+    """How far a node is: the epoch of its map, and the height of its replica."""
+
+    epoch: int
+    height: int
+
+
 class UpkeepPeer(Protocol):
     """One node, as others ask it for copies."""
 
@@ -118,6 +126,9 @@ class UpkeepPeer(Protocol):
         self, place: Place, record: RecordId, digests: Sequence[bytes]
     ) -> list[bool]:
         """Which rows of a record are here, by their digests."""
+
+    async def ping(self, own: Pulse, seconds: float) -> Pulse:
+        """How far that node is, if it may serve now; waits at most ``seconds``."""
 
 
 class UpkeepPeers(Protocol):

@@ -62,7 +62,7 @@ class Rebalancer:
         metrics: Metrics,
         me: AccountId,
         lease_seconds: float,
-        report: Callable[[SeatsArrived], Awaitable[None]],
+        report: Callable[[SeatsArrived], Awaitable[object]],
     ) -> None:
         """``lease_seconds`` is the lease with the permitted skew of clocks: after that, a
         node that has not heard of an epoch takes nothing any more."""

@@ -56,6 +56,14 @@ class Runner:
         while True:
             try:
                 progress = await worker.work()
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                # A connection that was closed under a call, not the end of this job.
+                log.warning("upkeep %s: a call was cancelled", worker.name)
+                await self._runtime.sleep(ERROR_SECONDS)
+                continue
             except HcefsError as error:
                 log.warning("upkeep %s: %s (%s)", worker.name, error.kind, error.reason)
                 await self._runtime.sleep(ERROR_SECONDS)

@@ -15,7 +15,10 @@ from hcefs.errors import HcefsError
 from hcefs.formats.shard import HEADER_SIZE, ShardHeader
 from hcefs.ids import BlobBase, BlobId, RecordId
 from hcefs.integrity import blake3_digest
-from hcefs.ledger.transactions import SetClusterMap, sign_transaction
+from hcefs.ledger.cluster_facts import OUT_AFTER_MS_MIN, UpkeepPolicy
+from hcefs.ledger.log import LedgerLog
+from hcefs.ledger.transactions import SetClusterMap, Transaction, sign_transaction
+from hcefs.ledger.transactions_map import SetUpkeepPolicy
 from hcefs.placement.cluster_map import ClusterMap, Node, NodeState
 from hcefs.placement.planner import Plan, plan
 from hcefs.placement.ring import seats
@@ -69,8 +72,12 @@ class MovingRig(Rig):
 
     # -- the map
 
+    def view(self) -> LedgerLog:
+        """The ledger as one of the nodes has it."""
+        return self.all[0].process.follower.view
+
     def current(self) -> ClusterMap:
-        found = self.all[0].process.follower.view.cluster_map()
+        found = self.view().cluster_map()
         assert found is not None
         return found
 
@@ -97,9 +104,32 @@ class MovingRig(Rig):
         return made
 
     async def set_map(self, successor: ClusterMap) -> None:
+        await self.decree(SetClusterMap(successor.epoch - 1, successor.encode()))
+
+    async def decree(self, transaction: Transaction) -> None:
+        """Submit what only the operators together may."""
         signers = [(keys.account, 1, keys.signing_key) for keys in self.operator_keys]
-        change = SetClusterMap(successor.epoch - 1, successor.encode())
-        await self.operators[0].submit(sign_transaction(change, self.cluster, signers))
+        await self.operators[0].submit(sign_transaction(transaction, self.cluster, signers))
+
+    # -- time
+
+    async def allow_out(self, out_max: int) -> None:
+        """Let the nodes give up who is away for a minute."""
+        policy = UpkeepPolicy(1, OUT_AFTER_MS_MIN, out_max)
+        await self.decree(SetUpkeepPolicy(0, policy))
+
+    def pass_time(self, milliseconds: int) -> None:
+        """Set every clock of the cluster on: the ledger's, the nodes' and the clients'.
+
+        Leases run out with it, until the ledger signs its next head.
+        """
+        self.runtime.offset_ms += milliseconds
+
+    async def happens(self, holds: Callable[[], bool]) -> None:
+        """Wait until something is so that takes the nodes some rounds."""
+        async with asyncio.timeout(DONE_SECONDS):
+            while not holds():
+                await self.runtime.sleep(0.05)
 
     async def carried_out(self) -> None:
         """Wait until no plan is in progress on any of the nodes."""

@@ -22,7 +22,7 @@ _WINDOW = 12
 
 
 class ShiftedRuntime:
-    """A node's runtime whose wall clock a test can set wrong."""
+    """A runtime whose wall clock a test can set: wrong, or on."""
 
     def __init__(self, inner: Runtime) -> None:
         self._inner = inner

@@ -106,7 +106,9 @@ class Rig:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.runtime = SystemRuntime()
+        self._system = SystemRuntime()
+        self.runtime = ShiftedRuntime(self._system)
+        """Of the ledger and the clients; each node has one of its own on top of it."""
         self.secrets = Secrets()
         self.authority, self.authority_key = new_authority("services")
         self.nodes: list[Running] = []
@@ -315,7 +317,7 @@ class Rig:
         for node in [*self.nodes, self.stranger]:
             await node.process.stop()
         await self.ledger.stop()
-        self.runtime.close()
+        self._system.close()
 
     # -- nodes
 

@@ -161,3 +161,19 @@ class HasRowsResponse(_message.Message):
     HELD_FIELD_NUMBER: _ClassVar[int]
     held: bytes
     def __init__(self, held: _Optional[bytes] = ...) -> None: ...
+
+class PingRequest(_message.Message):
+    __slots__ = ("epoch", "height")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    height: int
+    def __init__(self, epoch: _Optional[int] = ..., height: _Optional[int] = ...) -> None: ...
+
+class PingResponse(_message.Message):
+    __slots__ = ("epoch", "height")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    height: int
+    def __init__(self, epoch: _Optional[int] = ..., height: _Optional[int] = ...) -> None: ...

@@ -70,6 +70,11 @@ class UpkeepStub:
                 request_serializer=hcefs_dot_v1_dot_upkeep__pb2.HasRowsRequest.SerializeToString,
                 response_deserializer=hcefs_dot_v1_dot_upkeep__pb2.HasRowsResponse.FromString,
                 _registered_method=True)
+        self.Ping = channel.unary_unary(
+                '/hcefs.v1.Upkeep/Ping',
+                request_serializer=hcefs_dot_v1_dot_upkeep__pb2.PingRequest.SerializeToString,
+                response_deserializer=hcefs_dot_v1_dot_upkeep__pb2.PingResponse.FromString,
+                _registered_method=True)
 
 
 class UpkeepServicer:
@@ -125,6 +130,13 @@ class UpkeepServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Ping(self, request, context):
+        """Answers while this node may serve.  Any active node of the map may ask.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UpkeepServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -162,6 +174,11 @@ def add_UpkeepServicer_to_server(servicer, server):
                     servicer.HasRows,
                     request_deserializer=hcefs_dot_v1_dot_upkeep__pb2.HasRowsRequest.FromString,
                     response_serializer=hcefs_dot_v1_dot_upkeep__pb2.HasRowsResponse.SerializeToString,
+            ),
+            'Ping': grpc.unary_unary_rpc_method_handler(
+                    servicer.Ping,
+                    request_deserializer=hcefs_dot_v1_dot_upkeep__pb2.PingRequest.FromString,
+                    response_serializer=hcefs_dot_v1_dot_upkeep__pb2.PingResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -353,6 +370,33 @@ class Upkeep:
             '/hcefs.v1.Upkeep/HasRows',
             hcefs_dot_v1_dot_upkeep__pb2.HasRowsRequest.SerializeToString,
             hcefs_dot_v1_dot_upkeep__pb2.HasRowsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Ping(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hcefs.v1.Upkeep/Ping',
+            hcefs_dot_v1_dot_upkeep__pb2.PingRequest.SerializeToString,
+            hcefs_dot_v1_dot_upkeep__pb2.PingResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -19,6 +19,7 @@ from hcefs.transport.upkeep import (
     BlobRows,
     PackRows,
     Place,
+    Pulse,
     RecordDigest,
     RecordRows,
     ShardName,
@@ -75,6 +76,10 @@ class LocalUpkeepPeer:
 
     def _positions(self, place: Place) -> range:
         return positions_of(place.partition, self._cluster.map.table(place.profile).bits)
+
+    async def ping(self, own: Pulse, seconds: float) -> Pulse:
+        self._giving.enter("ping")
+        return own
 
     async def list_shards(self, place: Place, after: bytes) -> tuple[list[ShardName], bytes]:
         self._giving.enter("list-shards")
