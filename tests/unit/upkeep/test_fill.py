@@ -372,7 +372,8 @@ async def test_a_base_of_another_profile(world: GivingCluster) -> None:
         if asked == 5 and partition_of(pack.base, bits) == partition_of(at.base, bits):
             break
     await world.packs.put(pack, "copy-3")
-    holder = next(a for a in at.others if list(world.packs.faults[a].stored))
+    rows = {a: world.cluster.stores[a].rows for a in at.others}
+    holder = next(a for a in at.others if rows[a].get(Table.LAYOUTS, bytes(pack.base)))
     page = [ShardName(pack.base, index) for index in range(6)] + [ShardName(at.base, 0)]
     world.giving[holder].shards = lambda after: (page, b"")
     before = list(at.stores.shards.inventory())
