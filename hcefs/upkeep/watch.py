@@ -305,15 +305,14 @@ class Watcher:
         unreachable = self.unreachable()
         if (said, agreed_to) == (unreachable, endorses) or not self._reports.is_due():
             return
-        last = row.number if row is not None else 0
         draft = self._draft
-        said_so_far = (draft.epoch, draft.unreachable, draft.endorses) if draft else None
-        wanted = (current.epoch, unreachable, endorses)
-        if draft is None or draft.number <= last or said_so_far != wanted:
-            number = _next_number(self._runtime, last)
+        drafted = (draft.epoch, draft.unreachable, draft.endorses) if draft is not None else None
+        if draft is None or drafted != (current.epoch, unreachable, endorses):
+            number = _next_number(self._runtime, row.number if row is not None else 0)
             draft = self._draft = NodeReport(current.epoch, unreachable, endorses, number)
         # What failed is repeated as it was: the ledger takes a repeat for what it is.
         if await self._say(self._reports, draft):
+            self._draft = None  # should it not show, another one is made
             log.info(
                 "reported: %s cannot be reached%s",
                 ", ".join(map(str, unreachable)) or "no node",

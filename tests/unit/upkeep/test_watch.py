@@ -434,6 +434,26 @@ async def test_what_was_committed_although_it_failed_is_not_said_again(cluster: 
     assert [each.unreachable for each in cluster.reports(1)] == [(6,), ()]
 
 
+async def test_a_report_that_does_not_show_is_made_anew(cluster: Cluster) -> None:
+    """As when somebody else had its body committed first, which makes it a repeat."""
+    submit = cluster.watchers[1]._submit
+    lost: list[NodeReport] = []
+
+    async def swallowed(transaction: Transaction) -> SubmitResult:
+        if not lost and isinstance(transaction, NodeReport):
+            lost.append(transaction)
+            return SubmitResult(cluster.world.height, cluster.world.time_ms, ())
+        return await submit(transaction)
+
+    cluster.watchers[1]._submit = swallowed
+    cluster.answers = {(1, 6): UNREACHABLE}
+    await cluster.rounds(10)
+    assert lost
+    [report] = cluster.reports(1)
+    assert report.number != lost[0].number
+    assert cluster.row(1).number == report.number
+
+
 async def test_a_node_whose_lease_has_run_out_says_and_counts_nothing(cluster: Cluster) -> None:
     cluster.stale = {1}
     cluster.answers = {(1, 6): UNREACHABLE}
