@@ -65,14 +65,15 @@ def require_automatic(
             "other changes",
             reason="not-automatic",
         )
-    voters = voters_without(old, out)
-    rows = votes(view, voters)
-    _require_missed(rows, len(voters), out, context.time_ms - policy.out_after_ms)
-    _require_few_away(rows, len(voters), old, policy)
+    # Of all that serve, those that are to be given up included: a few may not give up many.
+    serving = len(voters_without(old, ()))
+    rows = votes(view, voters_without(old, out))
+    _require_missed(rows, serving, out, context.time_ms - policy.out_after_ms)
+    _require_few_away(rows, serving, old, policy)
     endorsed = len(endorsing(rows, old, new.digest()))
-    if 2 * endorsed <= len(voters):
+    if 2 * endorsed <= serving:
         raise Conflict(
-            f"{endorsed} of {len(voters)} nodes endorse this map, more than half must: wait for "
+            f"{endorsed} of {serving} nodes endorse this map, more than half must: wait for "
             "their reports, or make the map again",
             reason="not-endorsed",
         )

@@ -52,17 +52,16 @@ def judge(view: StateView, current: ClusterMap, policy: UpkeepPolicy, now_ms: in
     due: set[int] = set()
     for node_id in {each.node_id for row in known for each in row.unreachable}:
         node = current.node(node_id)
-        others = sum(each.node_id != node_id for each in everybody)
-        if node is not None and node.state in LIVE and is_missed(known, others, node_id, before_ms):
+        missed_by_most = is_missed(known, len(everybody), node_id, before_ms)
+        if node is not None and node.state in LIVE and missed_by_most:
             due.add(node_id)
     # Who is given up has no vote on the others: without its word some may not be missed
     # by enough.  Each round drops a node, so this ends.
     while due:
-        voters = len(everybody) - sum(each.node_id in due for each in everybody)
         rows = [row for row in known if row.node_id not in due]
-        missed = {each for each in due if is_missed(rows, voters, each, before_ms)}
+        missed = {each for each in due if is_missed(rows, len(everybody), each, before_ms)}
         if missed == due:
-            return Verdict(frozenset(due), count_away(rows, voters, current))
+            return Verdict(frozenset(due), count_away(rows, len(everybody), current))
         due = missed
     return Verdict(frozenset(), 0)
 
@@ -71,9 +70,8 @@ def agreed(
     view: StateView, current: ClusterMap, out: Collection[int], digest: bytes
 ) -> tuple[int, ...]:
     """The nodes that endorse a successor, in order, if they are the majority it needs."""
-    voters = voters_without(current, out)
-    found = endorsing(votes(view, voters), current, digest)
-    return tuple(sorted(found)) if 2 * len(found) > len(voters) else ()
+    found = endorsing(votes(view, voters_without(current, out)), current, digest)
+    return tuple(sorted(found)) if 2 * len(found) > len(voters_without(current, ())) else ()
 
 
 def is_cut_off(current: ClusterMap, own: int, unreachable: Collection[int]) -> bool:

@@ -305,20 +305,19 @@ class Watcher:
         unreachable = self.unreachable()
         if (said, agreed_to) == (unreachable, endorses) or not self._reports.is_due():
             return
-        last = row.number if row is not None else 0
         draft = self._draft
-        said_so_far = (draft.epoch, draft.unreachable, draft.endorses) if draft else None
-        wanted = (current.epoch, unreachable, endorses)
-        if draft is None or draft.number <= last or said_so_far != wanted:
+        drafted = (draft.epoch, draft.unreachable, draft.endorses) if draft is not None else None
+        if draft is None or drafted != (current.epoch, unreachable, endorses):
             draft = self._draft = NodeReport(
                 node_id=me.node_id,
-                number=last + 1,
+                number=(row.number if row is not None else 0) + 1,
                 epoch=current.epoch,
                 unreachable=unreachable,
                 endorses=endorses,
             )
         # What failed is repeated as it was: the ledger takes a repeat for what it is.
         if await self._say(self._reports, draft):
+            self._draft = None  # should it not show, another one is made
             log.info(
                 "reported: %s cannot be reached%s",
                 ", ".join(map(str, unreachable)) or "no node",

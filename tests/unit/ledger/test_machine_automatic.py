@@ -74,8 +74,12 @@ def test_a_majority_sets_a_node_out(world: Away) -> None:
 
 def test_two_nodes_go_out_at_once(world: Away) -> None:
     new = automatic_successor(world.map, [6, 7])
-    world.missed([6, 7], (1, 2, 3))
-    world.endorse(new, (1, 2, 3))  # three of the five that are left
+    world.missed([6, 7], (1, 2, 3, 4))
+    world.endorse(new, (1, 2, 3))  # of the five that are left, but not of all seven
+    refusal = world.refused(new)
+    assert isinstance(refusal, Conflict)
+    assert refusal.reason == "not-endorsed"
+    world.endorse(new, (4,))
     world.set_map(new, "n1")
 
 

@@ -434,6 +434,25 @@ async def test_what_was_committed_although_it_failed_is_not_said_again(cluster: 
     assert [each.unreachable for each in cluster.reports(1)] == [(6,), ()]
 
 
+async def test_a_report_that_does_not_show_is_made_anew(cluster: Cluster) -> None:
+    """The ledger said yes, and it is not there."""
+    submit = cluster.watchers[1]._submit
+    lost: list[NodeReport] = []
+
+    async def swallowed(transaction: Transaction) -> SubmitResult:
+        if not lost and isinstance(transaction, NodeReport):
+            lost.append(transaction)
+            return SubmitResult(cluster.world.height, cluster.world.time_ms, ())
+        return await submit(transaction)
+
+    cluster.watchers[1]._submit = swallowed
+    cluster.answers = {(1, 6): UNREACHABLE}
+    await cluster.rounds(10)
+    assert lost
+    [report] = cluster.reports(1)
+    assert cluster.row(1).number == report.number
+
+
 async def test_a_node_whose_lease_has_run_out_says_and_counts_nothing(cluster: Cluster) -> None:
     cluster.stale = {1}
     cluster.answers = {(1, 6): UNREACHABLE}
@@ -564,12 +583,12 @@ async def test_a_minority_moves_nothing(cluster: Cluster) -> None:
     await cluster.wait(2 * OUT_AFTER_MS)
     assert cluster.map.epoch == 1
     assert cluster.row(1).endorses == b""
-    # Three of the five others are a majority, and the other two help them.
-    cluster.answers = {(asker, 6): UNREACHABLE for asker in (1, 2, 3)}
+    # Four of the six are a majority, and the other one helps them.
+    cluster.answers = {(asker, 6): UNREACHABLE for asker in (1, 2, 3, 4)}
     await cluster.wait(OUT_AFTER_MS + 20_000)
     assert cluster.state(6) is NodeState.OUT
     assert {who for who, each in cluster.said if isinstance(each, NodeReport) and each.endorses} > {
-        1, 2, 3,
+        1, 2, 3, 4,
     }  # fmt: skip
 
 
