@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from hcefs.client.ledger import LedgerClient
 from hcefs.crypto.accounts import AccountKeys
-from hcefs.errors import HcefsError
+from hcefs.errors import Conflict, HcefsError, Unavailable
 from hcefs.ledger.cluster_facts import MapProgress
 from hcefs.ledger.transactions import SetClusterMap, Transaction, sign_transaction
 from hcefs.placement.cluster_map import ClusterMap, Node, NodeState
@@ -89,7 +89,13 @@ class LayoutClient:
             Conflict: ``epoch-moved``: another map came first; nothing was moved.
             HcefsError: why the ledger refuses it.
         """
-        await self.submit(SetClusterMap(current.epoch, successor.encode()))
+        try:
+            await self.submit(SetClusterMap(current.epoch, successor.encode()))
+        except (Conflict, Unavailable):
+            # The answer of an attempt that was committed may have been lost.
+            history = await self.client.map_history(successor.epoch)
+            if all(change.digest != successor.digest() for change in history[:1]):
+                raise
 
     async def submit(self, transaction: Transaction) -> None:
         """Have the ledger commit something that the operator threshold signs."""
