@@ -95,3 +95,13 @@ class SystemRuntime:
         """Stop the pools; queued work that has not started is dropped."""
         self._compute.shutdown(wait=False, cancel_futures=True)
         self._disk.shutdown(wait=False, cancel_futures=True)
+
+
+def is_cancelled() -> bool:
+    """Whether the running task itself is cancelled, and not only what it waited for.
+
+    gRPC cancels the calls of a channel that another task closed, and a gather what it
+    waits for when one of them was: for who asked, that is a node that does not answer.
+    """
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0

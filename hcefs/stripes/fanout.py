@@ -21,7 +21,7 @@ from hcefs.errors import Corrupt, HcefsError, NotFound, Unavailable
 from hcefs.formats.manifest import Core, KeyRow, Layout, Opening
 from hcefs.ids import AccountId
 from hcefs.placement.ring import Seat
-from hcefs.runtime import Runtime
+from hcefs.runtime import Runtime, is_cancelled
 from hcefs.stripes.checks import Replica, check_layout
 from hcefs.stripes.hedge import HedgeTimer
 from hcefs.stripes.reseat import MOVED, RESEATS_MAX, Reseat
@@ -141,6 +141,10 @@ class Fanout:
             return error
         except TimeoutError:
             return Unavailable("the seat does not answer", reason="stalled")
+        except asyncio.CancelledError:
+            if is_cancelled():
+                raise
+            return Unavailable("the connection to the seat was closed", reason="cancelled")
 
     async def _in_turn(
         self, seats: Sequence[Seat], action: Callable[[Peer], Awaitable[T]]

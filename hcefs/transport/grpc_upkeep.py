@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 import grpc
 
-from hcefs.errors import Corrupt
+from hcefs.errors import Corrupt, Unavailable
 from hcefs.ids import BlobBase, RecordId
 from hcefs.placement.cluster_map import Node
-from hcefs.runtime import Runtime
+from hcefs.runtime import Runtime, is_cancelled
 from hcefs.transport.grpc_peers import (
     HEAD_KEY,
     STREAM_SECONDS,
@@ -69,6 +70,10 @@ class GrpcUpkeepPeer:
             answer = await call
         except grpc.aio.AioRpcError as error:
             raise between_nodes(from_rpc_error(error)) from None
+        except asyncio.CancelledError:
+            if is_cancelled():
+                raise
+            raise Unavailable("the connection to the node was closed", reason="cancelled") from None
         observe(self._heads, await call.initial_metadata())
         return answer
 

@@ -24,7 +24,7 @@ from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import ClusterMap, Node
 from hcefs.placement.successor import is_as_planned
 from hcefs.placement.waves import SeatName, by_urgency, in_flight, is_planned
-from hcefs.runtime import Runtime
+from hcefs.runtime import Runtime, is_cancelled
 from hcefs.upkeep.fill import SeatFiller
 from hcefs.upkeep.worker import Progress
 
@@ -162,6 +162,11 @@ class Rebalancer:
     async def _fill(self, current: ClusterMap, name: SeatName, source: int) -> bool:
         try:
             filled = await self._filler.fill(current, name, source, self._is_fenced)
+        except asyncio.CancelledError:
+            if is_cancelled():
+                raise
+            self._tried[name] = self._runtime.monotonic() + RETRY_SECONDS
+            return False
         except HcefsError as error:
             self._tried[name] = self._runtime.monotonic() + RETRY_SECONDS
             # An epoch that is over ends all fills that were under way for it.

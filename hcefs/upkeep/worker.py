@@ -13,9 +13,10 @@ import logging
 from typing import Protocol
 
 from hcefs.errors import HcefsError
-from hcefs.runtime import Runtime
+from hcefs.runtime import Runtime, is_cancelled
 
 ERROR_SECONDS = 30.0
+CANCELLED_SECONDS = 1.0
 log = logging.getLogger(__name__)
 
 
@@ -56,17 +57,15 @@ class Runner:
         while True:
             try:
                 progress = await worker.work()
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
-                    raise
-                # A connection that was closed under a call, not the end of this job.
-                log.warning("upkeep %s: a call was cancelled", worker.name)
-                await self._runtime.sleep(ERROR_SECONDS)
-                continue
             except HcefsError as error:
                 log.warning("upkeep %s: %s (%s)", worker.name, error.kind, error.reason)
                 await self._runtime.sleep(ERROR_SECONDS)
+                continue
+            except asyncio.CancelledError:
+                if is_cancelled():
+                    raise
+                log.warning("upkeep %s: a call was cancelled under it", worker.name)
+                await self._runtime.sleep(CANCELLED_SECONDS)
                 continue
             except Exception as error:  # noqa: BLE001 - a fault must not end upkeep in silence
                 log.error("upkeep %s failed: %s", worker.name, type(error).__name__)

@@ -22,7 +22,7 @@ from hcefs.ledger.transactions_map import SetUpkeepPolicy
 from hcefs.placement.cluster_map import ClusterMap, Node, NodeState
 from hcefs.placement.planner import Plan, plan
 from hcefs.placement.ring import seats
-from hcefs.placement.waves import apply_plan, is_planned
+from hcefs.placement.waves import SeatName, apply_plan, is_planned
 from hcefs.store.interface import Stores, Table
 from hcefs.stripes.exports import has_shard, record_digest
 from hcefs.stripes.shard_index import read_footer
@@ -80,6 +80,10 @@ class MovingRig(Rig):
         found = self.view().cluster_map()
         assert found is not None
         return found
+
+    def current_arrivals(self) -> frozenset[SeatName]:
+        """The seats of the wave in force that have arrived."""
+        return self.all[0].process.follower.view.arrived()
 
     def node_of(self, running: Running) -> Node:
         """A node as the map names it, or would."""

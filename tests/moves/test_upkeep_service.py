@@ -93,10 +93,10 @@ async def test_a_node_without_a_seat_in_the_row_is_denied(rig: MovingRig) -> Non
         call = ask(rig, rig.stranger, rig.nodes[0], method, request)
         await rig.refused(call, "denied", "not-a-seat")
     load = upkeep_pb2.LoadShardRequest(place=where, base=bytes(base))
-    pieces = rig.download(
+    loading = rig.download(
         rig.nodes[0].config.peer_address, "/hcefs.v1.Upkeep/LoadShard", load, rig.stranger.identity
     )
-    await rig.refused(pieces, "denied", "not-a-seat")
+    await rig.refused(loading, "denied", "not-a-seat")
     # Whether something has arrived is told to any node: its former holder asks that.
     has = upkeep_pb2.HasShardsRequest(place=where)
     await ask(rig, rig.stranger, rig.nodes[0], "HasShards", has)
@@ -174,10 +174,10 @@ async def test_what_lies_in_another_partition_is_refused(rig: MovingRig) -> None
         call = ask(rig, asking, asked, method, request)
         await rig.refused(call, "denied", "wrong-partition")
     load = upkeep_pb2.LoadShardRequest(place=where, base=bytes(base))
-    pieces = rig.download(
+    loading = rig.download(
         asked.config.peer_address, "/hcefs.v1.Upkeep/LoadShard", load, asking.identity
     )
-    await rig.refused(pieces, "denied", "wrong-partition")
+    await rig.refused(loading, "denied", "wrong-partition")
 
 
 async def test_records_lie_under_the_default_profile(rig: MovingRig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -371,3 +372,21 @@ def test_the_spare_node_is_no_seat(cluster: LocalCluster) -> None:
     assert seat_of(new, blob.base, 4).node == spare_node(cluster.map, blob.base)
     assert seat_of(new, blob.base, 4).source == new.node(source)
     assert name.seat == seat_of(new, blob.base, 4).seat
+
+
+async def test_a_call_that_is_cancelled_under_a_fan_out_fails_that_seat_only(
+    cluster: LocalCluster,
+) -> None:
+    """gRPC does so when another task renews the channel to a node that has restarted."""
+    seen = 0
+
+    async def action(peer: object, now: object) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 2:
+            raise asyncio.CancelledError
+
+    held = cluster.seats(bytes(cluster.record))
+    fanout = Fanout(cluster.runtime, cluster, cluster.ledger)
+    call = cluster.call("put", None)
+    assert await fanout.store(held, profile_named("ec-4-2"), call, action) == 5

@@ -1,4 +1,4 @@
-"""The runner: what ends a unit of work does not end the job."""
+"""Upkeep goes on after whatever one unit of work meets, and ends when it is stopped."""
 
 from __future__ import annotations
 
@@ -8,85 +8,70 @@ from collections.abc import Iterator
 import pytest
 
 from hcefs.errors import Unavailable
-from hcefs.runtime import SystemRuntime
-from hcefs.upkeep.worker import ERROR_SECONDS, Progress, Runner
-
-
-class Hurried(SystemRuntime):
-    """Rests take no time, and are noted."""
-
-    def __init__(self) -> None:
-        super().__init__(compute_threads=1)
-        self.rests: list[float] = []
-
-    async def sleep(self, seconds: float) -> None:
-        self.rests.append(seconds)
-        await asyncio.sleep(0)
+from hcefs.upkeep.worker import Progress, Runner
+from tests.unit.upkeep.giving import ClockRuntime
 
 
 @pytest.fixture
-def runtime() -> Iterator[Hurried]:
-    made = Hurried()
+def runtime() -> Iterator[ClockRuntime]:
+    made = ClockRuntime()
     yield made
     made.close()
 
 
-class Failing:
-    """A job whose first unit ends with an error."""
+class Job:
+    """Fails once, then works."""
 
-    name = "failing"
-    idle_seconds = 7.0
+    name = "job"
+    idle_seconds = 1.0
 
-    def __init__(self, error: BaseException) -> None:
-        self._error = error
-        self._units = 0
-        self.went_on = asyncio.Event()
+    def __init__(self, failure: BaseException, runtime: ClockRuntime) -> None:
+        self._failure = failure
+        self._runtime = runtime
+        self.calls = 0
+        self.worked = asyncio.Event()
 
     async def work(self) -> Progress:
-        self._units += 1
-        if self._units == 1:
-            raise self._error
-        self.went_on.set()
+        self.calls += 1
+        if self.calls == 1:
+            await asyncio.gather(self._runtime.spawn(self._fail(), name="call"))
+        self.worked.set()
         return Progress.IDLE
+
+    async def _fail(self) -> None:
+        raise self._failure
 
 
 @pytest.mark.parametrize(
-    "error",
-    [
-        Unavailable("not now"),
-        RuntimeError("a fault"),
-        # What gRPC raises in a call whose channel is closed meanwhile.
-        asyncio.CancelledError(),
-    ],
+    "failure",
+    [Unavailable("away", reason="unreachable"), ValueError("a fault"), asyncio.CancelledError()],
+    ids=["typed", "fault", "cancelled call"],
 )
-async def test_a_job_goes_on_after_an_error(runtime: Hurried, error: BaseException) -> None:
-    job = Failing(error)
+async def test_a_failed_unit_ends_no_worker(runtime: ClockRuntime, failure: BaseException) -> None:
+    """gRPC cancels calls of a channel that is renewed because its node has restarted."""
+    job = Job(failure, runtime)
     runner = Runner(runtime, [job])
     runner.start()
     async with asyncio.timeout(5):
-        await job.went_on.wait()
-    assert runtime.rests[0] == ERROR_SECONDS
+        await job.worked.wait()
     await runner.stop()
+    calls = job.calls
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert job.calls == calls
 
 
-class Endless:
-    name = "endless"
-    idle_seconds = 0.0
+async def test_a_worker_that_waits_is_stopped(runtime: ClockRuntime) -> None:
+    class Waiting:
+        name = "waiting"
+        idle_seconds = 1.0
 
-    def __init__(self) -> None:
-        self.begun = asyncio.Event()
+        async def work(self) -> Progress:
+            await asyncio.Event().wait()
+            return Progress.IDLE
 
-    async def work(self) -> Progress:
-        self.begun.set()
-        await asyncio.Event().wait()
-        return Progress.IDLE
-
-
-async def test_a_stop_ends_a_job_within_its_unit(runtime: Hurried) -> None:
-    job = Endless()
-    runner = Runner(runtime, [job])
+    runner = Runner(runtime, [Waiting()])
     runner.start()
-    await job.begun.wait()
+    await asyncio.sleep(0)
     async with asyncio.timeout(5):
         await runner.stop()
-    assert runtime.rests == []
