@@ -17,7 +17,7 @@ from hcefs.stripes.exports import has_shard, record_digest
 from hcefs.stripes.shard_index import read_footer
 from hcefs.transport.upkeep import BlobRows, PackRows, RecordDigest, RecordRows, ShardName
 from hcefs.upkeep import fill
-from tests.unit.stripes.moving import moved, seat_of
+from tests.unit.stripes.moving import moved, seat_of, spare_node
 from tests.unit.upkeep.giving import ClockRuntime, GivingCluster
 
 INDEX = 2
@@ -363,14 +363,21 @@ async def test_a_base_of_another_partition(world: GivingCluster) -> None:
 
 async def test_a_base_of_another_profile(world: GivingCluster) -> None:
     """A copied pack has no index 5: whoever says so must not stop the rest."""
-    at = await moving(world)
-    bits = world.cluster.map.table("ec-4-2").bits
-    while True:
+    cluster = world.cluster
+    seated: set[AccountId] = set()
+    while not seated:
+        blob = await cluster.put(bytes(1000))
+        accounts = {seat.node.account for seat in cluster.seats(blob.base, "copy-3")}
+        if spare_node(cluster.map, blob.base).account not in accounts:
+            seated = accounts
+    at = Moving(world, blob.base, "ec-4-2", None)
+    bits = cluster.map.table("ec-4-2").bits
+    assert bits == cluster.map.table("copy-3").bits
+    pack = world.packs.seal([b"a"])
+    while partition_of(pack.base, bits) != partition_of(at.base, bits):
         pack = world.packs.seal([b"a"])
-        if partition_of(pack.base, bits) == partition_of(at.base, bits):
-            break
     await world.packs.put(pack, "copy-3")
-    holder = next(a for a in at.others if list(world.packs.faults[a].stored))
+    holder = next(account for account in at.others if account in seated)
     page = [ShardName(pack.base, index) for index in range(6)] + [ShardName(at.base, 0)]
     world.giving[holder].shards = lambda after: (page, b"")
     before = list(at.stores.shards.inventory())
