@@ -14,7 +14,7 @@ from tests.moves.moving import MovingRig
 PUTTERS = 3
 GETTERS = 3
 SIZES = (300, 300, 2_000, 2_000, 2_000, 150_000, 2_200_000)
-PAUSE_SECONDS = 0.1
+PAUSE_SECONDS = 0.25
 """Between two requests of a client: it is the work beside it that is tested."""
 
 PUT_MODES = (("gateway", None), ("gateway", "client"), ("direct", None))
