@@ -124,7 +124,8 @@ class UpkeepService:
     ) -> upkeep_pb2.LoadRowsResponse:
         """The rows of one blob or pack."""
         _, positions = await self._admit(context, request.place)
-        rows = await self._exporter.load_rows(BlobBase(_inside(request.base, positions)))
+        base = BlobBase(_inside(request.base, positions))
+        rows = await self._exporter.load_rows(base, request.place.profile)
         if isinstance(rows, PackRows):
             return upkeep_pb2.LoadRowsResponse(
                 layout=rows.layout,
@@ -141,7 +142,9 @@ class UpkeepService:
         message = decoded(upkeep_pb2.LoadShardRequest, request)
         _, positions = await self._admit(context, message.place)
         base = BlobBase(_inside(message.base, positions))
-        download = await self._exporter.load_shard(base, message.index, message.first)
+        download = await self._exporter.load_shard(
+            base, message.index, message.first, message.place.profile
+        )
         try:
             header = await download.header()
             yield shard_pb2.LoadResponse(header=wire_header(header)).SerializeToString()
@@ -182,7 +185,7 @@ class UpkeepService:
             ShardName(BlobBase(_inside(each.base, positions)), each.index)
             for each in request.shards
         ]
-        held = await self._exporter.has_shards(shards)
+        held = await self._exporter.has_shards(shards, request.place.profile)
         return upkeep_pb2.HasShardsResponse(held=bytes(held))
 
     @served("has-rows")

@@ -13,7 +13,7 @@ compared with its digest before the file has its name.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hcefs.access.facts import Action
@@ -46,7 +46,7 @@ from hcefs.stripes.pending import (
     PendingNames,
     index_name,
 )
-from hcefs.stripes.placed import record_row, shard_row
+from hcefs.stripes.placed import form_of, record_row, replaced_rows, shard_row
 from hcefs.stripes.shard_index import read_footer
 from hcefs.stripes.transfers import whole
 from hcefs.transport.peers import Piece
@@ -73,6 +73,13 @@ class Adoptable:
     rows: tuple[tuple[Table, bytes, bytes], ...]
     keys: tuple[tuple[KeyTable, bytes, bytes], ...]
     packed: bool
+    layout: Layout | PackLayout
+    cores: tuple[Core, ...]
+
+    @property
+    def form(self) -> str:
+        """The form of its shards on this node."""
+        return form_of(self.layout)
 
     @property
     def geometry(self) -> Geometry:
@@ -84,8 +91,15 @@ class Adopter:
     """Keeps copies on this node."""
 
     def __init__(
-        self, runtime: Runtime, stores: Stores, replica: Replica, pending: PendingNames
+        self,
+        runtime: Runtime,
+        stores: Stores,
+        replica: Replica,
+        pending: PendingNames,
+        changed: Callable[[BlobBase], None] = lambda _: None,
     ) -> None:
+        """``changed`` is told of a base whose layout was replaced."""
+        self._changed = changed
         self._runtime = runtime
         self._stores = stores
         self._replica = replica
@@ -93,9 +107,9 @@ class Adopter:
 
     # -- shards
 
-    async def has(self, base: BlobBase, index: int) -> bool:
-        """Whether the shard is here with its rows."""
-        return await self._runtime.disk(has_shard, self._stores, base, index)
+    async def has(self, base: BlobBase, index: int, profile: str) -> bool:
+        """Whether the shard of a profile is here with its rows."""
+        return await self._runtime.disk(has_shard, self._stores, base, index, profile)
 
     def check(self, base: BlobBase, rows: BlobRows | PackRows) -> Adoptable:
         """Rows of another node, compared with each other and with the ledger.
@@ -145,6 +159,8 @@ class Adopter:
             ),
             tuple(keys),
             packed=False,
+            layout=layout,
+            cores=(core,),
         )
 
     def _check_pack(self, base: BlobBase, rows: PackRows) -> Adoptable:
@@ -155,6 +171,7 @@ class Adopter:
         check_groups(base, rows.groups, shape.payloads, shredded=True)
         kept: list[tuple[Table, bytes, bytes]] = [(Table.LAYOUTS, bytes(base), rows.layout)]
         keys: list[tuple[KeyTable, bytes, bytes]] = []
+        cores: list[Core] = []
         waiting = 0
         for group in rows.groups:
             opening = PackOpening.decode(group.opening)
@@ -167,6 +184,7 @@ class Adopter:
                 core = check_core(data, group.record, blob, shape.length_of(number))
                 if not at:
                     check_layout(self._replica, layout, core.writer)
+                cores.append(core)
                 kept.append((Table.CORES, bytes(base) + slot, data))
                 wrapped = group.wrapped_keys[WRAPPED_SIZE * at : WRAPPED_SIZE * (at + 1)]
                 if any(wrapped):
@@ -189,6 +207,8 @@ class Adopter:
             tuple(kept),
             tuple(keys),
             packed=True,
+            layout=layout,
+            cores=tuple(cores),
         )
 
     def _is_committed(self, record: RecordId, commitment: bytes) -> bool:
@@ -220,7 +240,8 @@ class Adopter:
         )
 
         def job() -> ShardWriter:
-            writer = self._stores.shards.begin(wanted.base, index, file_length(wanted.geometry))
+            size = file_length(wanted.geometry)
+            writer = self._stores.shards.begin(wanted.base, index, size, wanted.form)
             try:
                 writer.write(header.encode())
             except BaseException:
@@ -251,7 +272,7 @@ class Adopter:
         """
 
         def job() -> None:
-            footer = read_footer(self._stores.shards, wanted.base, index)
+            footer = read_footer(self._stores.shards, wanted.base, index, wanted.form)
             if footer.shard_digest != wanted.shard_digests[index]:
                 raise Corrupt("a shard file here is of another layout", reason="wrong-digest")
             with self._pending.locked([bytes(wanted.base)]):
@@ -274,15 +295,22 @@ class Adopter:
         """Write the rows.  Under the base's lock.
 
         Raises:
-            Conflict: other rows are here.
+            Conflict: other rows are here; ``superseded``: a later layout is in force.
         """
+        marked = []
         for table, key, value in wanted.rows:
             known = self._stores.rows.get(table, key)
-            if known is not None and known != value:
+            if known is None or known == value:
+                continue
+            if table is not Table.LAYOUTS:
                 raise Conflict("other rows are here under this base", reason="row-exists")
+            marked = replaced_rows(self._stores.rows, wanted.base, known, wanted.layout)
         if wanted.keys:
             self._stores.keys.put_all_new(wanted.keys)
-        self._stores.rows.put([*wanted.rows, shard_row(wanted.base, index, wanted.profile)])
+        named = shard_row(wanted.base, index, wanted.profile, wanted.form)
+        self._stores.rows.put([*wanted.rows, named, *marked])
+        if marked:
+            self._changed(wanted.base)
 
     # -- records
 

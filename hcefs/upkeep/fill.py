@@ -195,7 +195,7 @@ class SeatFiller:
         async def some() -> None:
             for base in waiting:
                 index = (name.seat + rotation_of(base, n)) % n
-                if not await self._adopter.has(base, index):
+                if not await self._adopter.has(base, index, name.profile):
                     await self._one(place, base, index, source, lists, filled)
 
         jobs = [self._runtime.spawn(some(), name="fill") for _ in range(BLOBS_AT_ONCE)]
@@ -218,6 +218,8 @@ class SeatFiller:
         except HcefsError as error:
             self._give_up(base, index, error, filled)
             return
+        if wanted.profile != place.profile:
+            return  # it has been re-profiled: this seat is to have nothing of it
         givers = sorted(held.get(index, ()), key=lambda node_id: node_id != source)
         try:
             for node_id in givers:
@@ -237,6 +239,8 @@ class SeatFiller:
         """
         if error.retryable:
             raise error
+        if error.reason == "superseded":
+            return  # it was re-profiled meanwhile
         filled.lost += 1
         self._metrics.count("unrecovered_shards_total")
         log.error("shard %s index %d cannot be had: %s (%s)", base, index, error.kind, error.reason)

@@ -25,14 +25,20 @@ from hcefs.runtime import Runtime
 from hcefs.store.interface import KeyTable, Stores, Table
 from hcefs.stripes.exports import record_rows, row_digest
 from hcefs.stripes.pending import PendingNames
-from hcefs.stripes.placed import RING, PlacedShard, records_in, shard_key, shards_in
+from hcefs.stripes.placed import (
+    RING,
+    PlacedShard,
+    records_in,
+    shard_key,
+    shards_in,
+    shards_of,
+)
 from hcefs.stripes.transfers import whole
 from hcefs.transport.upkeep import Place, ShardName, UpkeepPeers
 from hcefs.upkeep.rebalance import MapView
 from hcefs.upkeep.worker import Progress
 
 PACK_ROWS_MAX = 2000
-INDEXES_MAX = 256
 ROWS_ASKED = 4096
 IDLE_SECONDS_MAX = 60.0
 
@@ -167,21 +173,20 @@ class Retirer:
         keys: list[tuple[KeyTable, bytes]] = []
         with self._pending.locked(bytes(shard.base) for shard in shards):
             for shard in shards:
-                rows.append((Table.PLACED, shard_key(shard.base, shard.index)))
+                rows.append((Table.PLACED, shard_key(shard.base, shard.index, shard.form)))
                 if not self._is_elsewhere_here(shard):
                     rows += self._rows_of(shard.base)
                     keys += self._keys_of(shard.base)
             self._stores.rows.delete(rows)
             for shard in shards:
-                self._stores.shards.remove(shard.base, shard.index)
+                self._stores.shards.remove(shard.base, shard.index, shard.form)
             if keys:
                 self._stores.keys.delete(keys)
 
     def _is_elsewhere_here(self, shard: PlacedShard) -> bool:
         """Whether another shard of the base is on this node."""
-        prefix = shard_key(shard.base, shard.index)[:-1]
-        found = self._stores.rows.scan(Table.PLACED, prefix, limit=INDEXES_MAX)
-        return any(key[-1] != shard.index for key, _ in found)
+        found = shards_of(self._stores.rows, shard.base)
+        return any((each.index, each.form) != (shard.index, shard.form) for each in found)
 
     def _rows_of(self, base: BlobBase) -> list[tuple[Table, bytes]]:
         found = []

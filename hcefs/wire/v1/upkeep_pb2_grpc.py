@@ -70,6 +70,11 @@ class UpkeepStub:
                 request_serializer=hcefs_dot_v1_dot_upkeep__pb2.HasRowsRequest.SerializeToString,
                 response_deserializer=hcefs_dot_v1_dot_upkeep__pb2.HasRowsResponse.FromString,
                 _registered_method=True)
+        self.TakeLayout = channel.unary_unary(
+                '/hcefs.v1.Upkeep/TakeLayout',
+                request_serializer=hcefs_dot_v1_dot_upkeep__pb2.TakeLayoutRequest.SerializeToString,
+                response_deserializer=hcefs_dot_v1_dot_upkeep__pb2.TakeLayoutResponse.FromString,
+                _registered_method=True)
 
 
 class UpkeepServicer:
@@ -125,6 +130,14 @@ class UpkeepServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TakeLayout(self, request, context):
+        """Has a node take part in re-profiling one blob or pack.  The answer comes when
+        what the step asks for is durable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UpkeepServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -162,6 +175,11 @@ def add_UpkeepServicer_to_server(servicer, server):
                     servicer.HasRows,
                     request_deserializer=hcefs_dot_v1_dot_upkeep__pb2.HasRowsRequest.FromString,
                     response_serializer=hcefs_dot_v1_dot_upkeep__pb2.HasRowsResponse.SerializeToString,
+            ),
+            'TakeLayout': grpc.unary_unary_rpc_method_handler(
+                    servicer.TakeLayout,
+                    request_deserializer=hcefs_dot_v1_dot_upkeep__pb2.TakeLayoutRequest.FromString,
+                    response_serializer=hcefs_dot_v1_dot_upkeep__pb2.TakeLayoutResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -353,6 +371,33 @@ class Upkeep:
             '/hcefs.v1.Upkeep/HasRows',
             hcefs_dot_v1_dot_upkeep__pb2.HasRowsRequest.SerializeToString,
             hcefs_dot_v1_dot_upkeep__pb2.HasRowsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TakeLayout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hcefs.v1.Upkeep/TakeLayout',
+            hcefs_dot_v1_dot_upkeep__pb2.TakeLayoutRequest.SerializeToString,
+            hcefs_dot_v1_dot_upkeep__pb2.TakeLayoutResponse.FromString,
             options,
             channel_credentials,
             insecure,
