@@ -452,13 +452,25 @@ class Copy:
         """
 
         def job() -> None:
-            wanted = self._wanted
-            footer = ShardFooter.of(wanted.plaintext_length, b"".join(self._digests))
-            if footer.shard_digest != wanted.shard_digests[self._index]:
-                raise Corrupt("these pieces are not those of the layout", reason="wrong-digest")
-            self._adopter.publish(wanted, self._index, self._writer, footer)
+            self._adopter.publish(self._wanted, self._index, self._writer, self._footer())
 
         await whole(self._runtime, job)
+
+    async def stage(self) -> None:
+        """Make the shard's file durable, and nothing else.
+
+        Raises:
+            Corrupt: ``wrong-digest``: the pieces are not those of the layout.
+            Conflict: another copy was first.
+        """
+        await whole(self._runtime, lambda: self._writer.finish(self._footer().encode()))
+
+    def _footer(self) -> ShardFooter:
+        wanted = self._wanted
+        footer = ShardFooter.of(wanted.plaintext_length, b"".join(self._digests))
+        if footer.shard_digest != wanted.shard_digests[self._index]:
+            raise Corrupt("these pieces are not those of the layout", reason="wrong-digest")
+        return footer
 
     async def abort(self) -> None:
         """Forget what was written.  Does nothing after a ``finish``."""

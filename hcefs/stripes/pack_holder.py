@@ -35,8 +35,8 @@ from hcefs.stripes.pack_checks import (
     pack_length,
 )
 from hcefs.stripes.pack_known import KnownGroup, KnownGroups, Name
-from hcefs.stripes.pending import PENDING_OPENING, PENDING_PACK, PendingNames, index_name
 from hcefs.stripes.pack_shape import PackShape
+from hcefs.stripes.pending import PENDING_OPENING, PENDING_PACK, PendingNames, index_name
 from hcefs.stripes.placed import form_here, form_of_version, record_row, shard_row
 from hcefs.stripes.shard_index import ShardIndex
 from hcefs.stripes.transfers import whole

@@ -21,11 +21,12 @@ from hcefs.transport.grpc_peers import (
     connector,
     observe,
 )
-from hcefs.transport.pack_messages import pack_group
+from hcefs.transport.pack_messages import pack_group, pack_group_message
 from hcefs.transport.peers import Heads, ShardDownload
 from hcefs.transport.status import from_rpc_error
 from hcefs.transport.upkeep import (
     BlobRows,
+    LayoutStep,
     PackRows,
     Place,
     RecordDigest,
@@ -44,6 +45,31 @@ def place_message(place: Place) -> upkeep_pb2.Place:
     return upkeep_pb2.Place(epoch=place.epoch, profile=place.profile, partition=place.partition)
 
 
+def rows_message(rows: BlobRows | PackRows) -> upkeep_pb2.LoadRowsResponse:
+    """The rows of a base as they travel."""
+    if isinstance(rows, PackRows):
+        return upkeep_pb2.LoadRowsResponse(
+            layout=rows.layout,
+            groups=[pack_group_message(group) for group in rows.groups],
+            commit_by_ms=rows.commit_by_ms,
+        )
+    return upkeep_pb2.LoadRowsResponse(
+        layout=rows.layout, core=rows.core, key_row=rows.key_row, opening=rows.opening
+    )
+
+
+def rows_of(message: upkeep_pb2.LoadRowsResponse) -> BlobRows | PackRows:
+    """The inverse of :func:`rows_message`.
+
+    Raises:
+        Invalid: ``bad-id``.
+    """
+    if message.groups:
+        groups = tuple(pack_group(group) for group in message.groups)
+        return PackRows(message.layout, groups, message.commit_by_ms)
+    return BlobRows(message.layout, message.core, message.key_row, message.opening)
+
+
 class GrpcUpkeepPeer:
     """Another node."""
 
@@ -56,12 +82,14 @@ class GrpcUpkeepPeer:
         head = self._heads.current()
         return [(HEAD_KEY, head)] if head else []
 
-    async def _unary(self, name: str, request: Any, response: Any) -> Any:
+    async def _unary(
+        self, name: str, request: Any, response: Any, seconds: float = CALL_SECONDS
+    ) -> Any:
         channel = await self._connect()
         method = channel.unary_unary(
             f"/hcefs.v1.Upkeep/{name}", response_deserializer=response.FromString
         )
-        call = method(request.SerializeToString(), timeout=CALL_SECONDS, metadata=self._metadata())
+        call = method(request.SerializeToString(), timeout=seconds, metadata=self._metadata())
         try:
             answer = await call
         except grpc.aio.AioRpcError as error:
@@ -84,10 +112,7 @@ class GrpcUpkeepPeer:
     async def load_rows(self, place: Place, base: BlobBase) -> BlobRows | PackRows:
         request = upkeep_pb2.LoadRowsRequest(place=place_message(place), base=bytes(base))
         answer = await self._unary("LoadRows", request, upkeep_pb2.LoadRowsResponse)
-        if answer.groups:
-            groups = tuple(pack_group(group) for group in answer.groups)
-            return PackRows(answer.layout, groups, answer.commit_by_ms)
-        return BlobRows(answer.layout, answer.core, answer.key_row, answer.opening)
+        return rows_of(answer)
 
     async def load_shard(
         self, place: Place, base: BlobBase, index: int, first: int
@@ -130,6 +155,18 @@ class GrpcUpkeepPeer:
         )
         answer = await self._unary("HasRows", request, upkeep_pb2.HasRowsResponse)
         return _held(answer.held, len(digests))
+
+    async def take_layout(
+        self, place: Place, base: BlobBase, step: LayoutStep, rows: BlobRows | PackRows
+    ) -> None:
+        request = upkeep_pb2.TakeLayoutRequest(
+            place=place_message(place),
+            base=bytes(base),
+            step=upkeep_pb2.LayoutStep.Name(step),
+            rows=rows_message(rows),
+        )
+        seconds = STREAM_SECONDS if step is LayoutStep.STAGE else CALL_SECONDS
+        await self._unary("TakeLayout", request, upkeep_pb2.TakeLayoutResponse, seconds)
 
 
 def _held(held: bytes, count: int) -> list[bool]:

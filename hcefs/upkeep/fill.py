@@ -36,8 +36,17 @@ from hcefs.stripes.adopt import Adoptable, Adopter, Copy
 from hcefs.stripes.hedge import HedgeTimer
 from hcefs.stripes.read import StripeReader
 from hcefs.stripes.rebuild import rebuilt_pieces
+from hcefs.stripes.relayout import cut
 from hcefs.transport.peers import Call, Loader, LoadHeader, Piece, ShardDownload
-from hcefs.transport.upkeep import Place, RecordRows, ShardName, UpkeepPeer, UpkeepPeers
+from hcefs.transport.upkeep import (
+    LayoutPeer,
+    LayoutPeers,
+    Place,
+    RecordRows,
+    ShardName,
+    UpkeepPeer,
+    UpkeepPeers,
+)
 from hcefs.upkeep.throttle import Throttle
 
 BLOBS_AT_ONCE = 4
@@ -321,27 +330,10 @@ class SeatFiller:
         self, peer: UpkeepPeer, place: Place, wanted: Adoptable, index: int
     ) -> AsyncIterator[list[Piece]]:
         """The pieces of a whole shard, as they come, cut apart."""
-        geometry = wanted.geometry
         download = await peer.load_shard(place, wanted.base, index, 0)
-        try:
-            await download.header()
-            segment = 0
-            async for message in download.messages():
-                view = memoryview(message)
-                pieces: list[Piece] = []
-                while view.nbytes and segment < geometry.segments:
-                    size = geometry.piece_of(segment)
-                    if view.nbytes < size:
-                        break
-                    pieces.append(view[:size])
-                    view, segment = view[size:], segment + 1
-                if view.nbytes:
-                    raise Corrupt("a shard came with other pieces", reason="wrong-length")
+        async with aclosing(cut(download, wanted.geometry)) as messages:  # type: ignore[type-var]
+            async for pieces in messages:
                 yield pieces
-            if segment != geometry.segments:
-                raise Corrupt("a shard came with too few pieces", reason="truncated")
-        finally:
-            await download.cancel()
 
     async def _take(self, copy: Copy, wanted: Adoptable, source: AsyncIterator[list[Piece]]) -> int:
         """Write all pieces at the pace that the budget allows; their bytes."""
@@ -379,9 +371,9 @@ class SeatFiller:
             )
         layout = self._layout_of(wanted)
         request = RequestId(self._runtime.random(RequestId.SIZE))
-        call = _call(place, wanted.base, request)
+        call = rebuild_call(place, wanted.base, request)
         reader = StripeReader(
-            self._runtime, _Loaders(self._peers, place), seats, call, layout, wanted.geometry,
+            self._runtime, Loaders(self._peers, place), seats, call, layout, wanted.geometry,
             self._quiet, self._hedge,
         )  # fmt: skip
         copy = await self._begin(wanted, index)
@@ -454,7 +446,7 @@ def _size(rows: RecordRows) -> int:
     return sum(len(each) for each, _ in rows.openings) + sum(map(len, (*rows.boxes, *rows.links)))
 
 
-def _call(place: Place, base: BlobBase, request: RequestId) -> Call:
+def rebuild_call(place: Place, base: BlobBase, request: RequestId) -> Call:
     """What names a rebuild in logs: no right stands behind it, and none is asked for."""
     return Call(
         b"", b"", "rebuild", RecordId.zero(), BlobId.of(base), 0, 0, 0, place.epoch, request,
@@ -462,10 +454,10 @@ def _call(place: Place, base: BlobBase, request: RequestId) -> Call:
     )  # fmt: skip
 
 
-class _Loaders:
+class Loaders:
     """Other nodes' shards as a stripe reader asks for them."""
 
-    def __init__(self, peers: UpkeepPeers, place: Place) -> None:
+    def __init__(self, peers: LayoutPeers, place: Place) -> None:
         self._peers = peers
         self._place = place
 
@@ -474,7 +466,7 @@ class _Loaders:
 
 
 class _Loader:
-    def __init__(self, peer: UpkeepPeer, place: Place) -> None:
+    def __init__(self, peer: LayoutPeer, place: Place) -> None:
         self._peer = peer
         self._place = place
 
