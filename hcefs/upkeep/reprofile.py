@@ -83,8 +83,9 @@ BAD_SECONDS = 600.0
 """Before a base is tried again that cannot be moved as it is."""
 
 TRIED_MAX = 10_000
-WAITING = frozenset({"unavailable", "exhausted"})
-"""Kinds of failures that pass by themselves."""
+BAD = frozenset({"corrupt", "invalid", "unauthenticated"})
+"""Kinds of failures that do not pass by themselves.  What a node denies, it may deny only
+until it has the map, the policy or the entry that is known here."""
 
 log = logging.getLogger(__name__)
 
@@ -281,7 +282,9 @@ class Reprofiler:
         try:
             moved = await self._move(shard)
         except HcefsError as error:
-            waits = error.kind in WAITING
+            waits = error.kind not in BAD
+            if not waits:
+                await whole(self._runtime, partial(self._drop, base))
             outcome = "waiting" if waits else "refused"
             self._metrics.count("reprofiled_blobs_total", outcome=outcome)
             if not waits:
@@ -315,6 +318,8 @@ class Reprofiler:
             raise Unavailable("an append of this base may still come", reason="still-pending")
         if wanted.profile != shard.profile:
             return False
+        if isinstance(wanted.layout, PackLayout):
+            replace(wanted.layout, profile=target).check_fits()
         move = _Move(current, wanted, rows, target)
         move.held = self._settled(move, wanted.profile)
         move.coming = self._settled(move, target)
@@ -358,7 +363,7 @@ class Reprofiler:
             except NotFound:
                 return None
             except HcefsError as error:
-                if error.kind not in WAITING:
+                if error.kind in BAD:
                     log.error("node %d gave bad rows of %s: %s", node.node_id, move.base, error)
                 return None
             return other.layout if other.layout.version > mine.version else None
@@ -397,7 +402,7 @@ class Reprofiler:
         )
         failures = [result for result in results if isinstance(result, BaseException)]
         # What does not pass by itself says more.
-        failures.sort(key=lambda error: isinstance(error, HcefsError) and error.kind in WAITING)
+        failures.sort(key=lambda error: isinstance(error, HcefsError) and error.kind not in BAD)
         if failures:
             raise failures[0]
 
@@ -556,6 +561,15 @@ class Reprofiler:
                 if self._is_over(current, pairs, base, profile):
                     dropped = drop_staged(self._stores, base, profile)
                     log.info("dropped %d staged shards of %s under %s", dropped, base, profile)
+
+    def _drop(self, base: BlobBase) -> None:
+        """Drop what is staged of a base that cannot be moved, unless some of it is placed."""
+        with self._pending.locked([bytes(base)]):
+            placed = {shard.form for shard in shards_of(self._stores.rows, base)}
+            for key, _ in self._stores.rows.scan(Table.STAGED, bytes(base)):
+                profile = key[BlobBase.SIZE :].decode()
+                if profile not in placed:
+                    drop_staged(self._stores, base, profile)
 
     def _is_over(
         self, current: ClusterMap, pairs: dict[str, str], base: BlobBase, profile: str
