@@ -297,19 +297,23 @@ class Adopter:
         Raises:
             Conflict: other rows are here; ``superseded``: a later layout is in force.
         """
-        marked = []
+        kept: list[tuple[Table, bytes, bytes]] = []
+        replaced = False
         for table, key, value in wanted.rows:
             known = self._stores.rows.get(table, key)
             if known is None or known == value:
-                continue
-            if table is not Table.LAYOUTS:
+                kept.append((table, key, value))
+            elif table is Table.LAYOUTS:
+                rows = replaced_rows(wanted.base, known, wanted.layout)
+                kept += rows
+                replaced = bool(rows)
+            else:
                 raise Conflict("other rows are here under this base", reason="row-exists")
-            marked = replaced_rows(self._stores.rows, wanted.base, known, wanted.layout)
         if wanted.keys:
             self._stores.keys.put_all_new(wanted.keys)
         named = shard_row(wanted.base, index, wanted.profile, wanted.form)
-        self._stores.rows.put([*wanted.rows, named, *marked])
-        if marked:
+        self._stores.rows.put([*kept, named])
+        if replaced:
             self._changed(wanted.base)
 
     # -- records

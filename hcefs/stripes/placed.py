@@ -116,6 +116,15 @@ def decoded_layout(data: bytes) -> Layout | PackLayout:
         return PackLayout.decode(data)
 
 
+def same_shards(one: Layout | PackLayout, other: Layout | PackLayout) -> bool:
+    """Whether two layouts differ at most in who signed them, and when."""
+    return (one.profile, one.version, one.shard_digests) == (
+        other.profile,
+        other.version,
+        other.shard_digests,
+    )
+
+
 def staged_key(base: BlobBase, profile: str) -> bytes:
     """The key of the row that holds the next layout of a base: base, profile.
 
@@ -136,19 +145,26 @@ def layout_under(rows: RowStore, base: BlobBase, profile: str) -> bytes | None:
 
 
 def replaced_rows(
-    rows: RowStore, base: BlobBase, known: bytes, layout: Layout | PackLayout
+    base: BlobBase, known: bytes, layout: Layout | PackLayout
 ) -> list[tuple[Table, bytes, bytes]]:
-    """What is written with a layout that takes the place of another: a mark for the sweeper.
+    """What is written with a layout that takes the place of another: itself, and a mark.
+
+    Nothing where the known one is of the same shards: two movers may have signed it.
 
     Raises:
         Conflict: ``superseded``: the known one is later; ``row-exists``: neither is.
     """
-    version = decoded_layout(known).version
-    if version > layout.version:
+    old = decoded_layout(known)
+    if same_shards(old, layout):
+        return []
+    if old.version > layout.version:
         raise Conflict("a later layout of this base is in force", reason="superseded")
-    if version == layout.version:
+    if old.version == layout.version:
         raise Conflict("other rows are here under this base", reason="row-exists")
-    return [(Table.META, REPLACED + bytes(base), b"")]
+    return [
+        (Table.LAYOUTS, bytes(base), layout.encode()),
+        (Table.META, REPLACED + bytes(base), b""),
+    ]
 
 
 def replaced_in(rows: RowStore, after: bytes | None = None) -> list[BlobBase]:

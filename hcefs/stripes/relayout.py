@@ -26,8 +26,6 @@ from contextlib import aclosing
 
 from hcefs.erasure.scheme import Geometry, profile_named
 from hcefs.errors import Conflict, Corrupt, Denied, Invalid, NotFound, Unavailable
-from hcefs.formats.manifest import Layout
-from hcefs.formats.pack import PackLayout
 from hcefs.ids import AccountId, BlobBase
 from hcefs.ledger.cluster_facts import UpkeepPolicy
 from hcefs.placement.cluster_map import ClusterMap, Node
@@ -39,6 +37,7 @@ from hcefs.stripes.pending import PendingNames
 from hcefs.stripes.placed import (
     REPLACED,
     decoded_layout,
+    same_shards,
     shard_key,
     shard_row,
     shards_of,
@@ -54,15 +53,6 @@ from hcefs.transport.upkeep import BlobRows, LayoutStep, PackRows, Place, Upkeep
 def targets(policy: UpkeepPolicy) -> dict[str, str]:
     """The profiles that are to be left, each with the one that takes its blobs."""
     return {pair.from_profile: pair.to_profile for pair in policy.reprofile}
-
-
-def same_shards(one: Layout | PackLayout, other: Layout | PackLayout) -> bool:
-    """Whether two layouts differ at most in who signed them, and when."""
-    return (one.profile, one.version, one.shard_digests) == (
-        other.profile,
-        other.version,
-        other.shard_digests,
-    )
 
 
 async def cut(download: ShardDownload, geometry: Geometry) -> AsyncIterator[list[Piece]]:

@@ -118,6 +118,7 @@ class ReplacedSweeper:
         if data is None:
             # Everything of the base has gone otherwise, or was about to be.
             await whole(self._runtime, lambda: self._finish(base))
+            self._since.pop(base, None)
             return None
         layout = decoded_layout(data)
         try:

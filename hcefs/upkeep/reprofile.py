@@ -83,6 +83,9 @@ BAD_SECONDS = 600.0
 """Before a base is tried again that cannot be moved as it is."""
 
 TRIED_MAX = 10_000
+ASK_SECONDS = 5.0
+"""For who may be away without holding up the others."""
+
 BAD = frozenset({"corrupt", "invalid", "unauthenticated"})
 """Kinds of failures that do not pass by themselves.  What a node denies, it may deny only
 until it has the map, the policy or the entry that is known here."""
@@ -240,13 +243,14 @@ class Reprofiler:
         return mine
 
     def _in_force(self, due: Sequence[PlacedShard]) -> list[PlacedShard]:
-        """The shards, one of each base, that are of the layout in force."""
+        """The shards that are here, one of each base, and of the layout in force."""
         rows, found, seen = self._stores.rows, [], set()
         layouts = rows.get_many(Table.LAYOUTS, [bytes(shard.base) for shard in due])
         for shard, layout in zip(due, layouts, strict=True):
             if layout is None or shard.base in seen:
                 continue
-            if decoded_layout(layout).profile == shard.profile:
+            here = self._stores.shards.has(shard.base, shard.index, shard.form)
+            if here and decoded_layout(layout).profile == shard.profile:
                 seen.add(shard.base)
                 found.append(shard)
         return found
@@ -358,9 +362,10 @@ class Reprofiler:
 
         async def ask(node: Node) -> Layout | PackLayout | None:
             try:
-                rows = await self._peers.upkeep_peer(node).load_rows(place, move.base)
+                async with self._runtime.timeout(ASK_SECONDS):
+                    rows = await self._peers.upkeep_peer(node).load_rows(place, move.base)
                 other = await self._runtime.compute(self._adopter.check, move.base, rows)
-            except NotFound:
+            except (NotFound, TimeoutError):
                 return None
             except HcefsError as error:
                 if error.kind in BAD:
@@ -415,16 +420,19 @@ class Reprofiler:
             move, [s for s in move.coming if s.node.account != self._me], LayoutStep.ENTER
         )
         new = {seat.node.account for seat in move.coming} | {self._me}
-        for seat in move.held:
-            if seat.node.account in new:
-                continue
+
+        async def told(seat: Seat) -> None:
             try:
-                await self._at(move, [seat], LayoutStep.ENTER)
-            except HcefsError as error:
+                async with self._runtime.timeout(ASK_SECONDS):
+                    await self._at(move, [seat], LayoutStep.ENTER)
+            except (HcefsError, TimeoutError) as error:
                 log.info(
                     "node %d keeps %s under its old layout for now: %s",
-                    seat.node.node_id, move.base, error.reason,
+                    seat.node.node_id, move.base, type(error).__name__,
                 )  # fmt: skip
+
+        old = [seat for seat in move.held if seat.node.account not in new]
+        await asyncio.gather(*(told(seat) for seat in old))
         me = move.current.node_of_account(self._me)
         if me is not None:
             peer = self._peers.upkeep_peer(me)
@@ -555,12 +563,20 @@ class Reprofiler:
 
     def _tidy(self, current: ClusterMap, pairs: dict[str, str]) -> None:
         """Drop what is staged here for a change that is not wanted, or over."""
-        for key, _ in self._stores.rows.scan(Table.STAGED):
+        for key in self._staged():
             base, profile = BlobBase(key[: BlobBase.SIZE]), key[BlobBase.SIZE :].decode()
             with self._pending.locked([bytes(base)]):
                 if self._is_over(current, pairs, base, profile):
                     dropped = drop_staged(self._stores, base, profile)
                     log.info("dropped %d staged shards of %s under %s", dropped, base, profile)
+
+    def _staged(self) -> list[bytes]:
+        keys: list[bytes] = []
+        after: bytes | None = None
+        while page := self._stores.rows.scan(Table.STAGED, after=after):
+            keys += [key for key, _ in page]
+            after = page[-1][0]
+        return keys
 
     def _drop(self, base: BlobBase) -> None:
         """Drop what is staged of a base that cannot be moved, unless some of it is placed."""

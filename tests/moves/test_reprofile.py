@@ -15,10 +15,10 @@ from hcefs.ledger.transactions import sign_transaction
 from hcefs.ledger.transactions_map import SetUpkeepPolicy
 from hcefs.placement import changes
 from hcefs.placement.ring import seats
-from hcefs.store.interface import Stores, Table
-from hcefs.stripes.exports import has_shard
-from hcefs.stripes.placed import decoded_layout, shards_of
+from hcefs.store.interface import Table
+from hcefs.stripes.placed import decoded_layout
 from tests.moves.moving import DONE_SECONDS, MovingRig
+from tests.unit.upkeep.reprofiling import faults_of
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.xdist_group("moves")]
 
@@ -52,31 +52,7 @@ class ReprofilingRig(MovingRig):
                 lacks.append(f"{base} lies under {start}")
             held = {seat.node.account: seat.index for seat in seats(current, profile, bytes(base))}
             for running in self.all:
-                lacks += self._faults_of(
-                    running.process.stores, base, profile, held.get(running.account)
-                )
-        return lacks
-
-    @staticmethod
-    def _faults_of(stores: Stores, base: BlobBase, profile: str, index: int | None) -> list[str]:
-        lacks = []
-        if index is not None and not has_shard(stores, base, index, profile):
-            lacks.append(f"{base} index {index} is not there")
-        for shard in shards_of(stores.rows, base):
-            if (shard.profile, shard.index) != (profile, index):
-                lacks.append(f"{shard} is still there")
-        layout = stores.rows.get(Table.LAYOUTS, bytes(base))
-        if layout is not None and decoded_layout(layout).profile != profile:
-            lacks.append(f"{base} has an old layout")
-        if index is None and layout is not None:
-            lacks.append(f"{base} has rows where it has no seat")
-        if any(key[:16] == bytes(base) for key, _ in stores.rows.scan(Table.STAGED)):
-            lacks.append(f"{base} is still staged")
-        files = [each[:2] for each in stores.shards.inventory()]
-        files += [each[:2] for each in stores.shards.reformed()]
-        mine = [name[1] for name in files if name[0] == base]
-        if mine != ([] if index is None else [index]):
-            lacks.append(f"{base} has other files")
+                lacks += faults_of(running.process.stores, base, profile, held.get(running.account))
         return lacks
 
     async def moved(self, start: str, end: str) -> None:
@@ -150,4 +126,15 @@ async def test_while_seats_move(rig: ReprofilingRig) -> None:
     await rig.leave("ec-4-2", "copy-3")
     await rig.apply(lambda m: changes.add(m, [rig.node_of(rig.stranger)]))
     await rig.carried_out()
+    await rig.moved("ec-4-2", "copy-3")
+
+
+async def test_while_nodes_restart(rig: ReprofilingRig) -> None:
+    """Each node goes down and comes back while there is work to do."""
+    await rig.fill(2, 3_000_000)
+    await rig.fill(6, 40_000)
+    await rig.leave("ec-4-2", "copy-3")
+    for node in rig.nodes:
+        async with rig.restarted(node):
+            pass
     await rig.moved("ec-4-2", "copy-3")
