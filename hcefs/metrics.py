@@ -140,6 +140,10 @@ FAMILIES: Final[tuple[Family, ...]] = (
         "reprofile_waiting", "Blobs and packs that are this node's to re-profile and still wait."
     ),
     _counter("replaced_shards_total", "Shards deleted here after a new layout came into force."),
+    _counter(
+        "disputed_shards_total",
+        "Old shards that differed from a new layout, and were kept: somebody lied, or erred.",
+    ),
     _gauge("replaced_bases", "Blobs and packs with shards of a former layout here."),
     _counter("retired_shards_total", "Shards deleted here after their seat had moved."),
     _gauge("moving_seats", "Seats of this node that are being filled."),

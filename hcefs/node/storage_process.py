@@ -58,6 +58,7 @@ from hcefs.upkeep.replaced import ReplacedSweeper
 from hcefs.upkeep.reprofile import LayoutSigner, Reprofiler
 from hcefs.upkeep.retire import Retirer
 from hcefs.upkeep.throttle import Throttle
+from hcefs.upkeep.witness import Witness
 from hcefs.upkeep.worker import Runner
 from hcefs.wire.v1 import admin_pb2
 
@@ -283,6 +284,7 @@ class StorageProcess:
             metrics,
             self.account,
             config.upkeep.grace_s,
+            Witness(runtime, self.stores, exporter, others, self._throttle, self.account),
         )
         self._upkeep = Runner(
             runtime, [self._collector, self._rebalancer, retirer, reprofiler, sweeper]

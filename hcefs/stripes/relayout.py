@@ -21,7 +21,7 @@ before the first *place*, and the old shards stay until all new ones are there.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
 from hcefs.erasure.scheme import Geometry, profile_named
@@ -55,7 +55,7 @@ def targets(policy: UpkeepPolicy) -> dict[str, str]:
     return {pair.from_profile: pair.to_profile for pair in policy.reprofile}
 
 
-async def cut(download: ShardDownload, geometry: Geometry) -> AsyncIterator[list[Piece]]:
+async def cut(download: ShardDownload, geometry: Geometry) -> AsyncGenerator[list[Piece], None]:
     """The pieces of a whole shard, as they come.
 
     Raises:
@@ -231,7 +231,7 @@ class LayoutTaker:
         copy = await self._adopter.begin(wanted, index)
         try:
             download = await peer.load_shard(place, wanted.base, index, 0)
-            async with aclosing(cut(download, wanted.geometry)) as messages:  # type: ignore[type-var]
+            async with aclosing(cut(download, wanted.geometry)) as messages:
                 async for pieces in messages:
                     await self._spend(sum(len(piece) for piece in pieces))
                     await copy.write(pieces)

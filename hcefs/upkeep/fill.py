@@ -331,7 +331,7 @@ class SeatFiller:
     ) -> AsyncIterator[list[Piece]]:
         """The pieces of a whole shard, as they come, cut apart."""
         download = await peer.load_shard(place, wanted.base, index, 0)
-        async with aclosing(cut(download, wanted.geometry)) as messages:  # type: ignore[type-var]
+        async with aclosing(cut(download, wanted.geometry)) as messages:
             async for pieces in messages:
                 yield pieces
 

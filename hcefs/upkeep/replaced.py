@@ -2,8 +2,9 @@
 
 A base that was re-profiled leaves its old shards behind, and with the new layout a mark at
 each node that has some.  They are deleted here only when a grace period has passed (readers
-that began under the old layout may still ask for more) and *all* holders of the layout in
-force say, at this moment, that they have their shards.
+that began under the old layout may still ask for more), *all* holders of the layout in
+force say, at this moment, that they have their shards, and those of data have the bytes of
+the old data shards here (:mod:`hcefs.upkeep.witness`).
 
 Invariants: names go first, so that a shard is invisible before it is gone; the mark goes
 last, so that a stop in between is repeated; what is staged or placed for a layout that is
@@ -38,11 +39,15 @@ from hcefs.stripes.relayout import require_settled
 from hcefs.stripes.transfers import whole
 from hcefs.transport.upkeep import Place, ShardName, UpkeepPeers
 from hcefs.upkeep.rebalance import MapView
+from hcefs.upkeep.witness import Witness
 from hcefs.upkeep.worker import Progress
 
 BASES_A_UNIT = 100
 PACK_ROWS_MAX = 2000
 IDLE_SECONDS_MAX = 60.0
+DISPUTED_SECONDS = 600.0
+"""Before shards are compared again that differed."""
+
 INDEXES = max(profile.n for profile in PROFILES.values())
 
 log = logging.getLogger(__name__)
@@ -73,7 +78,9 @@ class ReplacedSweeper:
         metrics: Metrics,
         me: AccountId,
         grace_seconds: float,
+        witness: Witness,
     ) -> None:
+        self._witness = witness
         self._runtime = runtime
         self._view = view
         self._stores = stores
@@ -107,6 +114,9 @@ class ReplacedSweeper:
         whole_ones = await self._complete(asked)
         self._left += len(due) - len(whole_ones)
         for each in whole_ones:
+            if not await self._is_confirmed(each):
+                self._left += 1
+                continue
             deleted = await whole(self._runtime, lambda each=each: self._delete(each))  # type: ignore[misc]
             self._since.pop(each.base, None)
             self._metrics.count("replaced_shards_total", deleted)
@@ -155,6 +165,27 @@ class ReplacedSweeper:
         except HcefsError as error:
             log.info("node %d does not say what it has: %s", node.node_id, error.reason)
             return [False] * len(names)
+
+    async def _is_confirmed(self, asked: _Asked) -> bool:
+        """Whether the new shards have the bytes of the old data shards that are here."""
+        here = await self._runtime.disk(shards_of, self._stores.rows, asked.base)
+        for shard in here:
+            if shard.profile == asked.place.profile:
+                continue
+            try:
+                agrees = await self._witness.agrees(shard, asked.place, asked.holders)
+            except HcefsError as error:
+                log.info("%s cannot be compared now: %s", asked.base, error.reason)
+                return False
+            if not agrees:
+                self._since[asked.base] = self._runtime.monotonic() + DISPUTED_SECONDS
+                self._metrics.count("disputed_shards_total")
+                log.error(
+                    "shard %s index %d differs from the layout in force under %s: it stays",
+                    shard.base, shard.index, asked.place.profile,
+                )  # fmt: skip
+                return False
+        return True
 
     def _delete(self, asked: _Asked) -> int:
         """Delete the shards of other layouts; how many."""

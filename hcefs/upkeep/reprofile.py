@@ -16,8 +16,8 @@ asks what others have, and goes on from there, whoever was killed in between.
 One bad base never stops the others: it is counted, named, and tried again much later.
 
 Not guaranteed: progress while a holder of either row is away or a seat of it is in flight;
-honesty of the mover, which could have other nodes take a false layout of its own bases
-(docs/decisions/0020).
+honesty of the mover, which could have other nodes take a false layout of its own bases: old
+data shards are compared with it before they go (:mod:`hcefs.upkeep.witness`).
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from hcefs.transport.upkeep import BlobRows, LayoutStep, PackRows, Place, ShardN
 from hcefs.upkeep.replaced import ReplacedSweeper
 from hcefs.upkeep.reprofile import LayoutSigner, Reprofiler
 from hcefs.upkeep.throttle import Throttle
+from hcefs.upkeep.witness import Witness
 from hcefs.upkeep.worker import Progress
 
 FAST = 1e12
@@ -161,7 +162,10 @@ class Reprofiling:
             runtime, self, stores, exporter, adopter, taker, pending, peers, self.metrics,
             throttle, account, LayoutSigner(account, 1, keys.signing_key), 0.0,
         )  # fmt: skip
-        sweeper = ReplacedSweeper(runtime, self, stores, peers, pending, self.metrics, account, 0.0)
+        witness = Witness(runtime, stores, exporter, peers, throttle, account)
+        sweeper = ReplacedSweeper(
+            runtime, self, stores, peers, pending, self.metrics, account, 0.0, witness
+        )
         self.nodes[account] = Upkeep(exporter, adopter, taker, mover, sweeper)
         return self.nodes[account]
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from hcefs.erasure.scheme import SEGMENT_SIZE
+from hcefs.erasure.scheme import SEGMENT_SIZE, Profile
 from hcefs.errors import Conflict, Corrupt, Denied, HcefsError, Invalid, NotFound, Unavailable
 from hcefs.formats.manifest import Layout
 from hcefs.ids import AccountId, BlobId
@@ -16,8 +16,13 @@ from hcefs.ledger.cluster_facts import UpkeepPolicy
 from hcefs.placement.ring import partition_of
 from hcefs.runtime import SystemRuntime
 from hcefs.store.interface import Table
+from hcefs.stripes.exports import has_shard
+from hcefs.stripes.read import Stripe
+from hcefs.stripes.recut import DataCheck, recut
+from hcefs.stripes.stripe import EncodedStripe, encode_stripe, stripe_buffer
 from hcefs.testing.local_cluster import HOUR_MS
 from hcefs.transport.upkeep import BlobRows, LayoutStep, Place
+from hcefs.upkeep import reprofile
 from tests.unit.upkeep.reprofiling import Reprofiling
 
 WIDE = (("ec-4-2", 4, 2), ("copy-3", 1, 2), ("ec-8-3", 8, 3), ("ec-10-4", 10, 4))
@@ -190,6 +195,36 @@ def damage(nodes: Reprofiling, blob: BlobId, index: int) -> None:
     data = bytearray(shards._shards[blob.base, index])  # type: ignore[attr-defined]
     data[300] ^= 1
     shards._shards[blob.base, index] = bytes(data)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("target", ["copy-3", "ec-8-3", "ec-10-4"])
+async def test_a_mover_that_lies_destroys_nothing(
+    runtime: SystemRuntime, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    """It has other data staged, placed and entered: each old data shard knows better."""
+    nodes = Reprofiling(runtime, 14, WIDE)
+    blobs = [await nodes.cluster.put(sample(length)) for length in (1000, 2 * SEGMENT_SIZE + 7)]
+
+    def lie(stripe: Stripe, source: Profile, target: Profile) -> tuple[memoryview, EncodedStripe]:
+        sealed, encoded = recut(stripe, source, target)
+        if source == target:
+            return sealed, encoded
+        other = bytearray(stripe_buffer(target, len(sealed)))
+        other[: len(sealed)] = bytes(byte ^ 1 for byte in sealed)
+        return sealed, encode_stripe(target, other, len(sealed))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reprofile, "recut", lie)
+        patch.setattr(DataCheck, "require", lambda _: None)
+        nodes.leave("ec-4-2", target)
+        for _ in range(3):
+            await nodes.move()
+            await nodes.sweep()
+    assert nodes.metrics.value("disputed_shards_total") >= 4 * len(blobs)
+    for blob in blobs:
+        for index in range(4):
+            stores = nodes.cluster.stores[nodes.holder_of(blob.base, index, "ec-4-2")]
+            assert has_shard(stores, blob.base, index, "ec-4-2")
 
 
 # -- killed at any write
