@@ -96,14 +96,16 @@ class UpkeepServicer:
         raise NotImplementedError('Method not implemented!')
 
     def LoadRows(self, request, context):
-        """Loads the rows of one blob or pack.
+        """Loads the rows of one blob or pack, with the layout of the place's profile where
+        there is one here that is in force or placed; else with the one in force.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LoadShard(self, request, context):
-        """Loads the pieces of one shard.  Messages: one header, then data.
+        """Loads the pieces of one shard of the place's profile, also of one that is only
+        staged.  Messages: one header, then data.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,7 +119,7 @@ class UpkeepServicer:
         raise NotImplementedError('Method not implemented!')
 
     def HasShards(self, request, context):
-        """Says which of some shards are here.
+        """Says which of some shards of the place's profile are here.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
