@@ -119,7 +119,7 @@ async def read_in_all_ways(rig: ReprofilingRig) -> None:
 
 
 async def test_while_seats_move(rig: ReprofilingRig) -> None:
-    """A node is added in the middle of it."""
+    """A node is added in the middle of it, and another one drained afterwards."""
     await rig.fill(1, 3_000_000)
     await rig.fill(6, 40_000)
     await rig.fill(4, 2_000)
@@ -127,6 +127,12 @@ async def test_while_seats_move(rig: ReprofilingRig) -> None:
     await rig.apply(lambda m: changes.add(m, [rig.node_of(rig.stranger)]))
     await rig.carried_out()
     await rig.moved("ec-4-2", "copy-3")
+    # What was re-profiled moves like anything else.
+    await rig.apply(lambda m: changes.drain(m, 1))
+    await rig.carried_out()
+    await rig.moved("ec-4-2", "copy-3")
+    stores = rig.nodes[0].process.stores
+    assert not [*stores.shards.inventory(), *stores.shards.reformed()]
 
 
 async def test_while_nodes_restart(rig: ReprofilingRig) -> None:
