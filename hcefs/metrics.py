@@ -130,6 +130,21 @@ FAMILIES: Final[tuple[Family, ...]] = (
     _counter("rebalanced_bytes_total", "Bytes of those shards."),
     _counter("upkeep_served_bytes_total", "Bytes of shards given to other nodes for copies."),
     _counter("unrecovered_shards_total", "Shards that no k intact others could rebuild."),
+    _counter(
+        "reprofiled_blobs_total",
+        "Blobs and packs that this node moved to another profile, or tried to: moved, waiting, "
+        "refused.",
+        "outcome",
+    ),
+    _gauge(
+        "reprofile_waiting", "Blobs and packs that are this node's to re-profile and still wait."
+    ),
+    _counter("replaced_shards_total", "Shards deleted here after a new layout came into force."),
+    _counter(
+        "disputed_shards_total",
+        "Old shards that differed from a new layout, and were kept: somebody lied, or erred.",
+    ),
+    _gauge("replaced_bases", "Blobs and packs with shards of a former layout here."),
     _counter("retired_shards_total", "Shards deleted here after their seat had moved."),
     _gauge("repair_waiting_rows", "Rows that the last round for lacking shards could not list."),
     _gauge("moving_seats", "Seats of this node that are being filled."),

@@ -25,7 +25,7 @@ from hcefs.client.stat import Manifest, StatClient
 from hcefs.client.streams import ReadPlan
 from hcefs.crypto.accounts import AccountKeys
 from hcefs.erasure.scheme import profile_named
-from hcefs.errors import HcefsError, Invalid
+from hcefs.errors import Corrupt, HcefsError, Invalid
 from hcefs.formats.pack import PackedKey, PackLayout, PackProof
 from hcefs.ids import AccountId, BlobId, GrantId, RecordId, RequestId
 from hcefs.integrity import Hasher
@@ -184,9 +184,26 @@ class DirectClient(StatClient):
         return await session.finish(length, metadata, b"", call)
 
     async def _direct_part(
+        self, plan: ReadPlan, offset: int, stop: int, node: str | None
+    ) -> AsyncGenerator[bytes, None]:
+        """The plaintext from ``offset`` to ``stop``, straight from the holders.
+
+        After a failure the manifest is asked for again: the layout may have been replaced.
+        """
+        manifest = await self._known_manifest(plan.scope, plan.right, node)
+        if manifest.core != plan.core:
+            raise Corrupt("a node gave another core for this blob", reason="rows-disagree")
+        try:
+            async with aclosing(self._direct_pieces(plan, manifest, offset, stop)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        except HcefsError:
+            self._manifests.forget((plan.core.record, plan.core.blob))
+            raise
+
+    async def _direct_pieces(
         self, plan: ReadPlan, manifest: Manifest, offset: int, stop: int
     ) -> AsyncGenerator[bytes, None]:
-        """The plaintext from ``offset`` to ``stop``, straight from the holders."""
         cluster_map = await self.cluster_map()
         asked = plan.request(offset, stop)
         secrets = (

@@ -244,7 +244,7 @@ class GetClient(PackGetClient):
 
         def open_part(offset: int, stop: int) -> AsyncGenerator[bytes, None]:
             if direct and not manifest.packed:
-                return self._direct_part(plan, manifest, offset, stop)
+                return self._direct_part(plan, offset, stop, node)
             return self._part(plan, offset, stop, tried)
 
         pieces = resumed(self.runtime, plan, open_part)

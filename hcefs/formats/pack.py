@@ -222,17 +222,25 @@ class PackLayout(Encoded):
         Raises:
             Invalid: ``bad-layout``, ``unknown-profile``.
         """
-        body_length = sum(split_lengths(self.lengths))
         profile = profile_named(self.profile)
-        if body_length > body_bytes_max(profile):
-            raise Invalid(
-                f"a pack's body has at most {body_bytes_max(profile)} bytes under {profile.name}",
-                reason="bad-layout",
-            )
+        self.check_fits()
         if len(self.shard_digests) != profile.n or any(
             len(digest) != DIGEST_SIZE for digest in self.shard_digests
         ):
             raise Invalid("pack layout: needs one 32-byte digest a shard", reason="bad-layout")
+
+    def check_fits(self) -> None:
+        """Check that the body is not too long for the profile.
+
+        Raises:
+            Invalid: ``bad-layout``, ``unknown-profile``.
+        """
+        bound = body_bytes_max(profile_named(self.profile))
+        if sum(split_lengths(self.lengths)) > bound:
+            raise Invalid(
+                f"a pack's body has at most {bound} bytes under {self.profile}",
+                reason="bad-layout",
+            )
 
     @property
     def payloads(self) -> int:

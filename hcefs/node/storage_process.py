@@ -47,6 +47,7 @@ from hcefs.stripes.pack_read import PackReader
 from hcefs.stripes.pack_rows import RowReader
 from hcefs.stripes.pack_write import PackWriter
 from hcefs.stripes.placed import ensure_placed
+from hcefs.stripes.relayout import LayoutTaker
 from hcefs.stripes.uploads import Uploads
 from hcefs.transport.grpc_packs import GrpcPackPeers
 from hcefs.transport.grpc_peers import Channels, GrpcPeers
@@ -56,9 +57,12 @@ from hcefs.upkeep.collect import Collector
 from hcefs.upkeep.fill import SeatFiller
 from hcefs.upkeep.rebalance import Rebalancer
 from hcefs.upkeep.repair import Repairer
+from hcefs.upkeep.replaced import ReplacedSweeper
+from hcefs.upkeep.reprofile import LayoutSigner, Reprofiler
 from hcefs.upkeep.retire import Retirer
 from hcefs.upkeep.throttle import Throttle
 from hcefs.upkeep.watch import Watcher
+from hcefs.upkeep.witness import Witness
 from hcefs.upkeep.worker import Runner, Worker
 from hcefs.wire.v1 import admin_pb2
 
@@ -198,9 +202,6 @@ class StorageProcess:
         )
         self._collector = Collector(runtime, self.stores, self._log, metrics, holder.pending)
         exporter = Exporter(runtime, self.stores, self._log, metrics, holder.pending, uploads)
-        upkeep = UpkeepService(
-            runtime, desk, exporter, heads, metrics, Gate("upkeep-calls", UPKEEP_CALLS, runtime)
-        )
         others = GrpcUpkeepPeers(runtime, self.channels)
         self._throttle = Throttle(
             runtime,
@@ -208,10 +209,35 @@ class StorageProcess:
             config.upkeep.rate_max_mib * (1 << 20),
             lambda: self.gate.held > 0 or peer_gate.held > 0,
         )
+        adopter = Adopter(runtime, self.stores, self._log, holder.pending, pack_holder.forget)
+        taker = LayoutTaker(
+            runtime,
+            self.stores,
+            adopter,
+            holder.pending,
+            uploads,
+            others,
+            self.account,
+            self._log.policy,
+            self._log.cluster_map,
+            lambda: self._log.time_ms,
+            self._throttle.spend,
+            pack_holder.forget,
+        )
+        upkeep = UpkeepService(
+            runtime,
+            desk,
+            exporter,
+            heads,
+            metrics,
+            Gate("upkeep-calls", UPKEEP_CALLS, runtime),
+            taker,
+            self._log.policy,
+        )
         self._filler = filler = SeatFiller(
             runtime,
             others,
-            Adopter(runtime, self.stores, self._log, holder.pending),
+            adopter,
             metrics,
             self._throttle,
             self.account,
@@ -251,11 +277,39 @@ class StorageProcess:
             self.follower.require_fresh,
             self._submit,
         )
+        reprofiler = Reprofiler(
+            runtime,
+            self._log,
+            self.stores,
+            exporter,
+            adopter,
+            taker,
+            holder.pending,
+            others,
+            metrics,
+            self._throttle,
+            self.account,
+            LayoutSigner(keys.account, keys.key_version, keys.signing_key),
+            retirer.idle_seconds,
+        )
+        sweeper = ReplacedSweeper(
+            runtime,
+            self._log,
+            self.stores,
+            others,
+            holder.pending,
+            metrics,
+            self.account,
+            config.upkeep.grace_s,
+            Witness(runtime, self.stores, exporter, others, self._throttle, self.account),
+        )
         workers: list[Worker] = [
             self._collector,
             self._rebalancer,
             retirer,
             repairer,
+            reprofiler,
+            sweeper,
             self.watcher,
         ]
         self._upkeep = Runner(runtime, workers)

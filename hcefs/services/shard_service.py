@@ -10,6 +10,7 @@ use a proof it saw to ask the others (docs/decisions/0009).
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 from hcefs.errors import Corrupt, Invalid
@@ -98,10 +99,10 @@ class ShardService:
             sent.epoch,
             RequestId(sent.request_id),
         )
-        admitted = await self._desk.admit(asked, gateway=gateway, entry=self._direct)
+        call, permit = await self._desk.admit(asked, gateway=gateway, entry=self._direct)
         if not begins:
             await self._begun(context)
-        return admitted
+        return replace(call, profile=sent.profile), permit
 
     async def admit_call(self, context: Any, sent: shard_pb2.CallContext, *methods: str) -> Call:
         """Take a unary call through the whole path, for what else is served to holders.

@@ -11,26 +11,28 @@ Source: docs/ARCHITECTURE.md, "Rights"; docs/decisions/0019-change-without-a-gap
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from hcefs.errors import Denied, Invalid
 from hcefs.ids import AccountId, BlobBase, RecordId
+from hcefs.ledger.cluster_facts import UpkeepPolicy
 from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import SEATS_MAX, ClusterMap
-from hcefs.placement.ring import position_of, positions_of
+from hcefs.placement.ring import partition_of, position_of, positions_of
 from hcefs.runtime import Runtime
 from hcefs.services.desk import Desk
 from hcefs.services.messages import decoded
 from hcefs.services.serving import served, streamed
 from hcefs.services.shard_service import wire_header
 from hcefs.stripes.exports import Exporter
+from hcefs.stripes.relayout import LayoutTaker, targets
 from hcefs.stripes.reseat import other_epoch
 from hcefs.transport.grpc_peers import HEAD_KEY, observe
+from hcefs.transport.grpc_upkeep import rows_message, rows_of
 from hcefs.transport.limit import Gate
-from hcefs.transport.pack_messages import pack_group_message
 from hcefs.transport.peers import Heads
-from hcefs.transport.upkeep import PackRows, ShardName
+from hcefs.transport.upkeep import LayoutStep, Place, ShardName
 from hcefs.wire.v1 import shard_pb2, upkeep_pb2
 
 SHARDS_ASKED_MAX = 1000
@@ -48,7 +50,12 @@ class UpkeepService:
         heads: Heads,
         metrics: Metrics,
         gate: Gate,
+        taker: LayoutTaker,
+        policy: Callable[[], UpkeepPolicy],
     ) -> None:
+        """``policy`` is the one in force: it says which profiles are to be left."""
+        self._taker = taker
+        self._policy = policy
         self.runtime = runtime
         self.metrics = metrics
         self.gate = gate
@@ -57,9 +64,11 @@ class UpkeepService:
         self._heads = heads
 
     async def _admit(
-        self, context: Any, place: upkeep_pb2.Place, *, seated: bool = True
+        self, context: Any, place: upkeep_pb2.Place, *, seated: bool = True, base: bytes = b""
     ) -> tuple[ClusterMap, range]:
         """Who asks, and about which positions of the ring.
+
+        About a ``base`` those may ask, too, who are to re-profile it to that profile.
 
         Raises:
             Unavailable: this node may not answer now, or has another map.
@@ -76,12 +85,31 @@ class UpkeepService:
             raise other_epoch(current.epoch, place.epoch)
         peer = self._desk.peer_of(context)
         positions = positions_of(place.partition, current.table(place.profile).bits)
-        if seated and not _is_seated(current, place, peer):
+        if (
+            seated
+            and not _is_seated(current, place, peer)
+            and not (base and self._may_reprofile(current, place.profile, base, peer))
+        ):
             raise Denied(
                 "the map names you neither as seat nor as source of that partition",
                 reason="not-a-seat",
             )
         return current, positions
+
+    def _may_reprofile(
+        self, current: ClusterMap, profile: str, base: bytes, peer: AccountId
+    ) -> bool:
+        """Whether a node has a seat of a base under a profile that is to be left for this one."""
+        known = {table.profile: table for table in current.tables}
+        return any(
+            _is_seated(
+                current,
+                upkeep_pb2.Place(profile=start, partition=partition_of(base, known[start].bits)),
+                peer,
+            )
+            for start, end in targets(self._policy()).items()
+            if end == profile and start in known
+        )
 
     @served("list-shards")
     async def ListShards(
@@ -123,26 +151,21 @@ class UpkeepService:
         self, request: upkeep_pb2.LoadRowsRequest, context: Any
     ) -> upkeep_pb2.LoadRowsResponse:
         """The rows of one blob or pack."""
-        _, positions = await self._admit(context, request.place)
-        rows = await self._exporter.load_rows(BlobBase(_inside(request.base, positions)))
-        if isinstance(rows, PackRows):
-            return upkeep_pb2.LoadRowsResponse(
-                layout=rows.layout,
-                groups=[pack_group_message(group) for group in rows.groups],
-                commit_by_ms=rows.commit_by_ms,
-            )
-        return upkeep_pb2.LoadRowsResponse(
-            layout=rows.layout, core=rows.core, key_row=rows.key_row, opening=rows.opening
-        )
+        _, positions = await self._admit(context, request.place, base=request.base)
+        base = BlobBase(_inside(request.base, positions))
+        rows = await self._exporter.load_rows(base, request.place.profile)
+        return rows_message(rows)
 
     @streamed("load-shard-copy")
     async def LoadShard(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
         """Server-streaming: header, data..."""
         message = decoded(upkeep_pb2.LoadShardRequest, request)
-        _, positions = await self._admit(context, message.place)
+        _, positions = await self._admit(context, message.place, base=message.base)
         base = BlobBase(_inside(message.base, positions))
         index = _index(message.index)
-        download = await self._exporter.load_shard(base, index, message.first)
+        download = await self._exporter.load_shard(
+            base, index, message.first, message.place.profile
+        )
         try:
             header = await download.header()
             yield shard_pb2.LoadResponse(header=wire_header(header)).SerializeToString()
@@ -183,7 +206,7 @@ class UpkeepService:
             ShardName(BlobBase(_inside(each.base, positions)), _index(each.index))
             for each in request.shards
         ]
-        held = await self._exporter.has_shards(shards)
+        held = await self._exporter.has_shards(shards, request.place.profile)
         return upkeep_pb2.HasShardsResponse(held=bytes(held))
 
     @served("has-rows")
@@ -215,6 +238,30 @@ class UpkeepService:
         self._desk.follower.require_fresh()
         current = self._desk.cluster_map()
         return upkeep_pb2.PingResponse(epoch=current.epoch, height=self._desk.view.height)
+
+    @served("take-layout")
+    async def TakeLayout(
+        self, request: upkeep_pb2.TakeLayoutRequest, context: Any
+    ) -> upkeep_pb2.TakeLayoutResponse:
+        """Take part in re-profiling a base."""
+        place = request.place
+        current, positions = await self._admit(context, place, base=request.base)
+        base = BlobBase(_inside(request.base, positions))
+        giver = current.node_of_account(self._desk.peer_of(context))
+        try:
+            step = LayoutStep(request.step)
+        except ValueError:
+            raise Invalid("there is no such step", reason="bad-message") from None
+        if giver is None:
+            raise Denied("the map does not name you", reason="not-a-seat")
+        await self._taker.take(
+            Place(place.epoch, place.profile, place.partition),
+            base,
+            step,
+            rows_of(request.rows),
+            giver,
+        )
+        return upkeep_pb2.TakeLayoutResponse()
 
 
 def _is_seated(current: ClusterMap, place: upkeep_pb2.Place, peer: AccountId) -> bool:

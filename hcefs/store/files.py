@@ -6,6 +6,7 @@ Layout of a shard folder::
     incoming/<base>.<index>.<n> shards being written; emptied when opened
     quarantine/<base>.<index>.<n>
     <xx>/<base>.<index>         finished shards; xx is the base's first byte
+    <xx>/<base>.<index>.<form>  those that were cut anew; the form is a profile's name
 
 A shard becomes visible in this order: data, fsync of the file, hard link to the
 final name, fsync of the folder, removal of the temporary name.  A link, unlike
@@ -49,9 +50,12 @@ from hcefs.integrity import Buffer
 from hcefs.store.aligned import AlignedBuffers, aligned_down, aligned_up
 from hcefs.store.disk import FILE_MODE, FOLDER_MODE, Disk, disk_error, disk_errors, disk_full
 from hcefs.store.interface import (
+    FORM_FIRST,
+    FORM_PATTERN,
     Stores,
     Usage,
     bytes_view,
+    check_form,
     check_index,
     check_size,
 )
@@ -69,7 +73,7 @@ UNCACHED_BYTES_MIN = 256 << 10
 UNCACHED_READ_BYTES = 64 << 10
 """Reads of such shards from this length on bypass it too; what is small is read again."""
 
-_NAME = re.compile(r"([0-9a-f]{32})\.(0|[1-9][0-9]{0,2})")
+_NAME = re.compile(rf"([0-9a-f]{{32}})\.(0|[1-9][0-9]{{0,2}})(?:\.({FORM_PATTERN}))?")
 _FAN_OUT = re.compile(r"[0-9a-f]{2}")
 _CANNOT_ALLOCATE = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 
@@ -80,7 +84,7 @@ class FileShardWriter:
     def __init__(
         self,
         store: FileShardStore,
-        name: tuple[BlobBase, int],
+        name: tuple[BlobBase, int, str],
         fd: int,
         temporary: Path,
         allocated: int,
@@ -353,13 +357,17 @@ class FileShardStore:
         self.disk.sync_folder(self._folder)
 
     def begin(
-        self, base: BlobBase, index: int, expected_size: int | None = None
+        self,
+        base: BlobBase,
+        index: int,
+        expected_size: int | None = None,
+        form: str = FORM_FIRST,
     ) -> FileShardWriter:
         check_index(index)
         check_size(expected_size)
         self._require_open()
         with disk_errors("beginning a shard"):
-            final = self._path(base, index)
+            final = self._path(base, index, form)
             if final.exists():
                 raise self._exists(final)
             self.require_space(expected_size or 0)
@@ -379,7 +387,7 @@ class FileShardStore:
         aligned = None
         if (expected_size or 0) >= UNCACHED_BYTES_MIN and self.disk.bypass_cache(fd):
             aligned = self.buffers.take()
-        writer = FileShardWriter(self, (base, index), fd, temporary, allocated, aligned)
+        writer = FileShardWriter(self, (base, index, form), fd, temporary, allocated, aligned)
         with self._lock:
             self._writers.add(writer)
             closed = self._closed
@@ -388,11 +396,11 @@ class FileShardStore:
             self._require_open()
         return writer
 
-    def open(self, base: BlobBase, index: int) -> FileShardReader:
+    def open(self, base: BlobBase, index: int, form: str = FORM_FIRST) -> FileShardReader:
         check_index(index)
         self._require_open()
         with disk_errors("opening a shard"):
-            path = self._path(base, index)
+            path = self._path(base, index, form)
             try:
                 fd = self.disk.open(path)
             except FileNotFoundError:
@@ -403,16 +411,16 @@ class FileShardStore:
                 self.disk.close(fd)
                 raise
 
-    def has(self, base: BlobBase, index: int) -> bool:
+    def has(self, base: BlobBase, index: int, form: str = FORM_FIRST) -> bool:
         check_index(index)
         self._require_open()
         with disk_errors("looking for a shard"):
-            return self._path(base, index).exists()
+            return self._path(base, index, form).exists()
 
-    def remove(self, base: BlobBase, index: int) -> bool:
+    def remove(self, base: BlobBase, index: int, form: str = FORM_FIRST) -> bool:
         check_index(index)
         self._require_open()
-        path = self._path(base, index)
+        path = self._path(base, index, form)
         with disk_errors("removing a shard"), self._lock:
             if path.parent.name not in self._fan_out:
                 return False
@@ -429,10 +437,10 @@ class FileShardStore:
             self.disk.sync_folder(path.parent)
             return removed
 
-    def quarantine(self, base: BlobBase, index: int) -> None:
+    def quarantine(self, base: BlobBase, index: int, form: str = FORM_FIRST) -> None:
         check_index(index)
         self._require_open()
-        path = self._path(base, index)
+        path = self._path(base, index, form)
         with disk_errors("setting a shard aside"), self._lock:
             try:
                 size = os.lstat(path).st_size
@@ -450,6 +458,12 @@ class FileShardStore:
             self.disk.sync_folder(path.parent)
 
     def inventory(self) -> Iterator[tuple[BlobBase, int]]:
+        yield from ((base, index) for base, index, form in self._all() if form == FORM_FIRST)
+
+    def reformed(self) -> Iterator[tuple[BlobBase, int, str]]:
+        yield from (name for name in self._all() if name[2] != FORM_FIRST)
+
+    def _all(self) -> Iterator[tuple[BlobBase, int, str]]:
         self._require_open()
         with self._lock:
             folders = sorted(self._fan_out)
@@ -478,7 +492,7 @@ class FileShardStore:
 
     # For the writers.
 
-    def publish(self, name: tuple[BlobBase, int], temporary: Path, size: int) -> None:
+    def publish(self, name: tuple[BlobBase, int, str], temporary: Path, size: int) -> None:
         """Give a synchronised temporary its final name, durably.
 
         Raises:
@@ -519,9 +533,11 @@ class FileShardStore:
         if self._closed:
             raise Unavailable("the shard store is closed: open it again", reason="store-closed")
 
-    def _path(self, base: BlobBase, index: int) -> Path:
+    def _path(self, base: BlobBase, index: int, form: str) -> Path:
+        check_form(form)
         digits = base.hex()
-        return self._folder / digits[:2] / f"{digits}.{index}"
+        name = f"{digits}.{index}.{form}" if form else f"{digits}.{index}"
+        return self._folder / digits[:2] / name
 
     def _make_fan_out(self, folder: Path) -> None:
         # Under the lock: nobody may use a folder whose own name is not durable.
@@ -556,12 +572,12 @@ def _no_such_shard(base: BlobBase, index: int) -> NotFound:
     )
 
 
-def _parse(folder: str, name: str) -> tuple[BlobBase, int] | None:
+def _parse(folder: str, name: str) -> tuple[BlobBase, int, str] | None:
     """The shard that a file name means, or None for a stray file."""
     match = _NAME.fullmatch(name)
     if match is None or not name.startswith(folder) or int(match[2]) > 255:
         return None
-    return BlobBase(bytes.fromhex(match[1])), int(match[2])
+    return BlobBase(bytes.fromhex(match[1])), int(match[2]), match[3] or FORM_FIRST
 
 
 def _lock_folder(folder: Path) -> int:

@@ -27,6 +27,7 @@ rows*: those may stand in RocksDB's own manifest and log, so they must be public
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -37,6 +38,14 @@ from hcefs.integrity import Buffer
 
 SHARD_INDEX_MAX = 255
 """The erasure code works in GF(2^8), so that an index fits one byte."""
+
+FORM_FIRST = ""
+"""The form of a shard as its writer's layout cut it."""
+
+FORM_PATTERN = r"[a-z][a-z0-9-]{0,15}"
+"""What other forms are called: the profile under which they were cut anew."""
+
+_FORM = re.compile(FORM_PATTERN)
 
 KEY_BYTES_MAX = 512
 VALUE_BYTES_MAX = 4 << 20
@@ -55,6 +64,7 @@ class Table(enum.IntEnum):
     RECEIPTS = 7
     PLACED = 8
     RECORDS = 9
+    STAGED = 10
 
 
 class KeyTable(enum.IntEnum):
@@ -137,9 +147,15 @@ class ShardReader(Protocol):
 
 
 class ShardStore(Protocol):
-    """Shards by (blob base, index)."""
+    """Shards by (blob base, index, form)."""
 
-    def begin(self, base: BlobBase, index: int, expected_size: int | None = None) -> ShardWriter:
+    def begin(
+        self,
+        base: BlobBase,
+        index: int,
+        expected_size: int | None = None,
+        form: str = FORM_FIRST,
+    ) -> ShardWriter:
         """Start a shard; several may be begun for one name, one can finish.
 
         ``expected_size`` (bytes of the whole shard, footer included) reserves
@@ -151,23 +167,23 @@ class ShardStore(Protocol):
                 the caller may count it.
             Exhausted: reason ``disk-full``, also when the shard would eat into
                 the reserve that is kept for rows, receipts and deletion.
-            Invalid: index or size out of range.
+            Invalid: index or size out of range, or no form.
         """
 
-    def open(self, base: BlobBase, index: int) -> ShardReader:
+    def open(self, base: BlobBase, index: int, form: str = FORM_FIRST) -> ShardReader:
         """Open a finished shard.
 
         Raises:
             NotFound: reason ``no-such-shard``.
         """
 
-    def has(self, base: BlobBase, index: int) -> bool:
+    def has(self, base: BlobBase, index: int, form: str = FORM_FIRST) -> bool:
         """Whether the shard is there to be read (says nothing of its health)."""
 
-    def remove(self, base: BlobBase, index: int) -> bool:
+    def remove(self, base: BlobBase, index: int, form: str = FORM_FIRST) -> bool:
         """Delete a shard durably; False when there is none."""
 
-    def quarantine(self, base: BlobBase, index: int) -> None:
+    def quarantine(self, base: BlobBase, index: int, form: str = FORM_FIRST) -> None:
         """Set a damaged shard aside, so that it can be rebuilt; never deletes.
 
         Raises:
@@ -175,10 +191,13 @@ class ShardStore(Protocol):
         """
 
     def inventory(self) -> Iterator[tuple[BlobBase, int]]:
-        """Every finished shard in ascending order, lazily.
+        """Every finished shard of the first form in ascending order, lazily.
 
         Shards that come or go meanwhile may or may not be in it.
         """
+
+    def reformed(self) -> Iterator[tuple[BlobBase, int, str]]:
+        """As :meth:`inventory`, the shards of all other forms."""
 
     def usage(self) -> Usage:
         """Counts and space, now."""
@@ -326,6 +345,16 @@ def check_index(index: int) -> None:
             f"shard index {index} is outside 0..{SHARD_INDEX_MAX}: take it from the layout",
             reason="bad-index",
         )
+
+
+def check_form(form: str) -> None:
+    """Refuse a form that is no profile's name: it becomes part of a file's.
+
+    Raises:
+        Invalid: reason ``bad-form``.
+    """
+    if form != FORM_FIRST and _FORM.fullmatch(form) is None:
+        raise Invalid("the form of a shard is the name of a profile", reason="bad-form")
 
 
 def check_size(expected_size: int | None) -> None:

@@ -18,11 +18,13 @@ from hcefs.errors import Conflict, Corrupt, Exhausted, Invalid, NotFound, Unavai
 from hcefs.ids import BlobBase
 from hcefs.integrity import Buffer
 from hcefs.store.interface import (
+    FORM_FIRST,
     KeyTable,
     Stores,
     Table,
     Usage,
     bytes_view,
+    check_form,
     check_index,
     check_key,
     check_limit,
@@ -36,6 +38,13 @@ TOTAL_BYTES = 1 << 40
 TableT = TypeVar("TableT", bound=enum.IntEnum)
 
 
+_Name = tuple[BlobBase, int] | tuple[BlobBase, int, str]
+
+
+def _name(base: BlobBase, index: int, form: str) -> _Name:
+    return (base, index) if form == FORM_FIRST else (base, index, form)
+
+
 def _closed() -> Unavailable:
     return Unavailable("the store is closed: open it again", reason="store-closed")
 
@@ -43,7 +52,7 @@ def _closed() -> Unavailable:
 class MemoryShardWriter:
     """See :class:`~hcefs.store.interface.ShardWriter`."""
 
-    def __init__(self, store: MemoryShardStore, name: tuple[BlobBase, int]) -> None:
+    def __init__(self, store: MemoryShardStore, name: _Name) -> None:
         self._store = store
         self._name = name
         self._data = bytearray()
@@ -110,60 +119,71 @@ class MemoryShardStore:
         self._reserve = reserve_bytes
         self._total = total_bytes
         self._free = total_bytes
-        self._shards: dict[tuple[BlobBase, int], bytes] = {}
-        self._quarantine: list[tuple[BlobBase, int, bytes]] = []
+        self._shards: dict[_Name, bytes] = {}
+        self._quarantine: list[tuple[BlobBase, int, str, bytes]] = []
         self._closed = False
 
     def begin(
-        self, base: BlobBase, index: int, expected_size: int | None = None
+        self,
+        base: BlobBase,
+        index: int,
+        expected_size: int | None = None,
+        form: str = FORM_FIRST,
     ) -> MemoryShardWriter:
         check_index(index)
+        check_form(form)
         check_size(expected_size)
         with self._lock:
             self._require_open()
-            if (base, index) in self._shards:
+            if _name(base, index, form) in self._shards:
                 raise _exists()
             self._require_space(expected_size or 0)
-        return MemoryShardWriter(self, (base, index))
+        return MemoryShardWriter(self, _name(base, index, form))
 
-    def open(self, base: BlobBase, index: int) -> MemoryShardReader:
+    def open(self, base: BlobBase, index: int, form: str = FORM_FIRST) -> MemoryShardReader:
         check_index(index)
         with self._lock:
             self._require_open()
-            data = self._shards.get((base, index))
+            data = self._shards.get(_name(base, index, form))
         if data is None:
             raise _no_such_shard(base, index)
         return MemoryShardReader(data)
 
-    def has(self, base: BlobBase, index: int) -> bool:
+    def has(self, base: BlobBase, index: int, form: str = FORM_FIRST) -> bool:
         check_index(index)
         with self._lock:
             self._require_open()
-            return (base, index) in self._shards
+            return _name(base, index, form) in self._shards
 
-    def remove(self, base: BlobBase, index: int) -> bool:
+    def remove(self, base: BlobBase, index: int, form: str = FORM_FIRST) -> bool:
         check_index(index)
         with self._lock:
             self._require_open()
-            data = self._shards.pop((base, index), None)
+            data = self._shards.pop(_name(base, index, form), None)
             if data is not None:
                 self._free += len(data)
             return data is not None
 
-    def quarantine(self, base: BlobBase, index: int) -> None:
+    def quarantine(self, base: BlobBase, index: int, form: str = FORM_FIRST) -> None:
         check_index(index)
         with self._lock:
             self._require_open()
-            data = self._shards.pop((base, index), None)
+            data = self._shards.pop(_name(base, index, form), None)
             if data is None:
                 raise _no_such_shard(base, index)
-            self._quarantine.append((base, index, data))
+            self._quarantine.append((base, index, form, data))
 
     def inventory(self) -> Iterator[tuple[BlobBase, int]]:
         with self._lock:
             self._require_open()
-            names = sorted(self._shards)
-        yield from names
+            names = [(name[0], name[1]) for name in self._shards if len(name) == 2]
+        yield from sorted(names)
+
+    def reformed(self) -> Iterator[tuple[BlobBase, int, str]]:
+        with self._lock:
+            self._require_open()
+            names = [name for name in self._shards if len(name) == 3]
+        yield from sorted(names)
 
     def usage(self) -> Usage:
         with self._lock:
@@ -194,7 +214,7 @@ class MemoryShardStore:
         with self._lock:
             self._free += size
 
-    def publish(self, name: tuple[BlobBase, int], data: bytes) -> None:
+    def publish(self, name: _Name, data: bytes) -> None:
         """Make a shard visible; its writer's bytes are given back, so charge them again.
 
         Raises:

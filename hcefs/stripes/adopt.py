@@ -13,8 +13,8 @@ compared with its digest before the file has its name.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from hcefs.access.facts import Action
 from hcefs.erasure.scheme import Geometry, profile_named
@@ -46,7 +46,7 @@ from hcefs.stripes.pending import (
     PendingNames,
     index_name,
 )
-from hcefs.stripes.placed import record_row, shard_row
+from hcefs.stripes.placed import form_of, record_row, replaced_rows, shard_row
 from hcefs.stripes.shard_index import read_footer
 from hcefs.stripes.transfers import whole
 from hcefs.transport.peers import Piece
@@ -73,6 +73,13 @@ class Adoptable:
     rows: tuple[tuple[Table, bytes, bytes], ...]
     keys: tuple[tuple[KeyTable, bytes, bytes], ...]
     packed: bool
+    layout: Layout | PackLayout
+    cores: tuple[Core, ...]
+
+    @property
+    def form(self) -> str:
+        """The form of its shards on this node."""
+        return form_of(self.layout)
 
     @property
     def geometry(self) -> Geometry:
@@ -80,12 +87,27 @@ class Adoptable:
         return Geometry(self.plaintext_length, profile_named(self.profile), self.segment_size)
 
 
+@dataclass
+class _Fitting:
+    """Rows that are to be written, and whether one of them replaces an older layout."""
+
+    rows: list[tuple[Table, bytes, bytes]] = field(default_factory=list)
+    replaces: bool = False
+
+
 class Adopter:
     """Keeps copies on this node."""
 
     def __init__(
-        self, runtime: Runtime, stores: Stores, replica: Replica, pending: PendingNames
+        self,
+        runtime: Runtime,
+        stores: Stores,
+        replica: Replica,
+        pending: PendingNames,
+        changed: Callable[[BlobBase], None] = lambda _: None,
     ) -> None:
+        """``changed`` is told of a base whose layout was replaced."""
+        self._changed = changed
         self._runtime = runtime
         self._stores = stores
         self._replica = replica
@@ -93,9 +115,9 @@ class Adopter:
 
     # -- shards
 
-    async def has(self, base: BlobBase, index: int) -> bool:
-        """Whether the shard is here with its rows."""
-        return await self._runtime.disk(has_shard, self._stores, base, index)
+    async def has(self, base: BlobBase, index: int, profile: str) -> bool:
+        """Whether the shard of a profile is here with its rows."""
+        return await self._runtime.disk(has_shard, self._stores, base, index, profile)
 
     def check(self, base: BlobBase, rows: BlobRows | PackRows) -> Adoptable:
         """Rows of another node, compared with each other and with the ledger.
@@ -145,6 +167,8 @@ class Adopter:
             ),
             tuple(keys),
             packed=False,
+            layout=layout,
+            cores=(core,),
         )
 
     def _check_pack(self, base: BlobBase, rows: PackRows) -> Adoptable:
@@ -155,6 +179,7 @@ class Adopter:
         check_groups(base, rows.groups, shape.payloads, shredded=True)
         kept: list[tuple[Table, bytes, bytes]] = [(Table.LAYOUTS, bytes(base), rows.layout)]
         keys: list[tuple[KeyTable, bytes, bytes]] = []
+        cores: list[Core] = []
         waiting = 0
         for group in rows.groups:
             opening = PackOpening.decode(group.opening)
@@ -167,6 +192,7 @@ class Adopter:
                 core = check_core(data, group.record, blob, shape.length_of(number))
                 if not at:
                     check_layout(self._replica, layout, core.writer)
+                cores.append(core)
                 kept.append((Table.CORES, bytes(base) + slot, data))
                 wrapped = group.wrapped_keys[WRAPPED_SIZE * at : WRAPPED_SIZE * (at + 1)]
                 if any(wrapped):
@@ -189,6 +215,8 @@ class Adopter:
             tuple(kept),
             tuple(keys),
             packed=True,
+            layout=layout,
+            cores=tuple(cores),
         )
 
     def _is_committed(self, record: RecordId, commitment: bytes) -> bool:
@@ -222,7 +250,8 @@ class Adopter:
         )
 
         def job() -> ShardWriter:
-            writer = self._stores.shards.begin(wanted.base, index, file_length(wanted.geometry))
+            size = file_length(wanted.geometry)
+            writer = self._stores.shards.begin(wanted.base, index, size, wanted.form)
             try:
                 writer.write(header.encode())
             except BaseException:
@@ -241,10 +270,10 @@ class Adopter:
             Conflict: another copy was first, or other rows are here.
         """
         with self._pending.locked([bytes(wanted.base)]):
-            self._require_new(wanted)
+            fitting = self._fitting(wanted)
             self._lead_here(wanted, index)
             writer.finish(footer.encode())
-            self._keep(wanted, index)
+            self._keep(wanted, index, fitting)
 
     async def publish_again(self, wanted: Adoptable, index: int) -> None:
         """Write the rows of a shard whose file is here: what a stop had left undone.
@@ -254,31 +283,39 @@ class Adopter:
         """
 
         def job() -> None:
-            footer = read_footer(self._stores.shards, wanted.base, index)
+            footer = read_footer(self._stores.shards, wanted.base, index, wanted.form)
             if footer.shard_digest != wanted.shard_digests[index]:
                 raise Corrupt("a shard file here is of another layout", reason="wrong-digest")
             with self._pending.locked([bytes(wanted.base)]):
-                self._require_new(wanted)
+                fitting = self._fitting(wanted)
                 self._lead_here(wanted, index)
-                self._keep(wanted, index)
+                self._keep(wanted, index, fitting)
 
         await whole(self._runtime, job)
 
-    def _require_new(self, wanted: Adoptable) -> None:
-        """Check that no other rows are under the base: before the file has its name, because
+    def _fitting(self, wanted: Adoptable) -> _Fitting:
+        """The rows to write beside those that are here: before the file has its name, because
         without its rows nothing leads to it.
 
         Raises:
-            Conflict: there are.
+            Conflict: other rows are here; ``superseded``: a later layout is in force.
         """
+        fitting = _Fitting()
         for table, key, value in wanted.rows:
             known = self._stores.rows.get(table, key)
-            if known is not None and known != value:
+            if known is None or known == value:
+                fitting.rows.append((table, key, value))
+            elif table is Table.LAYOUTS:
+                rows = replaced_rows(wanted.base, known, wanted.layout)
+                fitting.rows += rows
+                fitting.replaces = bool(rows)
+            else:
                 raise Conflict("other rows are here under this base", reason="row-exists")
         for place, name, value in wanted.keys:
             known = self._stores.keys.get(place, name)
             if known is not None and known != value:
                 raise Conflict("another key is here under this base", reason="row-exists")
+        return fitting
 
     def _lead_here(self, wanted: Adoptable, index: int) -> None:
         """First what leads the collector here.  Under the base's lock."""
@@ -290,11 +327,14 @@ class Adopter:
         name = base + (b"" if wanted.packed else bytes(2)) + bytes([index])
         self._pending.add([(kind, base, name)], wanted.commit_by_ms)
 
-    def _keep(self, wanted: Adoptable, index: int) -> None:
+    def _keep(self, wanted: Adoptable, index: int, fitting: _Fitting) -> None:
         """Write the rows.  Under the base's lock."""
         if wanted.keys:
             self._stores.keys.put_all_new(wanted.keys)
-        self._stores.rows.put([*wanted.rows, shard_row(wanted.base, index, wanted.profile)])
+        named = shard_row(wanted.base, index, wanted.profile, wanted.form)
+        self._stores.rows.put([*fitting.rows, named])
+        if fitting.replaces:
+            self._changed(wanted.base)
 
     # -- records
 
@@ -436,13 +476,25 @@ class Copy:
         """
 
         def job() -> None:
-            wanted = self._wanted
-            footer = ShardFooter.of(wanted.plaintext_length, b"".join(self._digests))
-            if footer.shard_digest != wanted.shard_digests[self._index]:
-                raise Corrupt("these pieces are not those of the layout", reason="wrong-digest")
-            self._adopter.publish(wanted, self._index, self._writer, footer)
+            self._adopter.publish(self._wanted, self._index, self._writer, self._footer())
 
         await whole(self._runtime, job)
+
+    async def stage(self) -> None:
+        """Make the shard's file durable, and nothing else.
+
+        Raises:
+            Corrupt: ``wrong-digest``: the pieces are not those of the layout.
+            Conflict: another copy was first.
+        """
+        await whole(self._runtime, lambda: self._writer.finish(self._footer().encode()))
+
+    def _footer(self) -> ShardFooter:
+        wanted = self._wanted
+        footer = ShardFooter.of(wanted.plaintext_length, b"".join(self._digests))
+        if footer.shard_digest != wanted.shard_digests[self._index]:
+            raise Corrupt("these pieces are not those of the layout", reason="wrong-digest")
+        return footer
 
     async def abort(self) -> None:
         """Forget what was written.  Does nothing after a ``finish``."""

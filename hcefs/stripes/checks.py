@@ -66,6 +66,7 @@ def check_rows(view: LedgerView, start: ShardStart, received: int, rows: ShardRo
         or key_row.generation != core.generation
         or layout.profile != profile.name
         or len(layout.shard_digests) != profile.n
+        or layout.version != 1
         or core.k != profile.k
         or core.data_digests != layout.shard_digests[: profile.k]
     ):
@@ -87,6 +88,8 @@ def check_rows(view: LedgerView, start: ShardStart, received: int, rows: ShardRo
 def check_layout(view: LedgerView, layout: Layout | PackLayout, writer: AccountId) -> None:
     """Check shape and signer of a layout: a node, or the writer (of a blob in direct mode).
 
+    A layout that replaces the first one is a node's.
+
     Raises:
         Denied: someone else, or an account that is unknown or has older keys.
         Invalid: a wrong shape.
@@ -96,7 +99,9 @@ def check_layout(view: LedgerView, layout: Layout | PackLayout, writer: AccountI
     if (
         signer is None
         or signer.key_version < layout.key_version
-        or (signer.kind is not AccountKind.NODE and signer.account != writer)
+        or (
+            signer.kind is not AccountKind.NODE and (signer.account != writer or layout.version > 1)
+        )
     ):
         raise Denied("the layout is not signed by a node or by the writer", reason="unknown-node")
     layout.check(signer.signing_key)

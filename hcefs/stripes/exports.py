@@ -31,7 +31,13 @@ from hcefs.runtime import Runtime
 from hcefs.store.interface import KeyTable, ShardReader, Stores, Table
 from hcefs.stripes.checks import Replica
 from hcefs.stripes.pending import PENDING_OPENING, PENDING_PACK, PendingNames
-from hcefs.stripes.placed import records_in, shard_key, shards_in
+from hcefs.stripes.placed import (
+    form_here,
+    layout_under,
+    records_in,
+    shards_in,
+    staged_key,
+)
 from hcefs.stripes.shard_index import read_footer
 from hcefs.stripes.transfers import LocalDownload, opened
 from hcefs.stripes.uploads import Uploads
@@ -122,17 +128,20 @@ class Exporter:
 
         return await self._runtime.disk(job)
 
-    async def load_rows(self, base: BlobBase) -> BlobRows | PackRows:
-        """The rows of a blob or a pack.
+    async def load_rows(self, base: BlobBase, profile: str) -> BlobRows | PackRows:
+        """The rows of a blob or a pack as it lies under a profile.
+
+        The layout is the one in force, or the one of that profile that is about to be: of
+        which a shard is placed here, but which is not in force yet.
 
         Raises:
             NotFound: they are not here.
         """
-        return await self._runtime.disk(self._rows, base)
+        return await self._runtime.disk(self._rows, base, profile)
 
-    def _rows(self, base: BlobBase) -> BlobRows | PackRows:
+    def _rows(self, base: BlobBase, profile: str) -> BlobRows | PackRows:
         rows = self._stores.rows
-        layout = rows.get(Table.LAYOUTS, bytes(base))
+        layout = layout_under(rows, base, profile)
         if layout is None:
             raise _unknown()
         core = rows.get(Table.CORES, bytes(base))
@@ -176,8 +185,12 @@ class Exporter:
             until = self._pending.latest(PENDING_PACK, bytes(base))
         return PackRows(layout, tuple(groups), until)
 
-    async def load_shard(self, base: BlobBase, index: int, first: int) -> ShardDownload:
-        """The pieces of a shard from ``first`` on.
+    async def load_shard(
+        self, base: BlobBase, index: int, first: int, profile: str
+    ) -> ShardDownload:
+        """The pieces of a shard of a profile from ``first`` on.
+
+        Staged ones too: whoever loads them compares them with the layout's digests.
 
         Raises:
             NotFound: it is not here.
@@ -186,11 +199,13 @@ class Exporter:
         """
 
         def begin() -> tuple[LocalDownload, ShardReader]:
-            rows = self._stores.rows
-            if rows.get(Table.PLACED, shard_key(base, index)) is None:
-                raise NotFound("this shard is not here", reason="no-such-shard")
-            footer = read_footer(self._stores.shards, base, index)
-            reader = self._stores.shards.open(base, index)
+            form = form_here(self._stores.rows, base, index, profile)
+            if form is None:
+                if self._stores.rows.get(Table.STAGED, staged_key(base, profile)) is None:
+                    raise NotFound("this shard is not here", reason="no-such-shard")
+                form = profile
+            footer = read_footer(self._stores.shards, base, index, form)
+            reader = self._stores.shards.open(base, index, form)
             try:
                 header = ShardHeader.decode(reader.read_at(0, HEADER_SIZE))
                 geometry = header.geometry(footer.plaintext_length)
@@ -249,10 +264,10 @@ class Exporter:
                 openings.append((value, self._pending.latest(PENDING_OPENING, key)))
         return RecordRows(tuple(openings), (), ()), following
 
-    async def has_shards(self, shards: Sequence[ShardName]) -> list[bool]:
-        """Which of some shards are here, file and rows."""
+    async def has_shards(self, shards: Sequence[ShardName], profile: str) -> list[bool]:
+        """Which of some shards of a profile are here, file and rows."""
         return await self._runtime.disk(
-            lambda: [has_shard(self._stores, each.base, each.index) for each in shards]
+            lambda: [has_shard(self._stores, each.base, each.index, profile) for each in shards]
         )
 
     async def has_rows(self, record: RecordId, digests: Sequence[bytes]) -> list[bool]:
@@ -265,15 +280,16 @@ class Exporter:
         return await self._runtime.disk(job)
 
 
-def has_shard(stores: Stores, base: BlobBase, index: int) -> bool:
-    """Whether a shard is here, file and rows.
+def has_shard(stores: Stores, base: BlobBase, index: int, profile: str = "") -> bool:
+    """Whether a shard of a profile (of any, when empty) is here, file and rows.
 
     Its name alone says nothing: it is the last of what is deleted.
     """
+    form = form_here(stores.rows, base, index, profile)
     return (
-        stores.rows.get(Table.PLACED, shard_key(base, index)) is not None
+        form is not None
         and stores.rows.get(Table.LAYOUTS, bytes(base)) is not None
-        and stores.shards.has(base, index)
+        and stores.shards.has(base, index, form)
     )
 
 

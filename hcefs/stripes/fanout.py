@@ -283,14 +283,14 @@ def require_durable(
 
 
 def layout_fits(core: Core, layout: Layout) -> bool:
-    """Whether the layout is of the profile that the core was written with, and binds its data.
+    """Whether the layout is of a profile that the core may lie under, and binds its data.
 
-    Layouts of another k come with re-profiling, which this version does not do.
+    The first layout has the k of the core.  A later one may have another: then its digests
+    prove nothing by themselves, and the data must (it opens, or gives the core's digests).
     """
     profile = PROFILES.get(layout.profile)
-    return (
-        profile is not None
-        and profile.k == core.k
-        and len(layout.shard_digests) == profile.n
-        and layout.shard_digests[: core.k] == core.data_digests
-    )
+    if profile is None or len(layout.shard_digests) != profile.n:
+        return False
+    if profile.k == core.k:
+        return layout.shard_digests[: core.k] == core.data_digests
+    return layout.version > 1

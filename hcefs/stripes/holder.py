@@ -37,7 +37,7 @@ from hcefs.stripes.checks import (
     check_rows,
 )
 from hcefs.stripes.pending import PENDING_BLOB, PENDING_OPENING, PendingNames
-from hcefs.stripes.placed import record_row, shard_row
+from hcefs.stripes.placed import form_here, form_of, record_row, shard_row
 from hcefs.stripes.shard_index import ShardIndex
 from hcefs.stripes.transfers import LocalDownload, LocalUpload, opened, whole
 from hcefs.stripes.uploads import Uploads
@@ -248,19 +248,30 @@ class Holder:
         Raises:
             NotFound: unknown here, of another record, or not committed yet.
         """
+        core, opening_bytes = self._committed(blob, record)
+        layout = self._stores.rows.get(Table.LAYOUTS, bytes(blob.base))
+        if layout is None:
+            raise NotFound("this blob is unknown here", reason="unknown-blob")
+        key_row = self._stores.keys.get(KeyTable.KEY_ROWS, bytes(blob)) or b""
+        return ManifestRows(core, layout, key_row, opening_bytes)
+
+    def _committed(self, blob: BlobId, record: RecordId) -> tuple[bytes, bytes]:
+        """Core and opening of a committed blob.
+
+        Raises:
+            NotFound: unknown here, of another record, or not committed yet.
+        """
         base = bytes(blob.base)
         opening_bytes = self._stores.rows.get(Table.OPENINGS, base)
         core = self._stores.rows.get(Table.CORES, base)
-        layout = self._stores.rows.get(Table.LAYOUTS, base)
-        if opening_bytes is None or core is None or layout is None:
+        if opening_bytes is None or core is None:
             raise NotFound("this blob is unknown here", reason="unknown-blob")
         opening = Opening.decode(opening_bytes)
         if opening.blob != blob or opening.record != record:
             raise NotFound("this blob is unknown here", reason="unknown-blob")
         if self._replica.leaf_index(record, opening.commitment()) is None:
             raise NotFound("this blob is not committed on the ledger", reason="not-committed")
-        key_row = self._stores.keys.get(KeyTable.KEY_ROWS, bytes(blob)) or b""
-        return ManifestRows(core, layout, key_row, opening_bytes)
+        return core, opening_bytes
 
     async def load(self, call: Call, index: int, first: int, count: int) -> ShardDownload:
         if call.blob is None:
@@ -275,13 +286,13 @@ class Holder:
     def _open(
         self, call: Call, blob: BlobId, index: int, first: int, count: int
     ) -> tuple[LoadHeader, Geometry, ShardReader]:
-        rows = self._manifest(blob, call.record)
-        core = Core.decode(rows.core)
-        footer = self._index.footer(blob.base, index)
+        core_bytes, _ = self._committed(blob, call.record)
+        core = Core.decode(core_bytes)
+        profile, form = self._form(blob.base, index, call.profile)
+        footer = self._index.footer(blob.base, index, form)
         if footer.plaintext_length != core.plaintext_length:
             raise Corrupt("a shard's length differs from its core", reason="bad-footer")
-        layout = Layout.decode(rows.layout)
-        geometry = Geometry(core.plaintext_length, profile_named(layout.profile), core.segment_size)
+        geometry = Geometry(core.plaintext_length, profile_named(profile), core.segment_size)
         covering = geometry.covering(
             *resolve_range(core.plaintext_length, call.range_start, call.range_length)
         )
@@ -294,7 +305,28 @@ class Holder:
             digests[first * DIGEST_SIZE : (first + count) * DIGEST_SIZE],
             tuple(range_proof(leaves, first, count)),
         )
-        return header, geometry, self._stores.shards.open(blob.base, index)
+        return header, geometry, self._stores.shards.open(blob.base, index, form)
+
+    def _form(self, base: BlobBase, index: int, profile: str) -> tuple[str, str]:
+        """Under which profile and in which form a shard is read here.
+
+        Without a profile it is that of the layout in force.  With one it may be another: a
+        reader may have begun under the layout before, or under the next one.
+
+        Raises:
+            NotFound: it is not here under that profile.
+        """
+        data = self._stores.rows.get(Table.LAYOUTS, bytes(base))
+        layout = Layout.decode(data) if data is not None else None
+        if layout is not None and profile in ("", layout.profile):
+            form = form_of(layout)
+            if self._stores.shards.has(base, index, form):
+                return layout.profile, form
+            profile = layout.profile
+        found = form_here(self._stores.rows, base, index, profile) if profile else None
+        if found is None:
+            raise NotFound("this shard is not here", reason="no-such-shard")
+        return profile, found
 
     async def load_pieces(
         self, call: Call, index: int, first: int, count: int

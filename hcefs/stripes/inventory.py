@@ -44,7 +44,7 @@ def partition_inventory(
             mine = shard.profile == profile and _is_at(current, shard, seat)
             if (
                 mine
-                and stores.shards.has(shard.base, shard.index)
+                and stores.shards.has(shard.base, shard.index, shard.form)
                 and _committed(stores, replica, shard)
             ):
                 bases.append(bytes(shard.base))

@@ -67,7 +67,7 @@ def check_pack(view: LedgerView, call: BatchCall, shard: PackShard) -> CheckedPa
     layout = PackLayout.decode(shard.layout)
     check_layout(view, layout, call.presenter)
     shape = PackShape.of(layout)
-    if layout.base != shard.base:
+    if layout.base != shard.base or layout.version != 1:
         raise Invalid("the layout is of another pack", reason="rows-disagree")
     if not 0 <= shard.index < shape.profile.n:
         raise Invalid(f"index {shard.index} is not in {shape.profile.name}", reason="bad-index")

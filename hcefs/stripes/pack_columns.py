@@ -207,7 +207,10 @@ class ColumnReader:
     async def _load(
         self, call: Call | BatchCall, node: Node, asked: Sequence[tuple[ColumnJob, int]]
     ) -> None:
-        wanted = [ColumnsWanted(job.payloads, index, job.column) for job, index in asked]
+        wanted = [
+            ColumnsWanted(job.payloads, index, job.column, job.shape.profile.name)
+            for job, index in asked
+        ]
         answers: Sequence[Piece | HcefsError]
         try:
             async with self._runtime.timeout(CALL_SECONDS):

@@ -18,8 +18,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from hcefs.erasure.scheme import profile_named
 from hcefs.errors import Conflict, Corrupt, Exhausted, HcefsError, Invalid, NotFound
-from hcefs.formats.pack import PACK_SEGMENT_SIZE, PackOpening, split_slots
+from hcefs.formats.pack import PACK_SEGMENT_SIZE, PackLayout, PackOpening, split_slots
 from hcefs.formats.shard import HEADER_SIZE, ShardHeader, file_length
 from hcefs.ids import BlobBase, RecordId
 from hcefs.metrics import Metrics
@@ -34,8 +35,9 @@ from hcefs.stripes.pack_checks import (
     pack_length,
 )
 from hcefs.stripes.pack_known import KnownGroup, KnownGroups, Name
+from hcefs.stripes.pack_shape import PackShape
 from hcefs.stripes.pending import PENDING_OPENING, PENDING_PACK, PendingNames, index_name
-from hcefs.stripes.placed import record_row, shard_row
+from hcefs.stripes.placed import form_here, form_of_version, record_row, shard_row
 from hcefs.stripes.shard_index import ShardIndex
 from hcefs.stripes.transfers import whole
 from hcefs.stripes.uploads import Uploads
@@ -223,30 +225,35 @@ class PackHolder:
             elif name not in found:
                 missing.append(name)
                 found[name] = NotFound("this blob is unknown here", reason="unknown-blob")
-        rows = self._stores.rows
+        rows, changes = self._stores.rows, self._known.changes
         openings = rows.get_many(Table.OPENINGS, [base + record for base, record in missing])
         bases = list({base for base, _ in missing})
         layouts = dict(zip(bases, rows.get_many(Table.LAYOUTS, bases), strict=True))
         for name, opening in zip(missing, openings, strict=True):
-            layout = layouts[name[0]]
+            layout = layouts[name[0]] or self._coming(name[0])
             if opening is None or layout is None:
                 continue
             try:
-                found[name] = self._group(name, opening, layout)
+                found[name] = self._group(name, opening, layout, changes)
             except HcefsError as error:
                 found[name] = error
         return [found[name] for name in names]
 
-    def _group(self, name: Name, encoded: bytes, layout: bytes) -> KnownGroup:
+    def _group(self, name: Name, encoded: bytes, layout: bytes, changes: int) -> KnownGroup:
         opening = PackOpening.decode(encoded)
         tree = opening.tree()
         if self._replica.leaf_index(opening.record, opening.commitment(tree)) is None:
             raise NotFound("this blob is not committed on the ledger", reason="not-committed")
         slots = frozenset(split_slots(opening.slots))
         shape = self._known.shape(layout)
-        group = KnownGroup(opening, encoded, tree, slots, layout, shape)
-        self._known.put(name, group)
+        version = PackLayout.decode(layout).version
+        group = KnownGroup(opening, encoded, tree, slots, layout, shape, version)
+        self._known.put(name, group, changes)
         return group
+
+    def forget(self, base: BlobBase) -> None:
+        """Note that a pack's layout was replaced."""
+        self._known.forget(base)
 
     async def load_columns(
         self, call: Call | BatchCall, wanted: Sequence[ColumnsWanted]
@@ -261,17 +268,19 @@ class PackHolder:
     ) -> list[Piece | HcefsError]:
         scope = Scope(call)
         groups = self._groups([(each.payloads.base, each.payloads.record) for each in wanted])
-        readers: dict[tuple[BlobBase, int], ShardReader] = {}
+        readers: dict[tuple[BlobBase, int, str], ShardReader] = {}
         answer: list[Piece | HcefsError] = []
         room = ANSWER_BYTES_MAX
         try:
             for each, group in zip(wanted, groups, strict=True):
                 try:
-                    runs = _runs(each, group, scope)
+                    shape = _shape(each, group)
+                    runs = _runs(each, group, shape, scope)
+                    form = self._form(each, group, shape.profile.name)
                     room -= sum(length for _, length in runs)
                     if room < 0 and answer:
                         raise _answer_full()
-                    answer.append(self._columns(each, runs, readers))
+                    answer.append(self._columns(each, form, runs, readers))
                 except HcefsError as error:
                     answer.append(error)
         finally:
@@ -279,13 +288,35 @@ class PackHolder:
                 reader.close()
         return answer
 
+    def _coming(self, base: BlobBase) -> bytes | None:
+        """The layout of a pack of which only the next layout has a shard here."""
+        page = self._stores.rows.scan(Table.STAGED, bytes(base), limit=1)
+        return page[0][1] if page and page[0][1] else None
+
+    def _form(self, wanted: ColumnsWanted, group: KnownGroup | HcefsError, profile: str) -> str:
+        """The form in which the shard that is asked for is here.
+
+        Raises:
+            NotFound: it is not, under that profile.
+        """
+        base, index = wanted.payloads.base, wanted.index
+        if not isinstance(group, HcefsError) and group.shape.profile.name == profile:
+            form = form_of_version(group.version, profile)
+            if self._stores.shards.has(base, index, form):
+                return form
+        found = form_here(self._stores.rows, base, index, profile)
+        if found is None:
+            raise NotFound("this shard is not here", reason="no-such-shard")
+        return found
+
     def _columns(
         self,
         wanted: ColumnsWanted,
+        form: str,
         runs: Sequence[tuple[int, int]],
-        readers: dict[tuple[BlobBase, int], ShardReader],
+        readers: dict[tuple[BlobBase, int, str], ShardReader],
     ) -> bytes:
-        name = (wanted.payloads.base, wanted.index)
+        name = (wanted.payloads.base, wanted.index, form)
         reader = readers.get(name)
         if reader is None:
             self._index.footer(*name)  # checks the file
@@ -400,8 +431,21 @@ def _size(part: PackPart) -> int:
     )
 
 
+def _shape(wanted: ColumnsWanted, group: KnownGroup | HcefsError) -> PackShape:
+    """The shape of the pack under the profile by which it is asked for.
+
+    Raises:
+        HcefsError: the payloads are not here, or there is no such profile.
+    """
+    if isinstance(group, HcefsError):
+        raise group
+    if wanted.profile in ("", group.shape.profile.name):
+        return group.shape
+    return group.shape.under(profile_named(wanted.profile))
+
+
 def _runs(
-    wanted: ColumnsWanted, group: KnownGroup | HcefsError, scope: Scope
+    wanted: ColumnsWanted, group: KnownGroup | HcefsError, shape: PackShape, scope: Scope
 ) -> list[tuple[int, int]]:
     """What of the shard's piece is read.
 
@@ -410,9 +454,9 @@ def _runs(
     """
     if isinstance(group, HcefsError):
         raise group
-    if not 0 <= wanted.column_of < group.shape.profile.k:
+    if not 0 <= wanted.column_of < shape.profile.k:
         raise Invalid("a column is one of a data piece", reason="bad-index")
-    if not 0 <= wanted.index < group.shape.profile.n:
+    if not 0 <= wanted.index < shape.profile.n:
         raise Invalid(f"index {wanted.index} is not in the profile", reason="bad-index")
     own = wanted.payloads
     for slot in own.slots:
@@ -421,4 +465,4 @@ def _runs(
             error = NotFound("this blob is unknown here", reason="unknown-blob")
         if error is not None:
             raise error
-    return group.shape.runs_in(own.slots, wanted.column_of)
+    return shape.runs_in(own.slots, wanted.column_of)

@@ -1,6 +1,7 @@
 """What this node has been asked for of packs lately: openings with their trees, and shapes.
 
-Only groups that the ledger has committed are kept, and those do not change any more.
+Only groups that the ledger has committed are kept; of those only the layout may change,
+and then they are forgotten.
 Bounded by the number of payloads, because a tree has a node for each; shapes, which the
 groups of one pack share, by their number.
 """
@@ -38,6 +39,7 @@ class KnownGroup:
     slots: frozenset[int]
     layout: bytes
     shape: PackShape
+    version: int = 1
 
 
 class KnownGroups:
@@ -48,6 +50,7 @@ class KnownGroups:
         self._weight_max = weight_max
         self._weight = 0
         self._groups: OrderedDict[Name, KnownGroup] = OrderedDict()
+        self._changes = 0
         self._lock = threading.Lock()
 
     def get(self, name: Name) -> KnownGroup | None:
@@ -76,9 +79,27 @@ class KnownGroups:
                 self._shapes.popitem(last=False)
         return made
 
-    def put(self, name: Name, group: KnownGroup) -> None:
-        """Keep a group, and drop those that were not asked for longest."""
+    @property
+    def changes(self) -> int:
+        """How often layouts were forgotten; asked before what is :meth:`put` is read."""
         with self._lock:
+            return self._changes
+
+    def forget(self, base: BlobBase) -> None:
+        """Drop the groups of a pack whose layout was replaced."""
+        with self._lock:
+            self._changes += 1
+            for name in [name for name in self._groups if name[0] == base]:
+                self._drop(name)
+
+    def put(self, name: Name, group: KnownGroup, changes: int = 0) -> None:
+        """Keep a group, and drop those that were not asked for longest.
+
+        Not when a layout was replaced since ``changes``: it might be the group's.
+        """
+        with self._lock:
+            if changes != self._changes:
+                return
             self._drop(name)
             self._groups[name] = group
             self._weight += _weight(group)

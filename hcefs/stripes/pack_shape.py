@@ -34,6 +34,13 @@ class PackShape:
         """
         return cls(split_lengths(layout.lengths), profile_named(layout.profile))
 
+    def under(self, profile: Profile) -> PackShape:
+        """The shape of the same payloads under a profile."""
+        if profile == self.profile:
+            return self
+        starts = self._starts
+        return PackShape([end - start for start, end in itertools.pairwise(starts)], profile)
+
     @property
     def payloads(self) -> int:
         """Number of payloads."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hcefs.erasure.scheme import Geometry, Profile
 from hcefs.errors import Corrupt, HcefsError
@@ -89,7 +89,7 @@ class StripeReader:
     ) -> None:
         self._runtime = runtime
         self._peers = peers
-        self._call = call
+        self._call = replace(call, profile=layout.profile)
         self._layout = layout
         self._geometry = geometry
         self._metrics = metrics

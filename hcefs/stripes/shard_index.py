@@ -17,7 +17,7 @@ from hcefs.formats.shard import (
     footer_length,
 )
 from hcefs.ids import BlobBase
-from hcefs.store.interface import ShardStore
+from hcefs.store.interface import FORM_FIRST, ShardStore
 
 FOOTERS_MAX = 512
 
@@ -27,48 +27,50 @@ class ShardIndex:
 
     def __init__(self, shards: ShardStore) -> None:
         self._shards = shards
-        self._footers: OrderedDict[tuple[bytes, int], ShardFooter] = OrderedDict()
+        self._footers: OrderedDict[tuple[bytes, int, str], ShardFooter] = OrderedDict()
         self._lock = threading.Lock()
 
-    def footer(self, base: BlobBase, index: int) -> ShardFooter:
+    def footer(self, base: BlobBase, index: int, form: str = FORM_FIRST) -> ShardFooter:
         """The footer of a shard, its header checked too.
 
         Raises:
             NotFound: no such shard here.
             Corrupt: header, footer or length are damaged.
         """
-        key = (bytes(base), index)
+        key = (bytes(base), index, form)
         with self._lock:
             known = self._footers.get(key)
             if known is not None:
                 self._footers.move_to_end(key)
                 return known
-        footer = read_footer(self._shards, base, index)
+        footer = read_footer(self._shards, base, index, form)
         with self._lock:
             self._footers[key] = footer
             while len(self._footers) > FOOTERS_MAX:
                 self._footers.popitem(last=False)
         return footer
 
-    def forget(self, base: BlobBase, index: int) -> None:
+    def forget(self, base: BlobBase, index: int, form: str = FORM_FIRST) -> None:
         """Drop a footer whose shard moved or is suspect."""
         with self._lock:
-            self._footers.pop((bytes(base), index), None)
+            self._footers.pop((bytes(base), index, form), None)
 
 
-def read_footer(shards: ShardStore, base: BlobBase, index: int) -> ShardFooter:
+def read_footer(
+    shards: ShardStore, base: BlobBase, index: int, form: str = FORM_FIRST
+) -> ShardFooter:
     """Read and check header and footer of a shard: length, checksums, names, digests.
 
     Raises:
         NotFound: no such shard here.
         Corrupt: header, footer or length are damaged.
     """
-    reader = shards.open(base, index)
+    reader = shards.open(base, index, form)
     try:
         if reader.size < HEADER_SIZE + TRAILER_SIZE:
             raise Corrupt("a shard file is too short", reason="truncated")
         header = ShardHeader.decode(reader.read_at(0, HEADER_SIZE))
-        if header.base != base or header.index != index:
+        if header.base != base or header.index != index or form not in (FORM_FIRST, header.profile):
             raise Corrupt("a shard file holds another shard", reason="wrong-shard")
         trailer = decode_trailer(reader.read_at(reader.size - TRAILER_SIZE, TRAILER_SIZE))
         check_lengths(header, trailer, reader.size)

@@ -89,6 +89,7 @@ def context_of(call: Call) -> shard_pb2.CallContext:
         min_height=call.min_height,
         epoch=call.epoch,
         request_id=bytes(call.request),
+        profile=call.profile,
     )
 
 

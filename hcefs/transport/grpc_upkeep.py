@@ -22,11 +22,12 @@ from hcefs.transport.grpc_peers import (
     connector,
     observe,
 )
-from hcefs.transport.pack_messages import pack_group
+from hcefs.transport.pack_messages import pack_group, pack_group_message
 from hcefs.transport.peers import Heads, ShardDownload
 from hcefs.transport.status import from_rpc_error
 from hcefs.transport.upkeep import (
     BlobRows,
+    LayoutStep,
     PackRows,
     Place,
     Pulse,
@@ -44,6 +45,31 @@ CALL_SECONDS = 30.0
 def place_message(place: Place) -> upkeep_pb2.Place:
     """A partition as it travels."""
     return upkeep_pb2.Place(epoch=place.epoch, profile=place.profile, partition=place.partition)
+
+
+def rows_message(rows: BlobRows | PackRows) -> upkeep_pb2.LoadRowsResponse:
+    """The rows of a base as they travel."""
+    if isinstance(rows, PackRows):
+        return upkeep_pb2.LoadRowsResponse(
+            layout=rows.layout,
+            groups=[pack_group_message(group) for group in rows.groups],
+            commit_by_ms=rows.commit_by_ms,
+        )
+    return upkeep_pb2.LoadRowsResponse(
+        layout=rows.layout, core=rows.core, key_row=rows.key_row, opening=rows.opening
+    )
+
+
+def rows_of(message: upkeep_pb2.LoadRowsResponse) -> BlobRows | PackRows:
+    """The inverse of :func:`rows_message`.
+
+    Raises:
+        Invalid: ``bad-id``.
+    """
+    if message.groups:
+        groups = tuple(pack_group(group) for group in message.groups)
+        return PackRows(message.layout, groups, message.commit_by_ms)
+    return BlobRows(message.layout, message.core, message.key_row, message.opening)
 
 
 class GrpcUpkeepPeer:
@@ -92,10 +118,7 @@ class GrpcUpkeepPeer:
     async def load_rows(self, place: Place, base: BlobBase) -> BlobRows | PackRows:
         request = upkeep_pb2.LoadRowsRequest(place=place_message(place), base=bytes(base))
         answer = await self._unary("LoadRows", request, upkeep_pb2.LoadRowsResponse)
-        if answer.groups:
-            groups = tuple(pack_group(group) for group in answer.groups)
-            return PackRows(answer.layout, groups, answer.commit_by_ms)
-        return BlobRows(answer.layout, answer.core, answer.key_row, answer.opening)
+        return rows_of(answer)
 
     async def load_shard(
         self, place: Place, base: BlobBase, index: int, first: int
@@ -143,6 +166,18 @@ class GrpcUpkeepPeer:
         request = upkeep_pb2.PingRequest(epoch=own.epoch, height=own.height)
         answer = await self._unary("Ping", request, upkeep_pb2.PingResponse, seconds)
         return Pulse(answer.epoch, answer.height)
+
+    async def take_layout(
+        self, place: Place, base: BlobBase, step: LayoutStep, rows: BlobRows | PackRows
+    ) -> None:
+        request = upkeep_pb2.TakeLayoutRequest(
+            place=place_message(place),
+            base=bytes(base),
+            step=upkeep_pb2.LayoutStep.Name(step),
+            rows=rows_message(rows),
+        )
+        seconds = STREAM_SECONDS if step is LayoutStep.STAGE else CALL_SECONDS
+        await self._unary("TakeLayout", request, upkeep_pb2.TakeLayoutResponse, seconds)
 
 
 def _held(held: bytes, count: int) -> list[bool]:

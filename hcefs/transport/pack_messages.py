@@ -126,7 +126,9 @@ def columns_wanted(message: Any) -> ColumnsWanted:
     Raises:
         Invalid: ``bad-id``, ``bad-slots``.
     """
-    return ColumnsWanted(pack_wanted(message.payloads), message.index, message.column_of)
+    return ColumnsWanted(
+        pack_wanted(message.payloads), message.index, message.column_of, message.profile
+    )
 
 
 def columns_wanted_message(wanted: ColumnsWanted) -> pack_pb2.ColumnsWanted:
@@ -135,6 +137,7 @@ def columns_wanted_message(wanted: ColumnsWanted) -> pack_pb2.ColumnsWanted:
         payloads=pack_wanted_message(wanted.payloads),
         index=wanted.index,
         column_of=wanted.column_of,
+        profile=wanted.profile,
     )
 
 

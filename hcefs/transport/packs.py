@@ -116,12 +116,14 @@ class ColumnsWanted:
     """What shard ``index`` holds in the columns that payloads take up in a data piece.
 
     ``column_of`` is the index of that data piece: ``index`` itself, or the index of a
-    lost shard that is to be rebuilt.
+    lost shard that is to be rebuilt.  ``profile`` is that of the layout by which it is
+    asked for; empty: of the one in force.
     """
 
     payloads: PackWanted
     index: int
     column_of: int
+    profile: str = ""
 
 
 class PackPeer(Protocol):

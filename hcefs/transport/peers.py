@@ -46,6 +46,8 @@ class Call:
     request: RequestId
     presenter: AccountId
     grant: GrantId
+    profile: str = ""
+    """Of a load: under which profile the shard is asked for; empty: the layout in force."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ did not answer or may not answer now, ``other-epoch`` that its map is another on
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -85,21 +86,19 @@ class Pulse:
     height: int
 
 
-class UpkeepPeer(Protocol):
-    """One node, as others ask it for copies."""
+class LayoutStep(enum.IntEnum):
+    """What a node is asked to do for a new layout.  The numbers travel."""
 
-    async def list_shards(self, place: Place, after: bytes) -> tuple[list[ShardName], bytes]:
-        """A page of the partition's shards, and where the next one begins; empty: nowhere.
+    STAGE = 1
+    PLACE = 2
+    ENTER = 3
 
-        Raises:
-            Unavailable: ``unsettled``: a put of an older epoch is still under way.
-        """
 
-    async def list_records(self, place: Place, after: bytes) -> tuple[list[RecordDigest], bytes]:
-        """The same of records, in a partition of the default profile."""
+class LayoutPeer(Protocol):
+    """One node, as others ask it for what lies under one base."""
 
     async def load_rows(self, place: Place, base: BlobBase) -> BlobRows | PackRows:
-        """The rows of a blob or a pack.
+        """The rows of a blob or a pack, as it lies under the place's profile if it does.
 
         Raises:
             NotFound: they are not here.
@@ -114,13 +113,37 @@ class UpkeepPeer(Protocol):
             NotFound: it is not here.
         """
 
+    async def has_shards(self, place: Place, shards: Sequence[ShardName]) -> list[bool]:
+        """Which of some shards are here with their rows."""
+
+    async def take_layout(
+        self, place: Place, base: BlobBase, step: LayoutStep, rows: BlobRows | PackRows
+    ) -> None:
+        """Take part in re-profiling a base; see :mod:`hcefs.stripes.relayout`.
+
+        Raises:
+            NotFound: ``not-staged``: the step before is missing.
+            Denied, Conflict, Corrupt, Invalid: the node does not take that layout.
+        """
+
+
+class UpkeepPeer(LayoutPeer, Protocol):
+    """One node, as others ask it for copies."""
+
+    async def list_shards(self, place: Place, after: bytes) -> tuple[list[ShardName], bytes]:
+        """A page of the partition's shards, and where the next one begins; empty: nowhere.
+
+        Raises:
+            Unavailable: ``unsettled``: a put of an older epoch is still under way.
+        """
+
+    async def list_records(self, place: Place, after: bytes) -> tuple[list[RecordDigest], bytes]:
+        """The same of records, in a partition of the default profile."""
+
     async def load_record(
         self, place: Place, record: RecordId, after: bytes
     ) -> tuple[RecordRows, bytes]:
         """A page of a record's rows, and where the next one begins."""
-
-    async def has_shards(self, place: Place, shards: Sequence[ShardName]) -> list[bool]:
-        """Which of some shards are here with their rows."""
 
     async def has_rows(
         self, place: Place, record: RecordId, digests: Sequence[bytes]
@@ -136,3 +159,10 @@ class UpkeepPeers(Protocol):
 
     def upkeep_peer(self, node: Node) -> UpkeepPeer:
         """The peer of that node; connecting happens with the first call."""
+
+
+class LayoutPeers(Protocol):
+    """As :class:`UpkeepPeers`, for who asks about single bases."""
+
+    def upkeep_peer(self, node: Node) -> LayoutPeer:
+        """The peer of that node."""

@@ -45,6 +45,7 @@ from hcefs.stripes.adopt import Adoptable, Adopter, Copy
 from hcefs.stripes.hedge import HedgeTimer
 from hcefs.stripes.read import StripeReader
 from hcefs.stripes.rebuild import rebuilt_pieces
+from hcefs.stripes.relayout import cut
 from hcefs.transport.peers import (
     LOAD_MESSAGE_BYTES,
     Call,
@@ -53,7 +54,15 @@ from hcefs.transport.peers import (
     Piece,
     ShardDownload,
 )
-from hcefs.transport.upkeep import Place, RecordRows, ShardName, UpkeepPeer, UpkeepPeers
+from hcefs.transport.upkeep import (
+    LayoutPeer,
+    LayoutPeers,
+    Place,
+    RecordRows,
+    ShardName,
+    UpkeepPeer,
+    UpkeepPeers,
+)
 from hcefs.upkeep.throttle import Throttle
 
 BLOBS_AT_ONCE = 4
@@ -236,7 +245,7 @@ class SeatFiller:
         async def some() -> None:
             for base in waiting:
                 index = (name.seat + rotation_of(base, n)) % n
-                if not await self._adopter.has(base, index):
+                if not await self._adopter.has(base, index, name.profile):
                     await self._one(place, base, index, source, lists, filled)
 
         jobs = [self._runtime.spawn(some(), name="fill") for _ in range(BLOBS_AT_ONCE)]
@@ -259,6 +268,8 @@ class SeatFiller:
         except HcefsError as error:
             self._give_up(base, index, error, filled)
             return
+        if wanted.profile != place.profile:
+            return  # it has been re-profiled: this seat is to have nothing of it
         givers = sorted(held.get(index, ()), key=lambda node_id: node_id != source)
         try:
             for node_id in givers:
@@ -278,6 +289,8 @@ class SeatFiller:
         """
         if error.retryable:
             raise error
+        if error.reason == "superseded":
+            return  # it was re-profiled meanwhile
         filled.lost += 1
         self._metrics.count("unrecovered_shards_total")
         log.error("shard %s index %d cannot be had: %s (%s)", base, index, error.kind, error.reason)
@@ -364,27 +377,10 @@ class SeatFiller:
         self, peer: UpkeepPeer, place: Place, wanted: Adoptable, index: int
     ) -> AsyncIterator[list[Piece]]:
         """The pieces of a whole shard, as they come, cut apart."""
-        geometry = wanted.geometry
         download = await peer.load_shard(place, wanted.base, index, 0)
-        try:
-            await download.header()
-            segment = 0
-            async for message in download.messages():
-                view = memoryview(message)
-                pieces: list[Piece] = []
-                while view.nbytes and segment < geometry.segments:
-                    size = geometry.piece_of(segment)
-                    if view.nbytes < size:
-                        break
-                    pieces.append(view[:size])
-                    view, segment = view[size:], segment + 1
-                if view.nbytes:
-                    raise Corrupt("a shard came with other pieces", reason="wrong-length")
+        async with aclosing(cut(download, wanted.geometry)) as messages:
+            async for pieces in messages:
                 yield pieces
-            if segment != geometry.segments:
-                raise Corrupt("a shard came with too few pieces", reason="truncated")
-        finally:
-            await download.cancel()
 
     async def _take(self, copy: Copy, wanted: Adoptable, source: AsyncIterator[list[Piece]]) -> int:
         """Write all pieces at the pace that the budget allows; their bytes."""
@@ -422,9 +418,9 @@ class SeatFiller:
             )
         layout = self._layout_of(wanted)
         request = RequestId(self._runtime.random(RequestId.SIZE))
-        call = _call(place, wanted.base, request)
+        call = rebuild_call(place, wanted.base, request)
         reader = StripeReader(
-            self._runtime, _Loaders(self._peers, place), seats, call, layout, wanted.geometry,
+            self._runtime, Loaders(self._peers, place), seats, call, layout, wanted.geometry,
             self._quiet, self._hedge,
         )  # fmt: skip
         copy = await self._begin(wanted, index)
@@ -530,7 +526,7 @@ def _size(rows: RecordRows) -> int:
     return sum(len(each) for each, _ in rows.openings) + sum(map(len, (*rows.boxes, *rows.links)))
 
 
-def _call(place: Place, base: BlobBase, request: RequestId) -> Call:
+def rebuild_call(place: Place, base: BlobBase, request: RequestId) -> Call:
     """What names a rebuild in logs: no right stands behind it, and none is asked for."""
     return Call(
         b"", b"", "rebuild", RecordId.zero(), BlobId.of(base), 0, 0, 0, place.epoch, request,
@@ -538,10 +534,10 @@ def _call(place: Place, base: BlobBase, request: RequestId) -> Call:
     )  # fmt: skip
 
 
-class _Loaders:
+class Loaders:
     """Other nodes' shards as a stripe reader asks for them."""
 
-    def __init__(self, peers: UpkeepPeers, place: Place) -> None:
+    def __init__(self, peers: LayoutPeers, place: Place) -> None:
         self._peers = peers
         self._place = place
 
@@ -550,7 +546,7 @@ class _Loaders:
 
 
 class _Loader:
-    def __init__(self, peer: UpkeepPeer, place: Place) -> None:
+    def __init__(self, peer: LayoutPeer, place: Place) -> None:
         self._peer = peer
         self._place = place
 

@@ -26,14 +26,20 @@ from hcefs.runtime import Runtime
 from hcefs.store.interface import KeyTable, Stores, Table
 from hcefs.stripes.exports import record_rows, row_digest
 from hcefs.stripes.pending import PendingNames
-from hcefs.stripes.placed import RING, PlacedShard, records_in, shard_key, shards_in
+from hcefs.stripes.placed import (
+    RING,
+    PlacedShard,
+    records_in,
+    shard_key,
+    shards_in,
+    shards_of,
+)
 from hcefs.stripes.transfers import whole
 from hcefs.transport.upkeep import Place, ShardName, UpkeepPeers
 from hcefs.upkeep.rebalance import MapView
 from hcefs.upkeep.worker import Progress
 
 PACK_ROWS_MAX = 2000
-INDEXES_MAX = 256
 ROWS_ASKED = 4096
 IDLE_SECONDS_MAX = 60.0
 
@@ -178,7 +184,7 @@ class Retirer:
         return current is not None and current.epoch == place.epoch
 
     def _delete(self, shards: Sequence[PlacedShard]) -> None:
-        names = [(Table.PLACED, shard_key(shard.base, shard.index)) for shard in shards]
+        names = [(Table.PLACED, shard_key(shard.base, shard.index, shard.form)) for shard in shards]
         rows: list[tuple[Table, bytes]] = []
         keys: list[tuple[KeyTable, bytes]] = []
         with self._pending.locked(bytes(shard.base) for shard in shards):
@@ -191,14 +197,13 @@ class Retirer:
             if keys:
                 self._stores.keys.delete(keys)
             for shard in shards:
-                self._stores.shards.remove(shard.base, shard.index)
+                self._stores.shards.remove(shard.base, shard.index, shard.form)
             self._stores.rows.delete(names)
 
     def _is_elsewhere_here(self, shard: PlacedShard) -> bool:
         """Whether another shard of the base is on this node."""
-        prefix = shard_key(shard.base, shard.index)[:-1]
-        found = self._stores.rows.scan(Table.PLACED, prefix, limit=INDEXES_MAX)
-        return any(key[-1] != shard.index for key, _ in found)
+        found = shards_of(self._stores.rows, shard.base)
+        return any((each.index, each.form) != (shard.index, shard.form) for each in found)
 
     def _rows_of(self, base: BlobBase) -> list[tuple[Table, bytes]]:
         found = []

@@ -315,3 +315,52 @@ def test_many_threads(store: ShardStore) -> None:
         list(pool.map(work, range(6)))
     assert store.usage().shards == 30
     assert len(list(store.inventory())) == 30
+
+
+# -- forms
+
+
+def test_forms_of_one_shard_are_shards_of_their_own(opener: Opener) -> None:
+    store = opener(0)
+    save(store, BASE, 3, b"first")
+    writer = store.begin(BASE, 3, None, "ec-10-4")
+    writer.write(b"second")
+    writer.finish(b"")
+    assert load(store, BASE, 3) == b"first"
+    assert not store.has(BASE, 3, "copy-3")
+    with pytest.raises(Conflict):
+        store.begin(BASE, 3, None, "ec-10-4")
+    with pytest.raises(NotFound):
+        store.open(BASE, 3, "copy-3")
+    assert list(store.inventory()) == [(BASE, 3)]
+    assert list(store.reformed()) == [(BASE, 3, "ec-10-4")]
+    assert store.usage().shards == 2
+    assert store.remove(BASE, 3)
+    reader = store.open(BASE, 3, "ec-10-4")
+    assert reader.read_at(0, reader.size) == b"second"
+    reader.close()
+    store.quarantine(BASE, 3, "ec-10-4")
+    assert not store.has(BASE, 3, "ec-10-4")
+    store.close()
+
+
+@pytest.mark.parametrize("form", ["EC-4-2", "../x", "a.b", "x" * 17, "4-2", "a/b"])
+def test_a_form_is_the_name_of_a_profile(store: ShardStore, form: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        store.begin(BASE, 0, None, form)
+    assert caught.value.reason == "bad-form"
+
+
+def test_forms_are_found_after_a_restart(tmp_path: Path) -> None:
+    """What has the first form keeps the file name that it always had."""
+    store = FileShardStore(tmp_path)
+    save(store, BASE, 3, b"first")
+    writer = store.begin(BASE, 4, None, "copy-3")
+    writer.finish(b"second")
+    store.close()
+    names = sorted(path.name for path in (tmp_path / "00").iterdir())
+    assert names == [f"{BASE.hex()}.3", f"{BASE.hex()}.4.copy-3"]
+    again = FileShardStore(tmp_path)
+    assert again.usage().shards == 2
+    assert list(again.reformed()) == [(BASE, 4, "copy-3")]
+    again.close()

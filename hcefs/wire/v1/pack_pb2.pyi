@@ -185,14 +185,16 @@ class PackWanted(_message.Message):
     def __init__(self, record_id: _Optional[bytes] = ..., base: _Optional[bytes] = ..., slots: _Optional[bytes] = ...) -> None: ...
 
 class ColumnsWanted(_message.Message):
-    __slots__ = ("payloads", "index", "column_of")
+    __slots__ = ("payloads", "index", "column_of", "profile")
     PAYLOADS_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     COLUMN_OF_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
     payloads: PackWanted
     index: int
     column_of: int
-    def __init__(self, payloads: _Optional[_Union[PackWanted, _Mapping]] = ..., index: _Optional[int] = ..., column_of: _Optional[int] = ...) -> None: ...
+    profile: str
+    def __init__(self, payloads: _Optional[_Union[PackWanted, _Mapping]] = ..., index: _Optional[int] = ..., column_of: _Optional[int] = ..., profile: _Optional[str] = ...) -> None: ...
 
 class Columns(_message.Message):
     __slots__ = ("data", "failure")

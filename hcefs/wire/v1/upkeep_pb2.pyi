@@ -1,12 +1,24 @@
 from hcefs.wire.v1 import pack_pb2 as _pack_pb2
 from hcefs.wire.v1 import shard_pb2 as _shard_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class LayoutStep(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LAYOUT_STEP_UNSPECIFIED: _ClassVar[LayoutStep]
+    LAYOUT_STEP_STAGE: _ClassVar[LayoutStep]
+    LAYOUT_STEP_PLACE: _ClassVar[LayoutStep]
+    LAYOUT_STEP_ENTER: _ClassVar[LayoutStep]
+LAYOUT_STEP_UNSPECIFIED: LayoutStep
+LAYOUT_STEP_STAGE: LayoutStep
+LAYOUT_STEP_PLACE: LayoutStep
+LAYOUT_STEP_ENTER: LayoutStep
 
 class Place(_message.Message):
     __slots__ = ("epoch", "profile", "partition")
@@ -177,3 +189,19 @@ class PingResponse(_message.Message):
     epoch: int
     height: int
     def __init__(self, epoch: _Optional[int] = ..., height: _Optional[int] = ...) -> None: ...
+
+class TakeLayoutRequest(_message.Message):
+    __slots__ = ("place", "base", "step", "rows")
+    PLACE_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    place: Place
+    base: bytes
+    step: LayoutStep
+    rows: LoadRowsResponse
+    def __init__(self, place: _Optional[_Union[Place, _Mapping]] = ..., base: _Optional[bytes] = ..., step: _Optional[_Union[LayoutStep, str]] = ..., rows: _Optional[_Union[LoadRowsResponse, _Mapping]] = ...) -> None: ...
+
+class TakeLayoutResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

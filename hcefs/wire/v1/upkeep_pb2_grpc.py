@@ -75,6 +75,11 @@ class UpkeepStub:
                 request_serializer=hcefs_dot_v1_dot_upkeep__pb2.PingRequest.SerializeToString,
                 response_deserializer=hcefs_dot_v1_dot_upkeep__pb2.PingResponse.FromString,
                 _registered_method=True)
+        self.TakeLayout = channel.unary_unary(
+                '/hcefs.v1.Upkeep/TakeLayout',
+                request_serializer=hcefs_dot_v1_dot_upkeep__pb2.TakeLayoutRequest.SerializeToString,
+                response_deserializer=hcefs_dot_v1_dot_upkeep__pb2.TakeLayoutResponse.FromString,
+                _registered_method=True)
 
 
 class UpkeepServicer:
@@ -96,14 +101,16 @@ class UpkeepServicer:
         raise NotImplementedError('Method not implemented!')
 
     def LoadRows(self, request, context):
-        """Loads the rows of one blob or pack.
+        """Loads the rows of one blob or pack, with the layout of the place's profile where
+        there is one here that is in force or placed; else with the one in force.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LoadShard(self, request, context):
-        """Loads the pieces of one shard.  Messages: one header, then data.
+        """Loads the pieces of one shard of the place's profile, also of one that is only
+        staged.  Messages: one header, then data.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,7 +124,7 @@ class UpkeepServicer:
         raise NotImplementedError('Method not implemented!')
 
     def HasShards(self, request, context):
-        """Says which of some shards are here.
+        """Says which of some shards of the place's profile are here.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -132,6 +139,14 @@ class UpkeepServicer:
 
     def Ping(self, request, context):
         """Answers while this node may serve.  Any active node of the map may ask.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TakeLayout(self, request, context):
+        """Has a node take part in re-profiling one blob or pack.  The answer comes when
+        what the step asks for is durable.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -179,6 +194,11 @@ def add_UpkeepServicer_to_server(servicer, server):
                     servicer.Ping,
                     request_deserializer=hcefs_dot_v1_dot_upkeep__pb2.PingRequest.FromString,
                     response_serializer=hcefs_dot_v1_dot_upkeep__pb2.PingResponse.SerializeToString,
+            ),
+            'TakeLayout': grpc.unary_unary_rpc_method_handler(
+                    servicer.TakeLayout,
+                    request_deserializer=hcefs_dot_v1_dot_upkeep__pb2.TakeLayoutRequest.FromString,
+                    response_serializer=hcefs_dot_v1_dot_upkeep__pb2.TakeLayoutResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -397,6 +417,33 @@ class Upkeep:
             '/hcefs.v1.Upkeep/Ping',
             hcefs_dot_v1_dot_upkeep__pb2.PingRequest.SerializeToString,
             hcefs_dot_v1_dot_upkeep__pb2.PingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TakeLayout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hcefs.v1.Upkeep/TakeLayout',
+            hcefs_dot_v1_dot_upkeep__pb2.TakeLayoutRequest.SerializeToString,
+            hcefs_dot_v1_dot_upkeep__pb2.TakeLayoutResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,6 +50,7 @@ class Spare:
         self.giver = world.exporter(held[0].node.account)
         self._world = world
         self._seats = held
+        self._profile = profile
 
     def collector(self) -> Collector:
         cluster = self._world.cluster
@@ -59,7 +60,9 @@ class Spare:
 
     async def pieces(self, base: BlobBase, index: int) -> list[bytes]:
         seat = next(seat for seat in self._seats if seat.index == index)
-        download = await self._world.exporter(seat.node.account).load_shard(base, index, 0)
+        download = await self._world.exporter(seat.node.account).load_shard(
+            base, index, 0, self._profile
+        )
         try:
             return [bytes(each) async for each in download.messages()]
         finally:
@@ -98,7 +101,7 @@ async def put(cluster: LocalCluster, *, commit: bool = True) -> BlobId:
 
 async def blob_rows(world: GivingCluster, blob: BlobId) -> tuple[Spare, BlobRows]:
     at = Spare(world, blob.base)
-    rows = await at.giver.load_rows(blob.base)
+    rows = await at.giver.load_rows(blob.base, "ec-4-2")
     assert isinstance(rows, BlobRows)
     return at, rows
 
@@ -228,11 +231,11 @@ async def test_other_rows_are_not_overwritten_and_no_file_is_left(world: GivingC
     blob = await put(world.cluster)
     at, rows = await blob_rows(world, blob)
     wanted = at.adopter.check(blob.base, rows)
-    at.stores.rows.put([(Table.LAYOUTS, bytes(blob.base), b"another layout")])
+    at.stores.rows.put([(Table.CORES, bytes(blob.base), b"another core")])
     with pytest.raises(Conflict):
         await at.take(wanted)
-    assert at.stores.rows.get(Table.LAYOUTS, bytes(blob.base)) == b"another layout"
-    assert at.left() == ["LAYOUTS"]
+    assert at.stores.rows.get(Table.CORES, bytes(blob.base)) == b"another core"
+    assert at.left() == ["CORES"]
 
 
 async def test_another_key_row_is_not_overwritten(world: GivingCluster) -> None:
@@ -312,11 +315,11 @@ class Killed(BaseException):
 async def stopped(at: Spare, wanted: Adoptable) -> None:
     """Copy a shard, and stop between its file and its rows."""
 
-    def killed(wanted: Adoptable, index: int) -> None:
+    def killed(*_: object) -> None:
         raise Killed
 
     keep = at.adopter._keep
-    at.adopter._keep = killed  # type: ignore[method-assign]
+    at.adopter._keep = killed  # type: ignore[method-assign,assignment]
     with pytest.raises(Killed):
         await at.take(wanted)
     at.adopter._keep = keep  # type: ignore[method-assign]
@@ -328,11 +331,11 @@ async def test_a_stop_before_the_rows_is_finished_by_a_repeat(world: GivingClust
     wanted = at.adopter.check(blob.base, rows)
     await stopped(at, wanted)
     assert at.left() == ["shard 1"]
-    assert not await at.adopter.has(blob.base, INDEX)
+    assert not await at.adopter.has(blob.base, INDEX, "ec-4-2")
     with pytest.raises(Conflict):
         await at.adopter.begin(wanted, INDEX)
     await at.adopter.publish_again(wanted, INDEX)
-    assert await at.adopter.has(blob.base, INDEX)
+    assert await at.adopter.has(blob.base, INDEX, "ec-4-2")
     assert at.stores.keys.get(KeyTable.KEY_ROWS, bytes(blob)) == rows.key_row
 
 
@@ -357,7 +360,7 @@ async def pack_rows(
     pack = world.packs.seal([b"one payload", b"another", b"a third one"])
     await world.packs.put(pack, profile, commit=commit)
     at = Spare(world, pack.base, profile)
-    rows = await at.giver.load_rows(pack.base)
+    rows = await at.giver.load_rows(pack.base, profile)
     assert isinstance(rows, PackRows)
     return at, pack.base, rows
 
@@ -404,7 +407,7 @@ async def test_rows_of_packs_that_do_not_prove_themselves(
 async def test_a_pack_is_kept_whole(world: GivingCluster, profile: str) -> None:
     at, base, rows = await pack_rows(world, profile)
     await at.take(at.adopter.check(base, rows))
-    again = await world.exporter(at.account).load_rows(base)
+    again = await world.exporter(at.account).load_rows(base, profile)
     assert isinstance(again, PackRows)
     assert replace(again, commit_by_ms=0) == replace(rows, commit_by_ms=0)
     assert has_shard(at.stores, base, INDEX)

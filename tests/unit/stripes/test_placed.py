@@ -13,7 +13,9 @@ from hcefs.store.memory import memory_stores
 from hcefs.stripes.placed import (
     PAGE_ROWS,
     RING,
+    PlacedShard,
     ensure_placed,
+    form_here,
     record_row,
     records_in,
     shard_row,
@@ -69,3 +71,21 @@ async def test_a_store_from_before_is_named_once(packs: LocalPacks) -> None:
 def test_one_row_names_one_thing() -> None:
     record = RecordId(b"r" * 16)
     assert record_row(record)[1] != shard_row(BlobBase(b"r" * 16), 0, "ec-4-2")[1]
+
+
+def test_the_first_form_keeps_its_key_and_others_follow_it() -> None:
+    """Rows from before there were forms mean the same as ever."""
+    stores = memory_stores()
+    base = BlobBase(b"b" * 16)
+    table, key, value = shard_row(base, 3, "ec-4-2")
+    assert (key[8:], value) == (b"b" * 16 + b"\x03", b"ec-4-2")
+    stores.rows.put([(table, key, value), shard_row(base, 3, "copy-3", "copy-3")])
+    assert [shard for _, shard in shards_in(stores.rows, RING)] == [
+        PlacedShard(base, 3, "ec-4-2"),
+        PlacedShard(base, 3, "copy-3", "copy-3"),
+    ]
+    assert form_here(stores.rows, base, 3, "ec-4-2") == ""
+    assert form_here(stores.rows, base, 3, "copy-3") == "copy-3"
+    assert form_here(stores.rows, base, 3) == ""
+    assert form_here(stores.rows, base, 3, "ec-8-3") is None
+    assert form_here(stores.rows, base, 4) is None

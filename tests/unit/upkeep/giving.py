@@ -17,6 +17,7 @@ from hcefs.testing.local_packs import LocalPacks
 from hcefs.transport.peers import LoadHeader, Piece, ShardDownload
 from hcefs.transport.upkeep import (
     BlobRows,
+    LayoutStep,
     PackRows,
     Place,
     Pulse,
@@ -97,7 +98,7 @@ class LocalUpkeepPeer:
 
     async def load_rows(self, place: Place, base: BlobBase) -> BlobRows | PackRows:
         self._giving.enter("load-rows")
-        rows = await self._exporter.load_rows(base)
+        rows = await self._exporter.load_rows(base, place.profile)
         return rows if self._giving.rows is None else self._giving.rows(rows)
 
     async def load_shard(
@@ -106,7 +107,7 @@ class LocalUpkeepPeer:
         self._giving.enter(f"load-shard {index}")
         if self._giving.fails_loads is not None:
             raise self._giving.fails_loads
-        download = await self._exporter.load_shard(base, index, first)
+        download = await self._exporter.load_shard(base, index, first, place.profile)
         return download if self._giving.piece is None else _Lying(download, self._giving.piece)
 
     async def load_record(
@@ -119,7 +120,12 @@ class LocalUpkeepPeer:
 
     async def has_shards(self, place: Place, shards: Sequence[ShardName]) -> list[bool]:
         self._giving.enter("has-shards")
-        return await self._exporter.has_shards(shards)
+        return await self._exporter.has_shards(shards, place.profile)
+
+    async def take_layout(
+        self, place: Place, base: BlobBase, step: LayoutStep, rows: BlobRows | PackRows
+    ) -> None:
+        raise Unavailable("these holders re-profile nothing", reason="unsupported")
 
     async def has_rows(
         self, place: Place, record: RecordId, digests: Sequence[bytes]

@@ -306,7 +306,7 @@ async def test_what_a_stop_leaves_is_found_by_the_next_pass(
         with pytest.raises(Killed):
             await at.sweep()
     assert "CORES" not in at.rows(), "invisible first"
-    assert not await world.exporter(at.old).has_shards([]), "and it answers"
+    assert not await world.exporter(at.old).has_shards([], "ec-4-2"), "and it answers"
     again = Moved.__new__(Moved)
     again.__dict__ = dict(at.__dict__)
     again.retirer = Retirer(
