@@ -72,7 +72,7 @@ def chain() -> Chain:
         world.report(number, [4])
     world.time_ms += MINUTE_MS
     new = automatic_successor(world.map, [4])
-    for number in (1, 2):
+    for number in (1, 2, 3):
         world.report(number, [4], new.digest())
     world.set_map(new, "n3")
     world.arrive()
