@@ -264,6 +264,7 @@ class StorageProcess:
             metrics,
             self.account,
             config.upkeep.grace_s,
+            pack_holder.forget,
         )
         repairer = Repairer(
             runtime, self._log, filler, metrics, self.account, config.upkeep.round_s

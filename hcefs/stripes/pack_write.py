@@ -216,6 +216,8 @@ class PackWriter:
                 return Internal(f"storing a pack failed: {type(error).__name__}")
             return None
 
+        if not jobs:
+            return {}  # a seat that went and came back has all that it is to have
         tasks = [
             (node, self._runtime.spawn(one(job), name=f"pack-{node.node_id}")) for node, job in jobs
         ]

@@ -14,7 +14,7 @@ base stay while any other shard of it has its place here.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from hcefs.errors import HcefsError
@@ -62,6 +62,10 @@ class _Sweep:
     """The partitions that were seen as moved away."""
 
 
+def _nothing(_: BlobBase) -> None:
+    return
+
+
 class Retirer:
     """Deletes what this node need not keep any more."""
 
@@ -77,7 +81,10 @@ class Retirer:
         metrics: Metrics,
         me: AccountId,
         grace_seconds: float,
+        forget: Callable[[BlobBase], None] = _nothing,
     ) -> None:
+        """``forget`` is told of each base of which nothing is left here."""
+        self._forget = forget
         self._runtime = runtime
         self._view = view
         self._stores = stores
@@ -198,6 +205,7 @@ class Retirer:
                 self._stores.keys.delete(keys)
             for shard in shards:
                 self._stores.shards.remove(shard.base, shard.index, shard.form)
+                self._forget(shard.base)
             self._stores.rows.delete(names)
 
     def _is_elsewhere_here(self, shard: PlacedShard) -> bool:
