@@ -267,7 +267,13 @@ class StorageProcess:
             pack_holder.forget,
         )
         repairer = Repairer(
-            runtime, self._log, filler, metrics, self.account, config.upkeep.round_s
+            runtime,
+            self._log,
+            filler,
+            metrics,
+            self.account,
+            config.upkeep.round_s,
+            lambda: self._throttle.is_busy,
         )
         self.watcher = Watcher(
             runtime,

@@ -14,7 +14,7 @@ Not guaranteed: an order by urgency, and that shards on the disk are intact (scr
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from hcefs.errors import HcefsError
 from hcefs.ids import AccountId
@@ -26,13 +26,16 @@ from hcefs.upkeep.fill import SeatFiller
 from hcefs.upkeep.rebalance import MapView
 from hcefs.upkeep.worker import Progress
 
-PAUSE_SECONDS_MAX = 0.1
+PAUSE_SECONDS_MAX = 0.25
 """Between two rows, so that a round costs little at any moment."""
 
 PAUSES = 10_000
 """So many pauses make a rest between two rounds, where that is short."""
 
-FIRST_SECONDS = 20.0
+BUSY_PAUSES = 40
+"""So many pauses are one while clients are served: ten seconds at most."""
+
+FIRST_SECONDS = 60.0
 """After the start: first the replica and the connections."""
 
 log = logging.getLogger(__name__)
@@ -51,8 +54,10 @@ class Repairer:
         metrics: Metrics,
         me: AccountId,
         round_seconds: float,
+        is_busy: Callable[[], bool],
     ) -> None:
-        """``round_seconds`` is the rest between two rounds."""
+        """``round_seconds`` is the rest between two rounds; ``is_busy``: clients are served."""
+        self._is_busy = is_busy
         self._runtime = runtime
         self._view = view
         self._filler = filler
@@ -79,7 +84,10 @@ class Repairer:
             self._metrics.set("repair_waiting_rows", self._waiting)
             return Progress.IDLE
         await self._look(current, name)
-        await self._runtime.sleep(self._pause)
+        for _ in range(BUSY_PAUSES):
+            await self._runtime.sleep(self._pause)
+            if not self._is_busy():
+                break
         return Progress.BUSY
 
     async def _look(self, current: ClusterMap, name: SeatName) -> None:

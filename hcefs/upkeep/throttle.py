@@ -47,6 +47,11 @@ class Throttle:
         """Bytes a second that are allowed now."""
         return self._rate
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether clients are being served at this moment."""
+        return self._busy()
+
     async def spend(self, size: int) -> None:
         """Wait until ``size`` bytes may be moved."""
         async with self._turn:
