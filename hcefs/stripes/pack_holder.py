@@ -20,7 +20,7 @@ from functools import partial
 
 from hcefs.erasure.scheme import profile_named
 from hcefs.errors import Conflict, Corrupt, Exhausted, HcefsError, Invalid, NotFound
-from hcefs.formats.pack import PACK_SEGMENT_SIZE, PackLayout, PackOpening, split_slots
+from hcefs.formats.pack import PACK_SEGMENT_SIZE, PackOpening, split_slots
 from hcefs.formats.shard import HEADER_SIZE, ShardHeader, file_length
 from hcefs.ids import BlobBase, RecordId
 from hcefs.metrics import Metrics
@@ -246,14 +246,13 @@ class PackHolder:
             raise NotFound("this blob is not committed on the ledger", reason="not-committed")
         slots = frozenset(split_slots(opening.slots))
         shape = self._known.shape(layout)
-        version = PackLayout.decode(layout).version
-        group = KnownGroup(opening, encoded, tree, slots, layout, shape, version)
+        group = KnownGroup(opening, encoded, tree, slots, layout, shape, shape.version)
         self._known.put(name, group, changes)
         return group
 
-    def forget(self, base: BlobBase) -> None:
-        """Note that a pack's layout was replaced."""
-        self._known.forget(base)
+    def forget(self, *bases: BlobBase) -> None:
+        """Note that the layouts of packs were replaced, or that nothing of them is left."""
+        self._known.forget(bases)
 
     async def load_columns(
         self, call: Call | BatchCall, wanted: Sequence[ColumnsWanted]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from hcefs.formats.pack import PackLayout, PackOpening
@@ -85,11 +86,12 @@ class KnownGroups:
         with self._lock:
             return self._changes
 
-    def forget(self, base: BlobBase) -> None:
-        """Drop the groups of a pack whose layout was replaced."""
+    def forget(self, bases: Collection[BlobBase]) -> None:
+        """Drop the groups of packs whose layout was replaced."""
+        gone = frozenset(bases)
         with self._lock:
             self._changes += 1
-            for name in [name for name in self._groups if name[0] == base]:
+            for name in [name for name in self._groups if name[0] in gone]:
                 self._drop(name)
 
     def put(self, name: Name, group: KnownGroup, changes: int = 0) -> None:

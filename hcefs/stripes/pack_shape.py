@@ -15,11 +15,12 @@ from hcefs.formats.pack import PackLayout, pack_geometry, split_lengths
 
 
 class PackShape:
-    """The lengths of a pack's payloads and pieces."""
+    """The lengths of a pack's payloads and pieces; ``version`` is that of its layout."""
 
-    __slots__ = ("_starts", "body", "piece", "profile")
+    __slots__ = ("_starts", "body", "piece", "profile", "version")
 
-    def __init__(self, lengths: list[int], profile: Profile) -> None:
+    def __init__(self, lengths: list[int], profile: Profile, version: int = 0) -> None:
+        self.version = version
         self._starts = list(itertools.accumulate(lengths, initial=0))
         self.profile = profile
         self.body = self._starts[-1]
@@ -32,7 +33,8 @@ class PackShape:
         Raises:
             Invalid: ``bad-layout``, ``unknown-profile``.
         """
-        return cls(split_lengths(layout.lengths), profile_named(layout.profile))
+        profile = profile_named(layout.profile)
+        return cls(split_lengths(layout.lengths), profile, layout.version)
 
     def under(self, profile: Profile) -> PackShape:
         """The shape of the same payloads under a profile."""

@@ -62,7 +62,7 @@ class _Sweep:
     """The partitions that were seen as moved away."""
 
 
-def _nothing(_: BlobBase) -> None:
+def _nothing(*_: BlobBase) -> None:
     return
 
 
@@ -81,9 +81,9 @@ class Retirer:
         metrics: Metrics,
         me: AccountId,
         grace_seconds: float,
-        forget: Callable[[BlobBase], None] = _nothing,
+        forget: Callable[..., None] = _nothing,
     ) -> None:
-        """``forget`` is told of each base of which nothing is left here."""
+        """``forget`` is told of the bases of which something was deleted here."""
         self._forget = forget
         self._runtime = runtime
         self._view = view
@@ -205,7 +205,7 @@ class Retirer:
                 self._stores.keys.delete(keys)
             for shard in shards:
                 self._stores.shards.remove(shard.base, shard.index, shard.form)
-                self._forget(shard.base)
+            self._forget(*(shard.base for shard in shards))
             self._stores.rows.delete(names)
 
     def _is_elsewhere_here(self, shard: PlacedShard) -> bool:

@@ -130,6 +130,11 @@ async def test_operators_add_drain_and_remove(
     assert (await shell.run("layout", "automatic", "--after", "15m"))["out_after_ms"] == 900_000
     await shell.refused("bad-policy", "layout", "automatic", "--after", "5s")
     assert (await shell.run("layout", "automatic", "--off"))["out_after_ms"] == 0
+    await shell.refused("unknown-profile", "layout", "reprofile", "--from", "ec-4-2", "--to", "x")
+    pair = ("--from", "copy-3", "--to", "ec-4-2")
+    policy = await shell.run("layout", "reprofile", *pair)
+    assert policy["reprofile"] == [{"from": "copy-3", "to": "ec-4-2"}]
+    assert (await shell.run("layout", "reprofile", "--stop", "copy-3"))["reprofile"] == []
     doctor = await open_client(cluster, "doctor")
     listing = await doctor.list(cluster.record, grant=cluster.grants["doctor"])
     assert len(listing) >= 6
