@@ -25,6 +25,7 @@ from hcefs.cli.operators import (
     operators_of,
     run,
     save_stage,
+    show_stage,
     stage,
 )
 from hcefs.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption, folder, parse_until
@@ -301,15 +302,7 @@ def _stage(directory: Path, change: Change, *, as_json: bool) -> None:
         async with operators_of(layout) as operators:
             return await stage(layout, operators, change)
 
-    staged = run(work())
-    lines = [each.text() for each in staged.changes]
-
-    def human(console: Console) -> None:
-        for line in lines:
-            console.print(Text(f"staged  {line}"))
-        console.print(Text("nothing has moved; next: hcefs layout plan", style="dim"))
-
-    show({"epoch": staged.epoch, "staged": lines}, as_json=as_json, human=human)
+    show_stage(run(work()), as_json=as_json)
 
 
 @app.command("automatic")

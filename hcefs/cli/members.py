@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
 from hcefs.cli.bringup import OPERATORS, THRESHOLD
 from hcefs.cli.cluster_files import LEDGER, ClusterFolder, node_name
@@ -27,7 +26,15 @@ from hcefs.cli.new_node import (
     register_node,
 )
 from hcefs.cli.node import app
-from hcefs.cli.operators import label, load_stage, node_id_of, operators_of, run, stage
+from hcefs.cli.operators import (
+    label,
+    load_stage,
+    node_id_of,
+    operators_of,
+    run,
+    show_stage,
+    stage,
+)
 from hcefs.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption, folder
 from hcefs.cli.output import note, print_table, show, size_text, verb
 from hcefs.cli.ports import HOST, reserved_ports
@@ -132,7 +139,7 @@ def add(
     for _ in range(count):
         staged = run(_add(layout, "", zone, rack, host, weight, quiet=as_json))
     if staged is not None:
-        _show_stage(staged, as_json=as_json)
+        show_stage(staged, as_json=as_json)
 
 
 @app.command("replace")
@@ -145,7 +152,7 @@ def replace_one(
 ) -> None:
     """Make a new node with another's zone, rack and weight, and stage that it takes its place."""
     layout = folder(directory)
-    _show_stage(run(_add(layout, node, "", "", host, 0, quiet=as_json)), as_json=as_json)
+    show_stage(run(_add(layout, node, "", "", host, 0, quiet=as_json)), as_json=as_json)
 
 
 @app.command("drain")
@@ -213,18 +220,7 @@ def _stage(directory: Path, text: str, what: Verb, *, as_json: bool, weight: int
             node_id = node_id_of(await operators.current(), text)
             return await stage(layout, operators, Change(what, node_id, weight=weight))
 
-    _show_stage(run(work()), as_json=as_json)
-
-
-def _show_stage(staged: Stage, *, as_json: bool) -> None:
-    lines = [change.text() for change in staged.changes]
-
-    def human(console: Console) -> None:
-        for line in lines:
-            console.print(Text(f"staged  {line}"))
-        console.print(Text("nothing has moved; next: hcefs layout plan", style="dim"))
-
-    show({"epoch": staged.epoch, "staged": lines}, as_json=as_json, human=human)
+    show_stage(run(work()), as_json=as_json)
 
 
 # --- new nodes --------------------------------------------------------------------

@@ -11,8 +11,12 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+from rich.console import Console
+from rich.text import Text
+
 from hcefs.cli.bringup import OPERATORS, THRESHOLD
 from hcefs.cli.cluster_files import ClusterFolder, node_name, replace_file
+from hcefs.cli.output import show
 from hcefs.client.layout import LayoutClient
 from hcefs.client.ledger import LedgerClient
 from hcefs.errors import NotFound
@@ -118,3 +122,15 @@ def label(node: Node) -> str:
     """A node in a table: its number and where it stands."""
     rack = f"/{node.rack}" if node.rack else ""
     return f"{node.zone}{rack}/{node.host}"
+
+
+def show_stage(staged: Stage, *, as_json: bool) -> None:
+    """What is staged, and what comes next."""
+    lines = [change.text() for change in staged.changes]
+
+    def human(console: Console) -> None:
+        for line in lines:
+            console.print(Text(f"staged  {line}"))
+        console.print(Text("nothing has moved; next: hcefs layout plan", style="dim"))
+
+    show({"epoch": staged.epoch, "staged": lines}, as_json=as_json, human=human)

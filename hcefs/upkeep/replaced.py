@@ -24,6 +24,7 @@ from hcefs.placement.cluster_map import ClusterMap, Node
 from hcefs.placement.ring import partition_of, seats
 from hcefs.runtime import Runtime
 from hcefs.store.interface import FORM_FIRST, KeyTable, Stores, Table
+from hcefs.stripes.base_rows import keys_of_base, rows_of_base
 from hcefs.stripes.exports import has_shard
 from hcefs.stripes.pending import PendingNames
 from hcefs.stripes.placed import (
@@ -208,8 +209,8 @@ class ReplacedSweeper:
             rows = [(Table.PLACED, shard_key(base, each.index, each.form)) for each in old]
             keys: list[tuple[KeyTable, bytes]] = []
             if len(old) == len(here):
-                rows += self._rows_of(base)
-                keys = self._keys_of(base)
+                rows += rows_of_base(self._stores, base)
+                keys = keys_of_base(self._stores, base)
             stores.rows.delete(rows)
             if keys:
                 stores.keys.delete(keys)
@@ -220,7 +221,9 @@ class ReplacedSweeper:
         """Go on where a stop may have left a base whose rows are gone."""
         with self._pending.locked([bytes(base)]):
             if self._stores.rows.get(Table.LAYOUTS, bytes(base)) is None:
-                if not shards_of(self._stores.rows, base) and (keys := self._keys_of(base)):
+                if not shards_of(self._stores.rows, base) and (
+                    keys := keys_of_base(self._stores, base)
+                ):
                     self._stores.keys.delete(keys)
                 self._end(base)
 
@@ -235,17 +238,3 @@ class ReplacedSweeper:
                 if (index, form) not in named and stores.shards.has(base, index, form):
                     stores.shards.remove(base, index, form)
         stores.rows.delete([(Table.META, REPLACED + bytes(base))])
-
-    def _rows_of(self, base: BlobBase) -> list[tuple[Table, bytes]]:
-        found = []
-        for table in (Table.CORES, Table.LAYOUTS, Table.OPENINGS):
-            page = self._stores.rows.scan(table, bytes(base), limit=PACK_ROWS_MAX)
-            found += [(table, key) for key, _ in page]
-        return found
-
-    def _keys_of(self, base: BlobBase) -> list[tuple[KeyTable, bytes]]:
-        found = []
-        for table in (KeyTable.KEY_ROWS, KeyTable.PACK_ENVELOPES):
-            page = self._stores.keys.scan(table, bytes(base), limit=PACK_ROWS_MAX)
-            found += [(table, key) for key, _ in page]
-        return found

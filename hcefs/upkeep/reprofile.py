@@ -30,10 +30,9 @@ from functools import partial
 from typing import Protocol
 
 from hcefs.erasure.scheme import profile_named
-from hcefs.errors import Conflict, Corrupt, HcefsError, NotFound, Unavailable
+from hcefs.errors import Corrupt, HcefsError, NotFound, Unavailable
 from hcefs.formats.manifest import Layout, Signer
 from hcefs.formats.pack import PackLayout
-from hcefs.formats.shard import ShardFooter, ShardHeader, file_length
 from hcefs.ids import AccountId, BlobBase, RequestId
 from hcefs.integrity import shard_digest
 from hcefs.ledger.cluster_facts import UpkeepPolicy
@@ -41,7 +40,7 @@ from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import ClusterMap, Node
 from hcefs.placement.ring import Seat, partition_of, seats
 from hcefs.runtime import Runtime
-from hcefs.store.interface import ShardWriter, Stores, Table
+from hcefs.store.interface import Stores, Table
 from hcefs.stripes.adopt import Adoptable, Adopter
 from hcefs.stripes.exports import Exporter
 from hcefs.stripes.hedge import HedgeTimer
@@ -60,10 +59,8 @@ from hcefs.stripes.relayout import LayoutTaker, drop_staged, require_settled, ta
 from hcefs.stripes.shard_index import read_footer
 from hcefs.stripes.stripe import EncodedStripe
 from hcefs.stripes.transfers import whole
-from hcefs.transport.peers import ShardDownload
 from hcefs.transport.upkeep import (
     BlobRows,
-    LayoutPeer,
     LayoutPeers,
     LayoutStep,
     PackRows,
@@ -72,6 +69,8 @@ from hcefs.transport.upkeep import (
     UpkeepPeers,
 )
 from hcefs.upkeep.fill import Loaders, rebuild_call
+from hcefs.upkeep.own_peer import PeersWithOwn
+from hcefs.upkeep.staged_files import StagedFiles
 from hcefs.upkeep.throttle import Throttle
 from hcefs.upkeep.worker import Progress
 
@@ -173,7 +172,7 @@ class Reprofiler:
         self._throttle = throttle
         self._me = me
         self._signer = signer
-        self._peers: LayoutPeers = _WithOwn(peers, me, exporter, taker)
+        self._peers: LayoutPeers = PeersWithOwn(peers, me, exporter, taker)
         self._hedge = HedgeTimer()
         # Reads that re-profile are no clients' reads: their faults are not counted as such.
         self._quiet = Metrics()
@@ -503,7 +502,7 @@ class Reprofiler:
         wanted, target = move.wanted, profile_named(move.target)
         source = profile_named(wanted.profile)
         check = DataCheck(wanted.layout, wanted.cores)
-        files = _StagedFiles(self._runtime, self._stores, wanted, move.target)
+        files = StagedFiles(self._runtime, self._stores, wanted, move.target)
         reader = self._reader(move, move.held, wanted.layout, wanted)
         await files.begin()
         try:
@@ -612,136 +611,3 @@ def _recut(
     sealed, encoded = cut(stripe)
     check.take(sealed)
     return encoded
-
-
-class _StagedFiles:
-    """The new shards of one base, all of them on this node's disk."""
-
-    def __init__(self, runtime: Runtime, stores: Stores, wanted: Adoptable, target: str) -> None:
-        self._runtime = runtime
-        self._shards = stores.shards
-        self._wanted = replace(wanted, profile=target)
-        self._profile = profile_named(target)
-        self._writers: dict[int, ShardWriter] = {}
-        self._digests: list[list[bytes]] = [[] for _ in range(self._profile.n)]
-
-    async def begin(self) -> None:
-        """Begin those that are not here: of the others what was written before is kept.
-
-        Raises:
-            Exhausted: the disk is full.
-        """
-
-        def job() -> None:
-            wanted, profile = self._wanted, self._profile
-            size = file_length(wanted.geometry)
-            for index in range(profile.n):
-                header = ShardHeader(
-                    wanted.base, index, profile.name, profile.k, profile.m, wanted.segment_size
-                )
-                try:
-                    writer = self._shards.begin(wanted.base, index, size, profile.name)
-                except Conflict:
-                    continue
-                self._writers[index] = writer
-                writer.write(header.encode())
-
-        try:
-            await whole(self._runtime, job)
-        except BaseException:
-            await self.abort()
-            raise
-
-    async def write(self, stripe: EncodedStripe) -> None:
-        """The pieces of the next stripe."""
-        for digests, digest in zip(self._digests, stripe.digests, strict=True):
-            digests.append(digest)
-
-        def job() -> None:
-            for index, writer in self._writers.items():
-                writer.write(stripe.pieces[index])
-
-        await whole(self._runtime, job)
-
-    async def finish(self) -> tuple[bytes, ...]:
-        """Make them durable; the digests of all shards.
-
-        Raises:
-            Unavailable: one that was here before is of other data, and is dropped.
-        """
-        return await whole(self._runtime, self._finish)
-
-    def _finish(self) -> tuple[bytes, ...]:
-        wanted = self._wanted
-        found = []
-        stale = False
-        for index, pieces in enumerate(self._digests):
-            footer = ShardFooter.of(wanted.plaintext_length, b"".join(pieces))
-            found.append(footer.shard_digest)
-            writer = self._writers.get(index)
-            if writer is not None:
-                writer.finish(footer.encode())
-            elif not self._is_whole(index, footer):
-                self._shards.remove(wanted.base, index, self._profile.name)
-                stale = True
-        if stale:
-            raise Unavailable("a staged shard was of other data", reason="stale-staged")
-        return tuple(found)
-
-    def _is_whole(self, index: int, footer: ShardFooter) -> bool:
-        try:
-            here = read_footer(self._shards, self._wanted.base, index, self._profile.name)
-        except HcefsError:
-            return False
-        return here == footer
-
-    async def abort(self) -> None:
-        """Forget what is not finished."""
-
-        def job() -> None:
-            for writer in self._writers.values():
-                writer.abort()
-
-        await whole(self._runtime, job)
-
-
-class _WithOwn:
-    """All nodes, this one without the network."""
-
-    def __init__(
-        self, peers: UpkeepPeers, me: AccountId, exporter: Exporter, taker: LayoutTaker
-    ) -> None:
-        self._peers = peers
-        self._me = me
-        self._exporter = exporter
-        self._taker = taker
-
-    def upkeep_peer(self, node: Node) -> LayoutPeer:
-        if node.account == self._me:
-            return _Own(node, self._exporter, self._taker)
-        return self._peers.upkeep_peer(node)
-
-
-class _Own:
-    """What re-profiling asks of a node, asked of this one."""
-
-    def __init__(self, node: Node, exporter: Exporter, taker: LayoutTaker) -> None:
-        self._node = node
-        self._exporter = exporter
-        self._taker = taker
-
-    async def load_rows(self, place: Place, base: BlobBase) -> BlobRows | PackRows:
-        return await self._exporter.load_rows(base, place.profile)
-
-    async def load_shard(
-        self, place: Place, base: BlobBase, index: int, first: int
-    ) -> ShardDownload:
-        return await self._exporter.load_shard(base, index, first, place.profile)
-
-    async def has_shards(self, place: Place, shards: Sequence[ShardName]) -> list[bool]:
-        return await self._exporter.has_shards(shards, place.profile)
-
-    async def take_layout(
-        self, place: Place, base: BlobBase, step: LayoutStep, rows: BlobRows | PackRows
-    ) -> None:
-        await self._taker.take(place, base, step, rows, self._node)

@@ -24,6 +24,7 @@ from hcefs.placement.cluster_map import ClusterMap, Node
 from hcefs.placement.ring import partition_of, seats
 from hcefs.runtime import Runtime
 from hcefs.store.interface import KeyTable, Stores, Table
+from hcefs.stripes.base_rows import keys_of_base, rows_of_base
 from hcefs.stripes.exports import record_rows, row_digest
 from hcefs.stripes.pending import PendingNames
 from hcefs.stripes.placed import (
@@ -197,8 +198,8 @@ class Retirer:
         with self._pending.locked(bytes(shard.base) for shard in shards):
             for shard in shards:
                 if not self._is_elsewhere_here(shard):
-                    rows += self._rows_of(shard.base)
-                    keys += self._keys_of(shard.base)
+                    rows += rows_of_base(self._stores, shard.base)
+                    keys += keys_of_base(self._stores, shard.base)
             if rows:
                 self._stores.rows.delete(rows)
             if keys:
@@ -212,20 +213,6 @@ class Retirer:
         """Whether another shard of the base is on this node."""
         found = shards_of(self._stores.rows, shard.base)
         return any((each.index, each.form) != (shard.index, shard.form) for each in found)
-
-    def _rows_of(self, base: BlobBase) -> list[tuple[Table, bytes]]:
-        found = []
-        for table in (Table.CORES, Table.LAYOUTS, Table.OPENINGS):
-            page = self._stores.rows.scan(table, bytes(base), limit=PACK_ROWS_MAX)
-            found += [(table, key) for key, _ in page]
-        return found
-
-    def _keys_of(self, base: BlobBase) -> list[tuple[KeyTable, bytes]]:
-        found = []
-        for table in (KeyTable.KEY_ROWS, KeyTable.PACK_ENVELOPES):
-            page = self._stores.keys.scan(table, bytes(base), limit=PACK_ROWS_MAX)
-            found += [(table, key) for key, _ in page]
-        return found
 
     # -- records
 
