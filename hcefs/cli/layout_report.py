@@ -139,8 +139,8 @@ def print_plan(console: Console, data: dict[str, Any]) -> None:
             ("moves", f"{data['moves']} seats, about {size_text(data['bytes'])}"),
             (
                 "time",
-                f"about {duration_text(int(data['seconds'] * 1000))} at {data['rate_mib']:g} MiB a "
-                "second and node, beside clients",
+                f"{_length(data['seconds'])} at {data['rate_mib']:g} MiB a second and node, beside "
+                "clients",
             ),
             ("epoch", f"{data['epoch']}, then {data['next_epoch']}"),
             ("plan", data["digest"][:16]),
@@ -156,6 +156,10 @@ def print_plan(console: Console, data: dict[str, Any]) -> None:
         Text(f"nothing has moved; next: hcefs layout apply --expect {data['digest'][:16]}"),
         style="dim",
     )
+
+
+def _length(seconds: float) -> str:
+    return "under a second" if seconds < 1 else f"about {duration_text(int(seconds * 1000))}"
 
 
 def _table_row(table: dict[str, Any]) -> list[object]:
