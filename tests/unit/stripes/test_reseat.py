@@ -20,6 +20,7 @@ from hcefs.placement.cluster_map import ClusterMap
 from hcefs.placement.ring import seats
 from hcefs.runtime import SystemRuntime
 from hcefs.store.interface import KeyTable, Table
+from hcefs.stripes import hedge
 from hcefs.stripes.exports import has_shard
 from hcefs.stripes.fanout import Fanout
 from hcefs.stripes.read import StripeReader
@@ -38,6 +39,12 @@ from tests.unit.stripes.moving import (
 
 SIZES = [100, 5_000_000]
 """One that goes in one call, and one that streams."""
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No holder is slow here: a stall of this machine is not to be answered by others."""
+    monkeypatch.setattr(hedge, "DELAY_SECONDS_FIRST", 60.0)
 
 
 @pytest.fixture
