@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from hcefs.access.facts import Action
 from hcefs.erasure.scheme import Geometry, profile_named
@@ -48,7 +49,7 @@ from hcefs.stripes.pending import (
 )
 from hcefs.stripes.placed import form_of, record_row, replaced_rows, shard_row
 from hcefs.stripes.shard_index import read_footer
-from hcefs.stripes.transfers import whole
+from hcefs.stripes.transfers import begin_shard, whole
 from hcefs.transport.peers import Piece
 from hcefs.transport.upkeep import BlobRows, PackRows, RecordRows
 
@@ -248,17 +249,8 @@ class Adopter:
         header = ShardHeader(
             wanted.base, index, profile.name, profile.k, profile.m, wanted.segment_size
         )
-
-        def job() -> ShardWriter:
-            size = file_length(wanted.geometry)
-            writer = self._stores.shards.begin(wanted.base, index, size, wanted.form)
-            try:
-                writer.write(header.encode())
-            except BaseException:
-                writer.abort()
-                raise
-            return writer
-
+        size = file_length(wanted.geometry)
+        job = partial(begin_shard, self._stores.shards, header, size, wanted.form)
         return Copy(self._runtime, self, wanted, index, await whole(self._runtime, job))
 
     def publish(

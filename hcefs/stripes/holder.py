@@ -39,7 +39,7 @@ from hcefs.stripes.checks import (
 from hcefs.stripes.pending import PENDING_BLOB, PENDING_OPENING, PendingNames
 from hcefs.stripes.placed import form_here, form_of, record_row, shard_row
 from hcefs.stripes.shard_index import ShardIndex
-from hcefs.stripes.transfers import LocalDownload, LocalUpload, opened, whole
+from hcefs.stripes.transfers import LocalDownload, LocalUpload, begin_shard, opened, whole
 from hcefs.stripes.uploads import Uploads
 from hcefs.transport.peers import (
     LOAD_MESSAGE_BYTES,
@@ -138,7 +138,7 @@ class Holder:
         try:
             writer = await opened(
                 self._runtime,
-                partial(self._begin, header, expected_size(start)),
+                partial(begin_shard, self._stores.shards, header, expected_size(start)),
                 lambda begun: begun.abort(),
             )
         except BaseException:
@@ -154,7 +154,7 @@ class Holder:
         size = HEADER_SIZE + received + footer_length(len(rows.piece_digests) // DIGEST_SIZE)
 
         def job() -> bool:
-            writer = self._begin(header, size)
+            writer = begin_shard(self._stores.shards, header, size)
             try:
                 for piece in pieces:
                     writer.write(piece)
@@ -168,15 +168,6 @@ class Holder:
             listed = await whole(self._runtime, job)
         self._metrics.count("store_seconds_total", self._runtime.monotonic() - started)
         return listed
-
-    def _begin(self, header: ShardHeader, size: int | None) -> ShardWriter:
-        writer = self._stores.shards.begin(header.base, header.index, size)
-        try:
-            writer.write(header.encode())
-        except BaseException:
-            writer.abort()
-            raise
-        return writer
 
     def _finish(
         self, start: ShardStart, writer: ShardWriter, received: int, rows: ShardRows

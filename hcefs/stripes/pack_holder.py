@@ -39,7 +39,7 @@ from hcefs.stripes.pack_shape import PackShape
 from hcefs.stripes.pending import PENDING_OPENING, PENDING_PACK, PendingNames, index_name
 from hcefs.stripes.placed import form_here, form_of_version, record_row, shard_row
 from hcefs.stripes.shard_index import ShardIndex
-from hcefs.stripes.transfers import whole
+from hcefs.stripes.transfers import begin_shard, whole
 from hcefs.stripes.uploads import Uploads
 from hcefs.transport.packs import (
     BatchCall,
@@ -109,6 +109,7 @@ class PackHolder:
         checked = check_pack(self._replica, call, shard)
         writer = self._begin(shard, checked)
         try:
+            writer.write(shard.piece)
             with self._pending.locked([bytes(shard.base), *(name for name, _ in listed)]):
                 self._require_new(shard, listed)
                 # First what leads the collector here: whatever fails later is found again,
@@ -130,14 +131,7 @@ class PackHolder:
             shard.base, shard.index, profile.name, profile.k, profile.m, PACK_SEGMENT_SIZE
         )
         size = file_length(header.geometry(pack_length(shape)))
-        writer = self._stores.shards.begin(shard.base, shard.index, size)
-        try:
-            writer.write(header.encode())
-            writer.write(shard.piece)
-        except BaseException:
-            writer.abort()
-            raise
-        return writer
+        return begin_shard(self._stores.shards, header, size)
 
     def _require_new(self, shard: PackShard, listed: Sequence[tuple[bytes, bytes]]) -> None:
         """Check that nothing else is known under this base.

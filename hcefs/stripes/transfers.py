@@ -25,10 +25,10 @@ from hcefs.erasure.scheme import (
     profile_named,
 )
 from hcefs.errors import Invalid
-from hcefs.formats.shard import HEADER_SIZE
+from hcefs.formats.shard import HEADER_SIZE, ShardHeader
 from hcefs.metrics import Metrics
 from hcefs.runtime import Runtime
-from hcefs.store.interface import ShardReader, ShardWriter
+from hcefs.store.interface import FORM_FIRST, ShardReader, ShardStore, ShardWriter
 from hcefs.stripes.uploads import Upload
 from hcefs.transport.framing import Frame
 from hcefs.transport.peers import LOAD_MESSAGE_BYTES, LoadHeader, Piece, ShardRows, ShardStart
@@ -36,6 +36,24 @@ from hcefs.transport.peers import LOAD_MESSAGE_BYTES, LoadHeader, Piece, ShardRo
 T = TypeVar("T")
 
 Finish = Callable[[ShardStart, ShardWriter, int, ShardRows], bool]
+
+
+def begin_shard(
+    shards: ShardStore, header: ShardHeader, size: int | None, form: str = FORM_FIRST
+) -> ShardWriter:
+    """Begin a shard file of ``size`` bytes and write its header; blocks.
+
+    Raises:
+        Conflict: ``shard-exists``.
+        Exhausted: the disk is full.
+    """
+    writer = shards.begin(header.base, header.index, size, form)
+    try:
+        writer.write(header.encode())
+    except BaseException:
+        writer.abort()
+        raise
+    return writer
 
 
 async def opened(runtime: Runtime, open_: Callable[[], T], close: Callable[[T], None]) -> T:

@@ -64,6 +64,7 @@ from hcefs.transport.upkeep import (
     UpkeepPeers,
 )
 from hcefs.upkeep.throttle import Throttle
+from hcefs.upkeep.worker import at_once
 
 BLOBS_AT_ONCE = 4
 SHARDS_MAX = 1 << 20
@@ -248,13 +249,7 @@ class SeatFiller:
                 if not await self._adopter.has(base, index, name.profile):
                     await self._one(place, base, index, source, lists, filled)
 
-        jobs = [self._runtime.spawn(some(), name="fill") for _ in range(BLOBS_AT_ONCE)]
-        try:
-            await asyncio.gather(*jobs)
-        finally:
-            for job in jobs:
-                job.cancel()
-            await asyncio.gather(*jobs, return_exceptions=True)
+        await at_once(self._runtime, BLOBS_AT_ONCE, some, "fill")
 
     async def _one(
         self, place: Place, base: BlobBase, index: int, source: int, lists: _Lists, filled: Filled

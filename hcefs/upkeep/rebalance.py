@@ -26,7 +26,7 @@ from hcefs.placement.successor import is_as_planned
 from hcefs.placement.waves import SeatName, by_urgency, in_flight, is_planned
 from hcefs.runtime import Runtime, is_cancelled
 from hcefs.upkeep.fill import SeatFiller
-from hcefs.upkeep.worker import Progress
+from hcefs.upkeep.worker import Progress, at_once
 
 SEATS_AT_ONCE = 4
 SEATS_A_REPORT = 32
@@ -139,13 +139,7 @@ class Rebalancer:
                 if await self._fill(current, name, sources[name]):
                     filled.append(name)
 
-        jobs = [self._runtime.spawn(some(), name="seat") for _ in range(SEATS_AT_ONCE)]
-        try:
-            await asyncio.gather(*jobs)
-        finally:
-            for job in jobs:
-                job.cancel()
-            await asyncio.gather(*jobs, return_exceptions=True)
+        await at_once(self._runtime, SEATS_AT_ONCE, some, "seat")
         if filled:
             seats = tuple(ArrivedSeat.of(name) for name in sorted(filled))
             try:

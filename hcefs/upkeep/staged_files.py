@@ -16,7 +16,7 @@ from hcefs.store.interface import ShardWriter, Stores
 from hcefs.stripes.adopt import Adoptable
 from hcefs.stripes.shard_index import read_footer
 from hcefs.stripes.stripe import EncodedStripe
-from hcefs.stripes.transfers import whole
+from hcefs.stripes.transfers import begin_shard, whole
 
 
 class StagedFiles:
@@ -45,11 +45,9 @@ class StagedFiles:
                     wanted.base, index, profile.name, profile.k, profile.m, wanted.segment_size
                 )
                 try:
-                    writer = self._shards.begin(wanted.base, index, size, profile.name)
+                    self._writers[index] = begin_shard(self._shards, header, size, profile.name)
                 except Conflict:
                     continue
-                self._writers[index] = writer
-                writer.write(header.encode())
 
         try:
             await whole(self._runtime, job)

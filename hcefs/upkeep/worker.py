@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
 from hcefs.errors import HcefsError
 from hcefs.runtime import Runtime, is_cancelled
@@ -18,6 +19,23 @@ from hcefs.runtime import Runtime, is_cancelled
 ERROR_SECONDS = 30.0
 CANCELLED_SECONDS = 1.0
 log = logging.getLogger(__name__)
+
+
+async def at_once(
+    runtime: Runtime, count: int, job: Callable[[], Coroutine[Any, Any, None]], name: str
+) -> None:
+    """Run a job ``count`` times at once; none is left running, whatever becomes of one.
+
+    Raises:
+        what the first of them raises; the others are cancelled.
+    """
+    jobs = [runtime.spawn(job(), name=name) for _ in range(count)]
+    try:
+        await asyncio.gather(*jobs)
+    finally:
+        for each in jobs:
+            each.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
 
 
 class Progress(enum.Enum):
