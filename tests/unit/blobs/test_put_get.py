@@ -106,6 +106,7 @@ async def get(
 LENGTHS = [0, 1, 63, S - 1, S, S + 1, 3 * S, 5 * S + 12345]
 
 
+@pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize("length", LENGTHS)
 async def test_what_was_put_is_got(cluster: LocalCluster, length: int) -> None:
     data, blob = sample(length), new_blob(cluster)

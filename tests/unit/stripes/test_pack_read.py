@@ -55,6 +55,7 @@ def damage(packs: LocalPacks, pack: SealedPack, *indexes: int, profile: str = "e
         shards._shards[pack.base, index] = bytes(data)
 
 
+@pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize("profile", ["ec-4-2", "copy-3"])
 @pytest.mark.parametrize("number", range(3))
 async def test_healthy(packs: LocalPacks, profile: str, number: int) -> None:

@@ -20,7 +20,6 @@ from hcefs.placement.cluster_map import ClusterMap
 from hcefs.placement.ring import seats
 from hcefs.runtime import SystemRuntime
 from hcefs.store.interface import KeyTable, Table
-from hcefs.stripes import hedge
 from hcefs.stripes.exports import has_shard
 from hcefs.stripes.fanout import Fanout
 from hcefs.stripes.read import StripeReader
@@ -37,14 +36,10 @@ from tests.unit.stripes.moving import (
     with_reseat,
 )
 
+pytestmark = pytest.mark.usefixtures("patience")
+
 SIZES = [100, 5_000_000]
 """One that goes in one call, and one that streams."""
-
-
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No holder is slow here: a stall of this machine is not to be answered by others."""
-    monkeypatch.setattr(hedge, "DELAY_SECONDS_FIRST", 60.0)
 
 
 @pytest.fixture

@@ -115,6 +115,7 @@ async def test_what_the_source_has_not_or_has_damaged_is_rebuilt(
     assert content(at.stores, at.base, INDEX) == good
 
 
+@pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize("size", [100, 9_000_000])
 async def test_a_rebuild_reads_around_damage(world: GivingCluster, size: int) -> None:
     at = await moving(world, size, source=0)
