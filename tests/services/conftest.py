@@ -8,7 +8,11 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import pytest_asyncio
 
+from hcefs.services import desk
 from tests.services.rig import Rig
+
+MAP_SECONDS = 0.3
+"""The map never changes in this folder: nobody need wait long for a newer one."""
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -38,3 +42,8 @@ def nothing_is_shown(rig: Rig, caplog: pytest.LogCaptureFixture) -> Iterator[Non
     for text in rig.secrets.shown:
         rig.secrets.check(text)
     rig.secrets.shown.clear()
+
+
+@pytest.fixture(autouse=True)
+def no_newer_map_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk, "MAP_SECONDS", MAP_SECONDS)
