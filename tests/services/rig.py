@@ -235,7 +235,7 @@ class Rig:
                 node.number,
                 node.account,
                 node.config.client_address,
-                node.config.peer_address,
+                self.reached_at(node),
                 f"zone-{node.number % 3}",
                 "",
                 f"host-{node.number}",
@@ -250,6 +250,10 @@ class Rig:
         signers = [(keys.account, 1, keys.signing_key) for keys in self.operator_keys]
         change = SetClusterMap(0, self.map.encode())
         await self.operators[0].submit(sign_transaction(change, self.cluster, signers))
+
+    def reached_at(self, node: Running) -> str:
+        """Where the other nodes reach a node."""
+        return node.config.peer_address
 
     def _follows(self, node: Running) -> bool:
         return node.process.follower.view.height >= self.operators[0].height and (
