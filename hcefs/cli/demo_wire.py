@@ -18,6 +18,7 @@ from hcefs.crypto.signing import RequestProof, SigningKey
 from hcefs.ids import AccountId, BlobId, GrantId, RequestId
 from hcefs.integrity import blake3_digest
 from hcefs.placement.cluster_map import Node
+from hcefs.transport.dial import AuthorityDialer
 from hcefs.wire.v1 import blob_pb2
 
 CALL_SECONDS = 10.0
@@ -28,7 +29,7 @@ class Wire:
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
-        self._channels = Channels(stage.runtime, stage.connection.authority)
+        self._channels = Channels(stage.runtime, AuthorityDialer(stage.connection.authority))
 
     async def __aenter__(self) -> Self:
         return self

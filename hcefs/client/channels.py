@@ -24,9 +24,9 @@ from hcefs.crypto.accounts import AccountKeys
 from hcefs.errors import Invalid, Unavailable
 from hcefs.placement.cluster_map import ClusterMap
 from hcefs.runtime import Runtime, SystemRuntime
+from hcefs.transport.dial import AuthorityDialer, ServerDialer
 from hcefs.transport.grpc_peers import CHANNEL_OPTIONS, Ending, send_failed
 from hcefs.transport.status import from_rpc_error
-from hcefs.transport.tls import client_credentials
 
 STALL_SECONDS = 60.0
 """A server that neither takes nor gives a message for so long counts as down."""
@@ -47,9 +47,9 @@ V = TypeVar("V")
 class Channels:
     """The channels of one client.  Use it from one event loop."""
 
-    def __init__(self, runtime: Runtime, authority: bytes) -> None:
+    def __init__(self, runtime: Runtime, dialer: ServerDialer) -> None:
         self._runtime = runtime
-        self._credentials = client_credentials(authority)
+        self._dialer = dialer
         self._channels: dict[str, Any] = {}  # the stubs of grpc.aio know no raw messages
         self._closed = False
 
@@ -63,7 +63,7 @@ class Channels:
             raise Invalid("this client is closed: open another", reason="client-closed")
         channel = self._channels.get(address)
         if channel is None:
-            channel = grpc.aio.secure_channel(address, self._credentials, options=_OPTIONS)
+            channel = self._dialer.to_server(address, _OPTIONS)
             self._channels[address] = channel
         return channel
 
@@ -219,7 +219,11 @@ class Session:
     """
 
     def __init__(
-        self, connection: Connection, keys: AccountKeys, runtime: Runtime | None = None
+        self,
+        connection: Connection,
+        keys: AccountKeys,
+        runtime: Runtime | None = None,
+        dialer: ServerDialer | None = None,
     ) -> None:
         if not keys.cluster:
             # Operators make their keys before there is a cluster.
@@ -240,7 +244,9 @@ class Session:
         self._signing_key = keys.signing_key
         self._receiving_key = keys.receiving_key
         self._authorizer = Authorizer(connection.cluster, keys, self.runtime)
-        self._channels = Channels(self.runtime, connection.authority)
+        self._channels = Channels(
+            self.runtime, dialer if dialer is not None else AuthorityDialer(connection.authority)
+        )
         self.account = self._authorizer.account
 
     def __repr__(self) -> str:

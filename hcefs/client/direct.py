@@ -37,6 +37,7 @@ from hcefs.stripes.fanout import Fanout
 from hcefs.stripes.fanout import Manifest as StoredManifest
 from hcefs.stripes.hedge import HedgeTimer
 from hcefs.stripes.reseat import other_epoch
+from hcefs.transport.dial import ServerDialer
 from hcefs.transport.grpc_peers import GrpcPeer
 from hcefs.transport.peers import Call, ManifestRows, Peer
 
@@ -88,9 +89,13 @@ class DirectClient(StatClient):
     """The part of a client that runs the data path itself."""
 
     def __init__(
-        self, connection: Connection, keys: AccountKeys, runtime: Runtime | None = None
+        self,
+        connection: Connection,
+        keys: AccountKeys,
+        runtime: Runtime | None = None,
+        dialer: ServerDialer | None = None,
     ) -> None:
-        super().__init__(connection, keys, runtime)
+        super().__init__(connection, keys, runtime, dialer)
         self._direct_metrics = Metrics()
         self._direct_hedge = HedgeTimer()
         self._layout_signer = NodeIdentity(keys.account, keys.key_version, keys.signing_key)

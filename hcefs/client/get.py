@@ -37,6 +37,7 @@ from hcefs.errors import Corrupt, Denied, HcefsError, Invalid
 from hcefs.ids import AccountId, BlobId, GrantId, RecordId
 from hcefs.placement.cluster_map import Node
 from hcefs.runtime import Runtime
+from hcefs.transport.dial import ServerDialer
 
 SINGLES_AT_ONCE = 8
 """Blobs of one :meth:`GetClient.get_many` that are not packed, read at the same time."""
@@ -57,9 +58,13 @@ class GetClient(PackGetClient):
     """The part of a client that gets blobs."""
 
     def __init__(
-        self, connection: Connection, keys: AccountKeys, runtime: Runtime | None = None
+        self,
+        connection: Connection,
+        keys: AccountKeys,
+        runtime: Runtime | None = None,
+        dialer: ServerDialer | None = None,
     ) -> None:
-        super().__init__(connection, keys, runtime)
+        super().__init__(connection, keys, runtime, dialer)
         self._small_gets: Coalescer[Wanted, Packed] = Coalescer(
             self.runtime, self._get_small, _room
         )

@@ -38,6 +38,7 @@ from hcefs.integrity import blake3_digest
 from hcefs.ledger.outcome import Leaf
 from hcefs.placement.cluster_map import Node
 from hcefs.runtime import Runtime
+from hcefs.transport.dial import ServerDialer
 from hcefs.transport.retry import retrying
 from hcefs.transport.status import error_of
 from hcefs.wire.v1 import pack_pb2
@@ -212,9 +213,13 @@ class PackGetClient(DirectClient):
     """The part of a client that gets packed payloads."""
 
     def __init__(
-        self, connection: Connection, keys: AccountKeys, runtime: Runtime | None = None
+        self,
+        connection: Connection,
+        keys: AccountKeys,
+        runtime: Runtime | None = None,
+        dialer: ServerDialer | None = None,
     ) -> None:
-        super().__init__(connection, keys, runtime)
+        super().__init__(connection, keys, runtime, dialer)
         self._pack_secrets: Recent[tuple[BlobBase, RecordId], bytes] = Recent(
             self.runtime, SECRETS_KNOWN_MAX
         )

@@ -44,6 +44,7 @@ from hcefs.ledger.transactions import (
 from hcefs.placement.cluster_map import ClusterMap
 from hcefs.placement.successor import check_planned
 from hcefs.runtime import Runtime
+from hcefs.transport.dial import ServerDialer
 from hcefs.transport.retry import retrying
 from hcefs.wire.v1 import admin_pb2, ledger_pb2
 
@@ -75,9 +76,13 @@ class LedgerClient(Session):
     """The part of a client that talks to the ledger."""
 
     def __init__(
-        self, connection: Connection, keys: AccountKeys, runtime: Runtime | None = None
+        self,
+        connection: Connection,
+        keys: AccountKeys,
+        runtime: Runtime | None = None,
+        dialer: ServerDialer | None = None,
     ) -> None:
-        super().__init__(connection, keys, runtime)
+        super().__init__(connection, keys, runtime, dialer)
         self.ledger_time_ms = 0
         self._genesis: Genesis | None = None
         self._accounts: Recent[AccountId, Account] = Recent(

@@ -25,6 +25,7 @@ from hcefs.ids import AccountId, RequestId
 from hcefs.placement.cluster_map import ClusterMap, Node, NodeState
 from hcefs.placement.ring import seats
 from hcefs.runtime import Runtime
+from hcefs.transport.dial import ServerDialer
 from hcefs.transport.retry import retrying
 from hcefs.wire.v1 import blob_pb2
 
@@ -65,9 +66,13 @@ class NodeClient(LedgerClient):
     """The part of a client that talks to nodes."""
 
     def __init__(
-        self, connection: Connection, keys: AccountKeys, runtime: Runtime | None = None
+        self,
+        connection: Connection,
+        keys: AccountKeys,
+        runtime: Runtime | None = None,
+        dialer: ServerDialer | None = None,
     ) -> None:
-        super().__init__(connection, keys, runtime)
+        super().__init__(connection, keys, runtime, dialer)
         self._failed: Recent[AccountId, bool] = Recent(
             self.runtime, NODES_KNOWN_MAX, FAILED_SECONDS
         )

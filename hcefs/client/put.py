@@ -63,6 +63,7 @@ from hcefs.integrity import Hasher, blake3_hasher
 from hcefs.ledger.transactions import Append, AppendEntry
 from hcefs.placement.cluster_map import Node
 from hcefs.runtime import Runtime
+from hcefs.transport.dial import ServerDialer
 from hcefs.transport.framing import Frame, frame_data
 from hcefs.transport.retry import retrying
 from hcefs.wire.v1 import blob_pb2
@@ -127,9 +128,13 @@ class PutClient(PackPutClient):
     """The part of a client that puts blobs."""
 
     def __init__(
-        self, connection: Connection, keys: AccountKeys, runtime: Runtime | None = None
+        self,
+        connection: Connection,
+        keys: AccountKeys,
+        runtime: Runtime | None = None,
+        dialer: ServerDialer | None = None,
     ) -> None:
-        super().__init__(connection, keys, runtime)
+        super().__init__(connection, keys, runtime, dialer)
         self._small_puts: Coalescer[Order, PutReceipt] = Coalescer(
             self.runtime, self._put_small, lambda: PackRoom().enter
         )

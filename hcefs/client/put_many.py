@@ -48,6 +48,7 @@ from hcefs.ids import AccountId, BlobId, GrantId, PutKey, RecordId
 from hcefs.ledger.transactions import Append, AppendEntry
 from hcefs.placement.cluster_map import Node
 from hcefs.runtime import Runtime
+from hcefs.transport.dial import ServerDialer
 from hcefs.transport.framing import frame_data
 from hcefs.transport.retry import retrying
 from hcefs.wire.v1 import pack_pb2
@@ -173,9 +174,13 @@ class PackPutClient(DirectClient):
     """The part of a client that puts packs."""
 
     def __init__(
-        self, connection: Connection, keys: AccountKeys, runtime: Runtime | None = None
+        self,
+        connection: Connection,
+        keys: AccountKeys,
+        runtime: Runtime | None = None,
+        dialer: ServerDialer | None = None,
     ) -> None:
-        super().__init__(connection, keys, runtime)
+        super().__init__(connection, keys, runtime, dialer)
         self._current: Recent[RecordId, Generation] = Recent(
             self.runtime, RECORDS_KNOWN_MAX, GENERATION_SECONDS
         )

@@ -38,6 +38,7 @@ from hcefs.formats.pack import PackLayout
 from hcefs.ids import AccountId, BlobId, GrantId, RecordId
 from hcefs.ledger.transactions import GiveGrant, OpenRecord, RevokeGrant
 from hcefs.runtime import Runtime
+from hcefs.transport.dial import ServerDialer
 from hcefs.wire.v1 import blob_pb2
 
 UPLOADS = 8
@@ -53,9 +54,13 @@ class RecordClient(StatClient):
     """The part of a client that owns records and gives and revokes grants."""
 
     def __init__(
-        self, connection: Connection, keys: AccountKeys, runtime: Runtime | None = None
+        self,
+        connection: Connection,
+        keys: AccountKeys,
+        runtime: Runtime | None = None,
+        dialer: ServerDialer | None = None,
     ) -> None:
-        super().__init__(connection, keys, runtime)
+        super().__init__(connection, keys, runtime, dialer)
         self._sealer = Sealer(connection.cluster, self.account, keys.key_version, self._signing_key)
         self._rotating = asyncio.Lock()
 

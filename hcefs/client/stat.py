@@ -30,6 +30,7 @@ from hcefs.ids import AccountId, BlobId, GrantId, RecordId
 from hcefs.ledger.outcome import Leaf, LeafResult
 from hcefs.ledger.transactions import AppendEntry
 from hcefs.runtime import Runtime
+from hcefs.transport.dial import ServerDialer
 from hcefs.wire.v1 import blob_pb2
 
 KEYS_KNOWN_MAX = 1024
@@ -171,9 +172,13 @@ class StatClient(NodeClient):
     """The part of a client that knows blobs and their keys."""
 
     def __init__(
-        self, connection: Connection, keys: AccountKeys, runtime: Runtime | None = None
+        self,
+        connection: Connection,
+        keys: AccountKeys,
+        runtime: Runtime | None = None,
+        dialer: ServerDialer | None = None,
     ) -> None:
-        super().__init__(connection, keys, runtime)
+        super().__init__(connection, keys, runtime, dialer)
         self._receiver = sealed.Receiver(
             connection.cluster, self.account, keys.key_version, self._receiving_key
         )

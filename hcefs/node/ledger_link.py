@@ -15,30 +15,25 @@ import grpc
 from hcefs.errors import Unavailable
 from hcefs.ledger.follower import BlockBytes, HeadBytes
 from hcefs.runtime import Runtime
+from hcefs.transport.dial import ServerDialer
 from hcefs.transport.grpc_peers import CHANNEL_OPTIONS
 from hcefs.transport.status import from_rpc_error
-from hcefs.transport.tls import Identity, client_credentials
 from hcefs.wire.v1 import ledger_pb2
 
 
 class GrpcLedgerLink:
     """Follows the writer at one address; a new call for every ``follow``."""
 
-    def __init__(self, runtime: Runtime, address: str, identity: Identity) -> None:
+    def __init__(self, runtime: Runtime, address: str, dialer: ServerDialer) -> None:
         self._runtime = runtime
         self._address = address
-        self._identity = identity
+        self._dialer = dialer
 
     async def follow(
         self, from_height: int, acknowledgements: AsyncIterator[int]
     ) -> AsyncGenerator[BlockBytes | HeadBytes, None]:
         """See :class:`hcefs.ledger.follower.LedgerLink`."""
-        identity = self._identity
-        credentials = client_credentials(identity.authority, identity.certificate, identity.key)
-
-        async with grpc.aio.secure_channel(
-            self._address, credentials, options=CHANNEL_OPTIONS
-        ) as channel:
+        async with self._dialer.to_server(self._address, CHANNEL_OPTIONS) as channel:
             method: Any = channel.stream_stream(
                 "/hcefs.v1.Ledger/Follow",
                 request_serializer=ledger_pb2.FollowRequest.SerializeToString,

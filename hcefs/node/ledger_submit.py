@@ -20,9 +20,9 @@ from hcefs.ids import RecordId
 from hcefs.ledger.outcome import LeafResult
 from hcefs.ledger.rows import SubmitResult
 from hcefs.ledger.transactions import SignedTransaction
+from hcefs.transport.dial import ServerDialer
 from hcefs.transport.grpc_peers import CHANNEL_OPTIONS
 from hcefs.transport.status import from_rpc_error
-from hcefs.transport.tls import Identity, client_credentials
 from hcefs.wire.v1 import ledger_pb2
 
 SUBMIT_SECONDS = 15.0
@@ -32,9 +32,9 @@ SUBMIT_SECONDS = 15.0
 class LedgerSubmitter:
     """Submits to the writer at one address over one connection, made on first use."""
 
-    def __init__(self, address: str, identity: Identity) -> None:
+    def __init__(self, address: str, dialer: ServerDialer) -> None:
         self._address = address
-        self._identity = identity
+        self._dialer = dialer
         self._channel: Any = None
         self._closed = False
 
@@ -48,11 +48,7 @@ class LedgerSubmitter:
         if self._closed:
             raise Unavailable("this node is stopping", reason="stopping")
         if self._channel is None:
-            identity = self._identity
-            credentials = client_credentials(identity.authority, identity.certificate, identity.key)
-            self._channel = grpc.aio.secure_channel(
-                self._address, credentials, options=CHANNEL_OPTIONS
-            )
+            self._channel = self._dialer.to_server(self._address, CHANNEL_OPTIONS)
         call = self._channel.unary_unary(
             "/hcefs.v1.Ledger/Submit",
             request_serializer=ledger_pb2.SubmitRequest.SerializeToString,

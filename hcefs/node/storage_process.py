@@ -1,329 +1,71 @@
-"""A storage node as a process: stores, replica, data path, services, upkeep."""
+"""A storage node as a process: its files, ports, TLS, metrics page, health and signals."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 
-from hcefs import __version__
-from hcefs.access.token import TokenCache
-from hcefs.access.verifier import NonceMemory, Verifier
-from hcefs.blobs.put import NodeIdentity
 from hcefs.config import NodeConfig
 from hcefs.crypto.accounts import load_account
-from hcefs.erasure.codec import codec_for
-from hcefs.erasure.scheme import DEFAULT_PROFILE, profile_named
-from hcefs.errors import HcefsError, Unavailable
-from hcefs.ids import AccountId, BlobId, RecordId
+from hcefs.ids import AccountId
 from hcefs.ledger.follower import Follower
 from hcefs.ledger.log import LedgerLog
-from hcefs.ledger.rows import SubmitResult
-from hcefs.ledger.transactions import Transaction, sign_transaction
 from hcefs.metrics import Metrics, MetricsServer
 from hcefs.node.ledger_link import GrpcLedgerLink
 from hcefs.node.ledger_submit import LedgerSubmitter
 from hcefs.node.logs import configure
 from hcefs.node.servers import Port, load_genesis, load_identity, until_signal
-from hcefs.placement.ring import Seat, seats
+from hcefs.node.storage_node import PEER_CALLS_FACTOR, NodeParts, StorageNode
 from hcefs.runtime import Runtime, SystemRuntime
-from hcefs.services.admin_service import AdminService
-from hcefs.services.batch_desk import BatchDesk
-from hcefs.services.blob_service import BlobService
-from hcefs.services.desk import Desk
-from hcefs.services.handlers import admin_handlers, blob_handlers, shard_handlers, upkeep_handlers
-from hcefs.services.pack_service import PackService
-from hcefs.services.pack_shard_service import PackShardService
-from hcefs.services.shard_service import ShardService
-from hcefs.services.upkeep_service import UpkeepService
 from hcefs.store.files import open_stores
-from hcefs.stripes.adopt import Adopter
-from hcefs.stripes.exports import Exporter, record_digest
-from hcefs.stripes.fanout import Fanout
-from hcefs.stripes.hedge import HedgeTimer
-from hcefs.stripes.holder import Holder
-from hcefs.stripes.inventory import elsewhere, partition_inventory
-from hcefs.stripes.pack_holder import PackHolder
-from hcefs.stripes.pack_read import PackReader
-from hcefs.stripes.pack_rows import RowReader
-from hcefs.stripes.pack_write import PackWriter
-from hcefs.stripes.placed import ensure_placed
-from hcefs.stripes.relayout import LayoutTaker
-from hcefs.stripes.uploads import Uploads
-from hcefs.transport.grpc_packs import GrpcPackPeers
+from hcefs.store.interface import Stores
+from hcefs.transport.dial import TlsDialer
 from hcefs.transport.grpc_peers import Channels, GrpcPeers
-from hcefs.transport.grpc_upkeep import GrpcUpkeepPeers
-from hcefs.transport.limit import ByteGate, Gate
-from hcefs.upkeep.collect import Collector
-from hcefs.upkeep.fill import SeatFiller
-from hcefs.upkeep.rebalance import Rebalancer
-from hcefs.upkeep.repair import Repairer
-from hcefs.upkeep.replaced import ReplacedSweeper
-from hcefs.upkeep.reprofile import LayoutSigner, Reprofiler
-from hcefs.upkeep.retire import Retirer
-from hcefs.upkeep.throttle import Throttle
+from hcefs.transport.limit import Gate
 from hcefs.upkeep.watch import Watcher
-from hcefs.upkeep.witness import Witness
-from hcefs.upkeep.worker import Runner, Worker
-from hcefs.wire.v1 import admin_pb2
 
 HEALTH_SECONDS = 0.5
-PEER_CALLS_FACTOR = 16
-UPKEEP_CALLS = 64
-DIRECT_CALLS_FACTOR = 4
 log = logging.getLogger(__name__)
 
 
-class FollowerHeads:
-    """Heads exchanged with peers: the follower's newest one, and what it makes of theirs."""
-
-    def __init__(self, follower: Follower) -> None:
-        self._follower = follower
-
-    def current(self) -> bytes:
-        head = self._follower.view.head
-        return head.encode() if head is not None else b""
-
-    def observe(self, head: bytes) -> None:
-        try:
-            self._follower.observe_head(head)
-        except HcefsError as error:
-            log.warning("a peer passed on a bad head: %s (%s)", error.kind, error.reason)
-
-
 class StorageProcess:
-    """Everything a storage node's process runs."""
+    """One storage node, and what a process puts around it."""
 
     def __init__(self, config: NodeConfig, runtime: Runtime) -> None:
         self._config = config
         self._runtime = runtime
-        self.metrics = metrics = Metrics()
         self._page: MetricsServer | None = None
         self._health: asyncio.Task[None] | None = None
         genesis = load_genesis(config.genesis)
-        keys = load_account(config.account)
-        self.account = keys.account
         identity = load_identity(config.tls)
-        self.stores = open_stores(config.data, reserve_bytes=config.limits.reserve_mib << 20)
-        ensure_placed(self.stores)
-        self._log = LedgerLog.open(config.data / "ledger", genesis)
-        link = GrpcLedgerLink(runtime, config.ledger_address, identity)
-        self.follower = Follower(self._log, genesis, runtime, link)
-        heads = FollowerHeads(self.follower)
-        uploads = Uploads(self._epoch)
-        holder = Holder(runtime, self.stores, self._log, metrics, self._lists, uploads)
-        self.channels = Channels(runtime, identity, self._spki_of, heads)
-        self.peers = peers = GrpcPeers(runtime, self.channels, self.account, holder)
-        verifier = Verifier(genesis.cluster, self._log, self.account, TokenCache(), NonceMemory())
-        fanout = Fanout(runtime, peers, self._log, self._reseat)
-        desk = Desk(runtime, self.follower, verifier, fanout, self.account)
-        self._desk = desk
-        batches = BatchDesk(desk)
-        pack_holder = PackHolder(
-            runtime,
-            self.stores,
-            self._log,
-            metrics,
-            holder.pending,
-            desk.is_record_seat,
-            uploads,
-        )
-        pack_peers = GrpcPackPeers(self.channels, self.account, pack_holder)
-        streams = config.limits.streams
-        self.gate = Gate("streams", streams, runtime)
-        self._memory = ByteGate("memory", config.limits.memory_mib << 20, runtime)
-        packs = PackService(
-            runtime,
-            desk,
-            batches,
-            PackWriter(
-                runtime,
-                pack_peers,
-                metrics,
-                self.account,
-                keys.key_version,
-                keys.signing_key,
-                config.limits.put_deadline_s,
-                self._reseat,
-            ),
-            PackReader(
-                runtime,
-                pack_peers,
-                RowReader(
+        dialer = TlsDialer(runtime, identity)
+        keys = load_account(config.account)
+        with contextlib.ExitStack() as undo:
+            stores = open_stores(config.data, reserve_bytes=config.limits.reserve_mib << 20)
+            undo.callback(stores.close)
+            ledger_log = LedgerLog.open(config.data / "ledger", genesis)
+            undo.callback(ledger_log.close)
+            self.node = StorageNode(
+                NodeParts(
                     runtime,
-                    pack_peers,
-                    self._log,
-                    self.account,
-                    lambda base: desk.seats_of_any(BlobId.of(base)),
-                ),
-                metrics,
-                HedgeTimer(),
-                self.account,
-                lambda profile, base: desk.blob_seats(profile, BlobId.of(base)),
-            ),
-            metrics,
-            self.gate,
-            self._memory,
-        )
-        blobs = BlobService(
-            runtime,
-            desk,
-            peers,
-            metrics,
-            self.gate,
-            NodeIdentity(self.account, keys.key_version, keys.signing_key),
-            genesis.cluster,
-            config.limits.put_deadline_s,
-            self._memory,
-            packs,
-        )
-        peer_gate = Gate("peer-calls", streams * PEER_CALLS_FACTOR, runtime)
-        shards = ShardService(runtime, desk, holder, heads, metrics, peer_gate)
-        pack_shards = PackShardService(
-            runtime,
-            desk,
-            batches,
-            shards,
-            pack_holder,
-            heads,
-            metrics,
-            peer_gate,
-            ByteGate("pack memory", config.limits.memory_mib << 20, runtime),
-        )
-        direct_gate = Gate("direct-calls", streams * DIRECT_CALLS_FACTOR, runtime)
-        direct = ShardService(runtime, desk, holder, heads, metrics, direct_gate, direct=True)
-        admin = AdminService(
-            runtime,
-            verifier,
-            self._log,
-            self._report,
-            metrics,
-            Gate("admin-calls", streams, runtime),
-            self._inventory,
-        )
-        self._collector = Collector(runtime, self.stores, self._log, metrics, holder.pending)
-        exporter = Exporter(runtime, self.stores, self._log, metrics, holder.pending, uploads)
-        others = GrpcUpkeepPeers(runtime, self.channels)
-        self._throttle = Throttle(
-            runtime,
-            config.upkeep.rate_min_mib * (1 << 20),
-            config.upkeep.rate_max_mib * (1 << 20),
-            lambda: self.gate.held > 0 or peer_gate.held > 0,
-        )
-        adopter = Adopter(runtime, self.stores, self._log, holder.pending, pack_holder.forget)
-        taker = LayoutTaker(
-            runtime,
-            self.stores,
-            adopter,
-            holder.pending,
-            uploads,
-            others,
-            self.account,
-            self._log.policy,
-            self._log.cluster_map,
-            lambda: self._log.time_ms,
-            self._throttle.spend,
-            pack_holder.forget,
-        )
-        upkeep = UpkeepService(
-            runtime,
-            desk,
-            exporter,
-            heads,
-            metrics,
-            Gate("upkeep-calls", UPKEEP_CALLS, runtime),
-            taker,
-            self._log.policy,
-        )
-        self._filler = filler = SeatFiller(
-            runtime,
-            others,
-            adopter,
-            metrics,
-            self._throttle,
-            self.account,
-            lambda record: runtime.disk(record_digest, self.stores, record),
-        )
-        self._submitter = LedgerSubmitter(config.ledger_address, identity)
-        self._signer = (keys.account, keys.key_version, keys.signing_key)
-        self._cluster = genesis.cluster
-        self._rebalancer = Rebalancer(
-            runtime,
-            self._log,
-            filler,
-            metrics,
-            self.account,
-            (genesis.lease_ms + genesis.skew_ms) / 1000,
-            self._submit,
-        )
-        retirer = Retirer(
-            runtime,
-            self._log,
-            self.stores,
-            others,
-            holder.pending,
-            metrics,
-            self.account,
-            config.upkeep.grace_s,
-            pack_holder.forget,
-        )
-        repairer = Repairer(
-            runtime,
-            self._log,
-            filler,
-            metrics,
-            self.account,
-            config.upkeep.round_s,
-            lambda: self._throttle.is_busy,
-        )
-        self.watcher = Watcher(
-            runtime,
-            self._log,
-            others,
-            metrics,
-            self.account,
-            self.follower.require_fresh,
-            self._submit,
-        )
-        reprofiler = Reprofiler(
-            runtime,
-            self._log,
-            self.stores,
-            exporter,
-            adopter,
-            taker,
-            holder.pending,
-            others,
-            metrics,
-            self._throttle,
-            self.account,
-            LayoutSigner(keys.account, keys.key_version, keys.signing_key),
-            retirer.idle_seconds,
-        )
-        sweeper = ReplacedSweeper(
-            runtime,
-            self._log,
-            self.stores,
-            others,
-            holder.pending,
-            metrics,
-            self.account,
-            config.upkeep.grace_s,
-            Witness(runtime, self.stores, exporter, others, self._throttle, self.account),
-        )
-        workers: list[Worker] = [
-            self._collector,
-            self._rebalancer,
-            retirer,
-            repairer,
-            reprofiler,
-            sweeper,
-            self.watcher,
-        ]
-        self._upkeep = Runner(runtime, workers)
+                    genesis,
+                    keys,
+                    stores,
+                    ledger_log,
+                    GrpcLedgerLink(runtime, config.ledger_address, dialer),
+                    LedgerSubmitter(config.ledger_address, dialer),
+                    dialer,
+                    config.limits,
+                    config.upkeep,
+                )
+            )
+            undo.pop_all()
+        streams = config.limits.streams
         self._clients = Port(
             config.client_address,
             identity,
-            [blob_handlers(blobs, packs), shard_handlers(direct), admin_handlers(admin)],
+            self.node.client_handlers,
             ["hcefs.v1.Blobs", "hcefs.v1.Shards", "hcefs.v1.Admin"],
             mutual=False,
             streams=streams,
@@ -331,133 +73,55 @@ class StorageProcess:
         self._peers = Port(
             config.peer_address,
             identity,
-            [shard_handlers(shards, pack_shards), upkeep_handlers(upkeep)],
+            self.node.peer_handlers,
             ["hcefs.v1.Shards", "hcefs.v1.Upkeep"],
             mutual=True,
             streams=streams * PEER_CALLS_FACTOR,
         )
 
-    async def _submit(self, transaction: Transaction) -> SubmitResult:
-        """Have the ledger commit a transaction of this node's own account."""
-        signed = sign_transaction(transaction, self._cluster, [self._signer])
-        return await self._submitter.submit(signed)
+    @property
+    def account(self) -> AccountId:
+        """The node's account."""
+        return self.node.account
 
-    def _spki_of(self, account: AccountId) -> bytes:
-        known = self._log.account(account)
-        if known is None or not known.active or not known.spki:
-            raise Unavailable("that node is not active on the ledger", reason="unknown-node")
-        return known.spki
+    @property
+    def metrics(self) -> Metrics:
+        """What the node counts."""
+        return self.node.metrics
 
-    def _lists(self, record: RecordId) -> bool:
-        """Whether this node is a seat of a record's partition."""
-        current = self._log.cluster_map()
-        if current is None:
-            return False
-        held = seats(current, current.default_profile, bytes(record))
-        return any(seat.node.account == self.account for seat in held)
+    @property
+    def stores(self) -> Stores:
+        """What the node keeps."""
+        return self.node.stores
 
-    async def _reseat(self, profile: str, name: bytes, epoch: int) -> tuple[int, tuple[Seat, ...]]:
-        return await self._desk.reseat(profile, name, epoch)
+    @property
+    def follower(self) -> Follower:
+        """The node's replica of the ledger."""
+        return self.node.follower
 
-    def _epoch(self) -> int:
-        """The epoch of this node's map; 0 without one."""
-        current = self._log.cluster_map()
-        return current.epoch if current is not None else 0
+    @property
+    def channels(self) -> Channels:
+        """The node's channels to other nodes."""
+        return self.node.channels
 
-    def _lease_age(self) -> float:
-        """Seconds; infinite before the first head."""
-        age = self.follower.lease_age_ms()
-        return float("inf") if age is None else age / 1000
+    @property
+    def peers(self) -> GrpcPeers:
+        """All holders, as the node sees them."""
+        return self.node.peers
 
-    def _warnings(self) -> list[str]:
-        current = self._log.cluster_map()
-        warnings = list(current.warnings()) if current is not None else []
-        for check in (self.follower.require_fresh, self._desk.cluster_map):
-            try:
-                check()
-            except HcefsError as error:
-                warnings.append(error.message)
-        return [*warnings, *self._rebalancer.warnings(), *self.watcher.warnings()]
+    @property
+    def gate(self) -> Gate:
+        """The bound on clients' streams."""
+        return self.node.gate
 
-    async def _report(self) -> admin_pb2.StatusResponse:
-        usage = await self._runtime.disk(self.stores.shards.usage)
-        pending = await self._runtime.disk(self._collector.pending)
-        current = self._log.cluster_map()
-        node = current.node_of_account(self.account) if current is not None else None
-        return admin_pb2.StatusResponse(
-            account=bytes(self.account),
-            node_id=node.node_id if node is not None else 0,
-            version=__version__,
-            height=self._log.height,
-            app_hash=self._log.app_hash,
-            lease_age_ms=self.follower.lease_age_ms() or 0,
-            epoch=current.epoch if current is not None else 0,
-            shards=usage.shards,
-            shard_bytes=usage.shard_bytes,
-            free_bytes=usage.free_bytes,
-            pending_blobs=pending,
-            warnings=self._warnings(),
-            erasure_kernel=codec_for(profile_named(DEFAULT_PROFILE)).kernel,
-            moving_seats=len(self._rebalancer.waiting()),
-            rebalanced_bytes=self._filler.bytes,
-        )
-
-    async def _inventory(self, profile: str, first: int, count: int) -> admin_pb2.InventoryResponse:
-        """What is here of those of some partitions in which this node has a seat."""
-        current = self._desk.cluster_map()
-        node = current.node_of_account(self.account)
-        node_id = node.node_id if node is not None else 0
-        rows = current.table(profile).node_rows[first : first + count]
-
-        def job() -> admin_pb2.InventoryResponse:
-            found = [
-                partition_inventory(
-                    self.stores, self._log, current, profile, first + at, row.index(node_id)
-                )
-                for at, row in enumerate(rows)
-                if node_id in row
-            ]
-            return admin_pb2.InventoryResponse(
-                epoch=current.epoch,
-                partitions=[
-                    admin_pb2.PartitionInventory(
-                        partition=each.partition, shards=each.shards, digest=each.digest
-                    )
-                    for each in found
-                ],
-                elsewhere=0 if first else elsewhere(self.stores, current, node_id),
-            )
-
-        return await self._runtime.disk(job)
-
-    def _gauges(self) -> None:
-        metrics, shards = self.metrics, self.stores.shards
-        metrics.set("build_info", 1, version=__version__)
-        metrics.set(
-            "erasure_kernel_info", 1, kernel=codec_for(profile_named(DEFAULT_PROFILE)).kernel
-        )
-        metrics.set("stream_memory_bytes", lambda: self._memory.held)
-        metrics.set("open_streams", lambda: self.gate.held)
-        metrics.set("shards", lambda: shards.usage().shards)
-        metrics.set("shard_bytes", lambda: shards.usage().shard_bytes)
-        metrics.set("disk_free_bytes", lambda: shards.usage().free_bytes)
-        metrics.set("disk_total_bytes", lambda: shards.usage().total_bytes)
-        metrics.set("ledger_height", lambda: self._log.height)
-        metrics.set("ledger_lease_age_seconds", self._lease_age)
-        metrics.set("pending_blobs", self._collector.pending)
-
-        metrics.set("cluster_map_epoch", self._epoch)
-        metrics.set("moving_seats", lambda: len(self._rebalancer.waiting()))
-        metrics.set("upkeep_rate_bytes", lambda: self._throttle.rate)
+    @property
+    def watcher(self) -> Watcher:
+        """What looks whether the other nodes answer."""
+        return self.node.watcher
 
     def able(self) -> bool:
-        """Whether this node may answer now: fresh lease, and named by the map."""
-        try:
-            self.follower.require_fresh()
-            self._desk.cluster_map()
-        except HcefsError:
-            return False
-        return True
+        """See :meth:`StorageNode.able`."""
+        return self.node.able()
 
     async def _watch(self) -> None:
         """Keep the health service in step with :meth:`able`."""
@@ -474,27 +138,20 @@ class StorageProcess:
     async def start(self) -> None:
         """Follow and serve; whatever comes of it, :meth:`stop` is to follow."""
         self._page = self.metrics.serve(self._config.metrics_address)
-        self._gauges()
-        await self.follower.start()
+        await self.node.start()
         for port in (self._clients, self._peers):
             await port.set_serving(False)
             await port.start()
         self._health = self._runtime.spawn(self._watch(), name="health")
-        self._upkeep.start()
 
     async def stop(self) -> None:
         """End what :meth:`start` began, and close the stores."""
         if self._health is not None:
             self._health.cancel()
-        await self._upkeep.stop()
         await asyncio.gather(self._clients.stop(), self._peers.stop())
-        await self.follower.stop()
-        await self.channels.close()
-        await self._submitter.close()
+        await self.node.stop()
         if self._page is not None:
             self._page.close()
-        self._log.close()
-        self.stores.close()
 
     async def run(self) -> None:
         """Serve until a signal."""

@@ -20,6 +20,7 @@ from hcefs.ids import AccountId
 from hcefs.integrity import crc32c_of
 from hcefs.placement.cluster_map import Node
 from hcefs.runtime import Runtime
+from hcefs.transport.dial import Dialer
 from hcefs.transport.framing import DataFrame, Frame, frame_pieces, parse
 from hcefs.transport.peers import (
     Call,
@@ -35,7 +36,6 @@ from hcefs.transport.peers import (
     ShardUpload,
 )
 from hcefs.transport.status import from_rpc_error
-from hcefs.transport.tls import Identity, pinned_credentials
 from hcefs.wire.v1 import blob_pb2, shard_pb2
 
 T = TypeVar("T")
@@ -103,12 +103,12 @@ class Channels:
     def __init__(
         self,
         runtime: Runtime,
-        identity: Identity,
+        dialer: Dialer,
         spki_of: Callable[[AccountId], bytes],
         heads: Heads,
     ) -> None:
         self._runtime = runtime
-        self._identity = identity
+        self._dialer = dialer
         self._spki_of = spki_of
         self.heads = heads
         self._channels: dict[AccountId, tuple[str, bytes, Any]] = {}
@@ -135,15 +135,9 @@ class Channels:
                     return known[2]
                 await known[2].close(None)
                 del self._channels[account]
-            channel = await self._pinned(address, spki)
+            channel = await self._dialer.to_node(address, spki, CHANNEL_OPTIONS)
             self._channels[account] = (address, spki, channel)
             return channel
-
-    async def _pinned(self, address: str, spki: bytes) -> Any:
-        credentials, options = await pinned_credentials(
-            self._runtime, address, self._identity, spki
-        )
-        return grpc.aio.secure_channel(address, credentials, options=[*CHANNEL_OPTIONS, *options])
 
     def _renew(self, account: AccountId, failing: tuple[str, bytes, Any]) -> None:
         """Begin to pin a node's certificate anew; at most once at a time."""
@@ -151,7 +145,7 @@ class Channels:
         async def renew() -> None:
             address, spki, old = failing
             try:
-                channel = await self._pinned(address, spki)
+                channel = await self._dialer.to_node(address, spki, CHANNEL_OPTIONS)
             except HcefsError:
                 return  # it is still down, or another: the call that asked says so
             finally:

@@ -76,7 +76,7 @@ async def test_two_that_stay_away_are_left_to_a_person(rig: MovingRig) -> None:
     await rig.runtime.sleep(4 * ROUND_SECONDS)
     assert rig.current().epoch == before
     for node in rig.all:
-        status = await node.process._report()
+        status = await node.process.node.report()
         assert any("2 nodes are away at once" in text for text in status.warnings)
         assert node.process.metrics.value("unreachable_nodes") == 2
     await rig.read_all()

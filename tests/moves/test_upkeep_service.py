@@ -27,7 +27,7 @@ async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MovingR
     made = MovingRig(tmp_path_factory.mktemp("upkeep"))
     await made.start()
     try:
-        await made.stranger.process._upkeep.stop()
+        await made.stranger.process.node._upkeep.stop()
         await made.apply(lambda m: changes.add(m, [made.node_of(made.stranger)]))
         await made.until(
             lambda: all(

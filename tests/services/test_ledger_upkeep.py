@@ -14,14 +14,19 @@ from hcefs.ledger.cluster_facts import MapCause, UpkeepPolicy
 from hcefs.ledger.transactions import SignedTransaction, sign_transaction
 from hcefs.ledger.transactions_map import NodeReport, SetUpkeepPolicy
 from hcefs.node.ledger_submit import LedgerSubmitter
+from hcefs.transport.dial import TlsDialer
 from tests.services.rig import Rig, Running, free_port
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("services")]
 
 
+def dialer(rig: Rig, number: int) -> TlsDialer:
+    return TlsDialer(rig.runtime, rig.nodes[number].identity)
+
+
 @pytest_asyncio.fixture(loop_scope="session")
 async def submitter(rig: Rig) -> AsyncIterator[LedgerSubmitter]:
-    made = LedgerSubmitter(rig.ledger_peer_address, rig.nodes[0].identity)
+    made = LedgerSubmitter(rig.ledger_peer_address, dialer(rig, 0))
     yield made
     await made.close()
 
@@ -57,7 +62,7 @@ async def test_a_refusal_keeps_its_type(rig: Rig, submitter: LedgerSubmitter) ->
 
 
 async def test_where_nobody_serves_the_caller_may_try_again(rig: Rig) -> None:
-    lost = LedgerSubmitter(f"127.0.0.1:{free_port()}", rig.nodes[0].identity)
+    lost = LedgerSubmitter(f"127.0.0.1:{free_port()}", dialer(rig, 0))
     with pytest.raises(Unavailable) as caught:
         await lost.submit(report(rig, rig.nodes[0], 1))
     assert caught.value.retryable
@@ -65,7 +70,7 @@ async def test_where_nobody_serves_the_caller_may_try_again(rig: Rig) -> None:
 
 
 async def test_a_submitter_that_closes_ends_what_is_under_way(rig: Rig) -> None:
-    made = LedgerSubmitter(rig.ledger_peer_address, rig.nodes[2].identity)
+    made = LedgerSubmitter(rig.ledger_peer_address, dialer(rig, 2))
     task = asyncio.ensure_future(made.submit(report(rig, rig.nodes[2], 1)))
     await asyncio.sleep(0)
     await made.close()

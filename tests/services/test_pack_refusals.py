@@ -265,11 +265,11 @@ async def test_strangers_send_no_megabytes(rig: Rig) -> None:
     """Who is not known is refused by the header; nothing further is read or held."""
     bad = _bad(rig)
     _stranger(bad)
-    held = rig.nodes[0].process._memory.held
+    held = rig.nodes[0].process.node._memory.held
     error = await rig.refused(send(rig, bad.node, bad.messages[:1]), "unauthenticated",
                               "unknown-account")  # fmt: skip
     assert error
-    assert rig.nodes[0].process._memory.held == held
+    assert rig.nodes[0].process.node._memory.held == held
 
 
 async def test_no_memory_for_a_pack(rig: Rig) -> None:

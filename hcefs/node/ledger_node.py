@@ -1,0 +1,80 @@
+"""What the embedded ledger is made of: one writer over a log, and its services, from given parts.
+
+Owns the composition and what it reports.  It opens no port, reads no file and knows
+no TLS: :mod:`hcefs.node.ledger_process` does, and the simulator gives other parts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hcefs import __version__
+from hcefs.access.token import TokenCache
+from hcefs.access.verifier import NonceMemory, Verifier
+from hcefs.crypto.signing import SigningKey
+from hcefs.ids import AccountId
+from hcefs.ledger.genesis import Genesis
+from hcefs.ledger.log import LedgerLog
+from hcefs.ledger.writer import LedgerWriter
+from hcefs.metrics import Metrics
+from hcefs.runtime import Runtime
+from hcefs.services.admin_service import AdminService
+from hcefs.services.handlers import admin_handlers, ledger_handlers
+from hcefs.services.ledger_service import LedgerService, NodeKeys
+from hcefs.transport.limit import Gate
+from hcefs.wire.v1 import admin_pb2
+
+CALLS_MAX = 2_000
+
+
+class LedgerNode:
+    """The ledger's writer and what answers its calls; it closes the log.
+
+    ``client_handlers`` answer the calls on its client port, ``peer_handlers`` those on
+    its peer port: generic handlers of gRPC.
+    """
+
+    def __init__(self, runtime: Runtime, genesis: Genesis, key: SigningKey, log: LedgerLog) -> None:
+        self._runtime = runtime
+        self.metrics = Metrics()
+        self.log = log
+        self.writer = LedgerWriter(log, key, runtime, genesis)
+        gate = Gate("ledger-calls", CALLS_MAX, runtime)
+        verifier = Verifier(genesis.cluster, log, AccountId.zero(), TokenCache(), NonceMemory())
+        admin = AdminService(runtime, verifier, log, self.report, self.metrics, gate)
+
+        def service(nodes: NodeKeys | None) -> LedgerService:
+            return LedgerService(
+                runtime, genesis, log, self.writer, verifier, self.metrics, gate, nodes
+            )
+
+        self.client_handlers: tuple[Any, ...] = (
+            ledger_handlers(service(None)),
+            admin_handlers(admin),
+        )
+        self.peer_handlers: tuple[Any, ...] = (ledger_handlers(service(NodeKeys(log))),)
+
+    async def report(self) -> admin_pb2.StatusResponse:
+        """What ``hcefs status`` shows of the ledger."""
+        head = self.log.head
+        age = self._runtime.now_ms() - head.time_ms if head else 0
+        current = self.log.cluster_map()
+        return admin_pb2.StatusResponse(
+            version=__version__,
+            height=self.log.height,
+            app_hash=self.log.app_hash,
+            lease_age_ms=max(0, age),
+            epoch=current.epoch if current else 0,
+            warnings=[] if self.writer.running else ["the writer has stopped; see the log"],
+        )
+
+    async def start(self) -> None:
+        """Begin to commit; whatever comes of it, :meth:`stop` is to follow."""
+        self.metrics.set("build_info", 1, version=__version__)
+        self.metrics.set("ledger_height", lambda: self.log.height)
+        await self.writer.start()
+
+    async def stop(self) -> None:
+        """Finish the block in the making and close the log; nothing may call it any more."""
+        await self.writer.stop()
+        self.log.close()

@@ -1,0 +1,496 @@
+"""What a storage node is made of: replica, data path, services and upkeep, from given parts.
+
+Owns the composition and what it reports.  It opens no port, reads no file and knows
+no TLS: :mod:`hcefs.node.storage_process` does, and the simulator gives other parts.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from hcefs import __version__
+from hcefs.access.token import TokenCache
+from hcefs.access.verifier import NonceMemory, Verifier
+from hcefs.blobs.put import NodeIdentity
+from hcefs.config import LimitsConfig, UpkeepConfig
+from hcefs.crypto.accounts import AccountKeys
+from hcefs.erasure.codec import codec_for
+from hcefs.erasure.scheme import DEFAULT_PROFILE, profile_named
+from hcefs.errors import HcefsError, Unavailable
+from hcefs.ids import AccountId, BlobId, RecordId
+from hcefs.ledger.follower import Follower
+from hcefs.ledger.genesis import Genesis
+from hcefs.ledger.link import LedgerLink
+from hcefs.ledger.log import LedgerLog
+from hcefs.ledger.rows import SubmitResult
+from hcefs.ledger.transactions import SignedTransaction, Transaction, sign_transaction
+from hcefs.metrics import Metrics
+from hcefs.placement.ring import Seat, seats
+from hcefs.runtime import Runtime
+from hcefs.services.admin_service import AdminService
+from hcefs.services.batch_desk import BatchDesk
+from hcefs.services.blob_service import BlobService
+from hcefs.services.desk import Desk
+from hcefs.services.handlers import admin_handlers, blob_handlers, shard_handlers, upkeep_handlers
+from hcefs.services.pack_service import PackService
+from hcefs.services.pack_shard_service import PackShardService
+from hcefs.services.shard_service import ShardService
+from hcefs.services.upkeep_service import UpkeepService
+from hcefs.store.interface import Stores
+from hcefs.stripes.adopt import Adopter
+from hcefs.stripes.exports import Exporter, record_digest
+from hcefs.stripes.fanout import Fanout
+from hcefs.stripes.hedge import HedgeTimer
+from hcefs.stripes.holder import Holder
+from hcefs.stripes.inventory import elsewhere, partition_inventory
+from hcefs.stripes.pack_holder import PackHolder
+from hcefs.stripes.pack_read import PackReader
+from hcefs.stripes.pack_rows import RowReader
+from hcefs.stripes.pack_write import PackWriter
+from hcefs.stripes.placed import ensure_placed
+from hcefs.stripes.relayout import LayoutTaker
+from hcefs.stripes.uploads import Uploads
+from hcefs.transport.dial import Dialer
+from hcefs.transport.grpc_packs import GrpcPackPeers
+from hcefs.transport.grpc_peers import Channels, GrpcPeers
+from hcefs.transport.grpc_upkeep import GrpcUpkeepPeers
+from hcefs.transport.limit import ByteGate, Gate
+from hcefs.upkeep.collect import Collector
+from hcefs.upkeep.fill import SeatFiller
+from hcefs.upkeep.rebalance import Rebalancer
+from hcefs.upkeep.repair import Repairer
+from hcefs.upkeep.replaced import ReplacedSweeper
+from hcefs.upkeep.reprofile import LayoutSigner, Reprofiler
+from hcefs.upkeep.retire import Retirer
+from hcefs.upkeep.throttle import Throttle
+from hcefs.upkeep.watch import Watcher
+from hcefs.upkeep.witness import Witness
+from hcefs.upkeep.worker import Runner, Worker
+from hcefs.wire.v1 import admin_pb2
+
+PEER_CALLS_FACTOR = 16
+UPKEEP_CALLS = 64
+DIRECT_CALLS_FACTOR = 4
+log = logging.getLogger(__name__)
+
+
+class Submitter(Protocol):
+    """The way of the node's own transactions to the ledger's writer."""
+
+    async def submit(self, signed: SignedTransaction) -> SubmitResult:
+        """See :class:`hcefs.node.ledger_submit.LedgerSubmitter`."""
+
+    async def close(self) -> None:
+        """End it; a submission that is under way fails as ``Unavailable``."""
+
+
+@dataclass(frozen=True)
+class NodeParts:
+    """What a storage node is given; it closes the stores, the log and the submitter."""
+
+    runtime: Runtime
+    genesis: Genesis
+    keys: AccountKeys
+    stores: Stores
+    log: LedgerLog
+    link: LedgerLink
+    submitter: Submitter
+    dialer: Dialer
+    limits: LimitsConfig
+    upkeep: UpkeepConfig
+
+
+class FollowerHeads:
+    """Heads exchanged with peers: the follower's newest one, and what it makes of theirs."""
+
+    def __init__(self, follower: Follower) -> None:
+        self._follower = follower
+
+    def current(self) -> bytes:
+        head = self._follower.view.head
+        return head.encode() if head is not None else b""
+
+    def observe(self, head: bytes) -> None:
+        try:
+            self._follower.observe_head(head)
+        except HcefsError as error:
+            log.warning("a peer passed on a bad head: %s (%s)", error.kind, error.reason)
+
+
+class StorageNode:
+    """Everything a storage node runs.
+
+    ``client_handlers`` answer the calls on its client port, ``peer_handlers`` those on
+    its peer port: generic handlers of gRPC.
+    """
+
+    def __init__(self, parts: NodeParts) -> None:
+        self._runtime = runtime = parts.runtime
+        self.metrics = metrics = Metrics()
+        self._limits = limits = parts.limits
+        genesis, keys, upkeep_config = parts.genesis, parts.keys, parts.upkeep
+        self.account = keys.account
+        self.stores = parts.stores
+        ensure_placed(self.stores)
+        self._log = parts.log
+        self.follower = Follower(self._log, genesis, runtime, parts.link)
+        heads = FollowerHeads(self.follower)
+        uploads = Uploads(self._epoch)
+        holder = Holder(runtime, self.stores, self._log, metrics, self._lists, uploads)
+        self.channels = Channels(runtime, parts.dialer, self._spki_of, heads)
+        self.peers = peers = GrpcPeers(runtime, self.channels, self.account, holder)
+        verifier = Verifier(genesis.cluster, self._log, self.account, TokenCache(), NonceMemory())
+        fanout = Fanout(runtime, peers, self._log, self._reseat)
+        desk = Desk(runtime, self.follower, verifier, fanout, self.account)
+        self._desk = desk
+        batches = BatchDesk(desk)
+        pack_holder = PackHolder(
+            runtime,
+            self.stores,
+            self._log,
+            metrics,
+            holder.pending,
+            desk.is_record_seat,
+            uploads,
+        )
+        pack_peers = GrpcPackPeers(self.channels, self.account, pack_holder)
+        streams = limits.streams
+        self.gate = Gate("streams", streams, runtime)
+        self._memory = ByteGate("memory", limits.memory_mib << 20, runtime)
+        packs = PackService(
+            runtime,
+            desk,
+            batches,
+            PackWriter(
+                runtime,
+                pack_peers,
+                metrics,
+                self.account,
+                keys.key_version,
+                keys.signing_key,
+                limits.put_deadline_s,
+                self._reseat,
+            ),
+            PackReader(
+                runtime,
+                pack_peers,
+                RowReader(
+                    runtime,
+                    pack_peers,
+                    self._log,
+                    self.account,
+                    lambda base: desk.seats_of_any(BlobId.of(base)),
+                ),
+                metrics,
+                HedgeTimer(),
+                self.account,
+                lambda profile, base: desk.blob_seats(profile, BlobId.of(base)),
+            ),
+            metrics,
+            self.gate,
+            self._memory,
+        )
+        blobs = BlobService(
+            runtime,
+            desk,
+            peers,
+            metrics,
+            self.gate,
+            NodeIdentity(self.account, keys.key_version, keys.signing_key),
+            genesis.cluster,
+            limits.put_deadline_s,
+            self._memory,
+            packs,
+        )
+        peer_gate = Gate("peer-calls", streams * PEER_CALLS_FACTOR, runtime)
+        shards = ShardService(runtime, desk, holder, heads, metrics, peer_gate)
+        pack_shards = PackShardService(
+            runtime,
+            desk,
+            batches,
+            shards,
+            pack_holder,
+            heads,
+            metrics,
+            peer_gate,
+            ByteGate("pack memory", limits.memory_mib << 20, runtime),
+        )
+        direct_gate = Gate("direct-calls", streams * DIRECT_CALLS_FACTOR, runtime)
+        direct = ShardService(runtime, desk, holder, heads, metrics, direct_gate, direct=True)
+        admin = AdminService(
+            runtime,
+            verifier,
+            self._log,
+            self.report,
+            metrics,
+            Gate("admin-calls", streams, runtime),
+            self._inventory,
+        )
+        self._collector = Collector(runtime, self.stores, self._log, metrics, holder.pending)
+        exporter = Exporter(runtime, self.stores, self._log, metrics, holder.pending, uploads)
+        others = GrpcUpkeepPeers(runtime, self.channels)
+        self._throttle = Throttle(
+            runtime,
+            upkeep_config.rate_min_mib * (1 << 20),
+            upkeep_config.rate_max_mib * (1 << 20),
+            lambda: self.gate.held > 0 or peer_gate.held > 0,
+        )
+        adopter = Adopter(runtime, self.stores, self._log, holder.pending, pack_holder.forget)
+        taker = LayoutTaker(
+            runtime,
+            self.stores,
+            adopter,
+            holder.pending,
+            uploads,
+            others,
+            self.account,
+            self._log.policy,
+            self._log.cluster_map,
+            lambda: self._log.time_ms,
+            self._throttle.spend,
+            pack_holder.forget,
+        )
+        upkeep = UpkeepService(
+            runtime,
+            desk,
+            exporter,
+            heads,
+            metrics,
+            Gate("upkeep-calls", UPKEEP_CALLS, runtime),
+            taker,
+            self._log.policy,
+        )
+        self._filler = filler = SeatFiller(
+            runtime,
+            others,
+            adopter,
+            metrics,
+            self._throttle,
+            self.account,
+            lambda record: runtime.disk(record_digest, self.stores, record),
+        )
+        self._submitter = parts.submitter
+        self._signer = (keys.account, keys.key_version, keys.signing_key)
+        self._cluster = genesis.cluster
+        self._rebalancer = Rebalancer(
+            runtime,
+            self._log,
+            filler,
+            metrics,
+            self.account,
+            (genesis.lease_ms + genesis.skew_ms) / 1000,
+            self._submit,
+        )
+        retirer = Retirer(
+            runtime,
+            self._log,
+            self.stores,
+            others,
+            holder.pending,
+            metrics,
+            self.account,
+            upkeep_config.grace_s,
+            pack_holder.forget,
+        )
+        repairer = Repairer(
+            runtime,
+            self._log,
+            filler,
+            metrics,
+            self.account,
+            upkeep_config.round_s,
+            lambda: self._throttle.is_busy,
+        )
+        self.watcher = Watcher(
+            runtime,
+            self._log,
+            others,
+            metrics,
+            self.account,
+            self.follower.require_fresh,
+            self._submit,
+        )
+        reprofiler = Reprofiler(
+            runtime,
+            self._log,
+            self.stores,
+            exporter,
+            adopter,
+            taker,
+            holder.pending,
+            others,
+            metrics,
+            self._throttle,
+            self.account,
+            LayoutSigner(keys.account, keys.key_version, keys.signing_key),
+            retirer.idle_seconds,
+        )
+        sweeper = ReplacedSweeper(
+            runtime,
+            self._log,
+            self.stores,
+            others,
+            holder.pending,
+            metrics,
+            self.account,
+            upkeep_config.grace_s,
+            Witness(runtime, self.stores, exporter, others, self._throttle, self.account),
+        )
+        workers: list[Worker] = [
+            self._collector,
+            self._rebalancer,
+            retirer,
+            repairer,
+            reprofiler,
+            sweeper,
+            self.watcher,
+        ]
+        self._upkeep = Runner(runtime, workers)
+        self.client_handlers: tuple[Any, ...] = (
+            blob_handlers(blobs, packs),
+            shard_handlers(direct),
+            admin_handlers(admin),
+        )
+        self.peer_handlers: tuple[Any, ...] = (
+            shard_handlers(shards, pack_shards),
+            upkeep_handlers(upkeep),
+        )
+
+    async def _submit(self, transaction: Transaction) -> SubmitResult:
+        """Have the ledger commit a transaction of this node's own account."""
+        signed = sign_transaction(transaction, self._cluster, [self._signer])
+        return await self._submitter.submit(signed)
+
+    def _spki_of(self, account: AccountId) -> bytes:
+        known = self._log.account(account)
+        if known is None or not known.active or not known.spki:
+            raise Unavailable("that node is not active on the ledger", reason="unknown-node")
+        return known.spki
+
+    def _lists(self, record: RecordId) -> bool:
+        """Whether this node is a seat of a record's partition."""
+        current = self._log.cluster_map()
+        if current is None:
+            return False
+        held = seats(current, current.default_profile, bytes(record))
+        return any(seat.node.account == self.account for seat in held)
+
+    async def _reseat(self, profile: str, name: bytes, epoch: int) -> tuple[int, tuple[Seat, ...]]:
+        return await self._desk.reseat(profile, name, epoch)
+
+    def _epoch(self) -> int:
+        """The epoch of this node's map; 0 without one."""
+        current = self._log.cluster_map()
+        return current.epoch if current is not None else 0
+
+    def _lease_age(self) -> float:
+        """Seconds; infinite before the first head."""
+        age = self.follower.lease_age_ms()
+        return float("inf") if age is None else age / 1000
+
+    def _warnings(self) -> list[str]:
+        current = self._log.cluster_map()
+        warnings = list(current.warnings()) if current is not None else []
+        for check in (self.follower.require_fresh, self._desk.cluster_map):
+            try:
+                check()
+            except HcefsError as error:
+                warnings.append(error.message)
+        return [*warnings, *self._rebalancer.warnings(), *self.watcher.warnings()]
+
+    async def report(self) -> admin_pb2.StatusResponse:
+        usage = await self._runtime.disk(self.stores.shards.usage)
+        pending = await self._runtime.disk(self._collector.pending)
+        current = self._log.cluster_map()
+        node = current.node_of_account(self.account) if current is not None else None
+        return admin_pb2.StatusResponse(
+            account=bytes(self.account),
+            node_id=node.node_id if node is not None else 0,
+            version=__version__,
+            height=self._log.height,
+            app_hash=self._log.app_hash,
+            lease_age_ms=self.follower.lease_age_ms() or 0,
+            epoch=current.epoch if current is not None else 0,
+            shards=usage.shards,
+            shard_bytes=usage.shard_bytes,
+            free_bytes=usage.free_bytes,
+            pending_blobs=pending,
+            warnings=self._warnings(),
+            erasure_kernel=codec_for(profile_named(DEFAULT_PROFILE)).kernel,
+            moving_seats=len(self._rebalancer.waiting()),
+            rebalanced_bytes=self._filler.bytes,
+        )
+
+    async def _inventory(self, profile: str, first: int, count: int) -> admin_pb2.InventoryResponse:
+        """What is here of those of some partitions in which this node has a seat."""
+        current = self._desk.cluster_map()
+        node = current.node_of_account(self.account)
+        node_id = node.node_id if node is not None else 0
+        rows = current.table(profile).node_rows[first : first + count]
+
+        def job() -> admin_pb2.InventoryResponse:
+            found = [
+                partition_inventory(
+                    self.stores, self._log, current, profile, first + at, row.index(node_id)
+                )
+                for at, row in enumerate(rows)
+                if node_id in row
+            ]
+            return admin_pb2.InventoryResponse(
+                epoch=current.epoch,
+                partitions=[
+                    admin_pb2.PartitionInventory(
+                        partition=each.partition, shards=each.shards, digest=each.digest
+                    )
+                    for each in found
+                ],
+                elsewhere=0 if first else elsewhere(self.stores, current, node_id),
+            )
+
+        return await self._runtime.disk(job)
+
+    def _gauges(self) -> None:
+        metrics, shards = self.metrics, self.stores.shards
+        metrics.set("build_info", 1, version=__version__)
+        metrics.set(
+            "erasure_kernel_info", 1, kernel=codec_for(profile_named(DEFAULT_PROFILE)).kernel
+        )
+        metrics.set("stream_memory_bytes", lambda: self._memory.held)
+        metrics.set("open_streams", lambda: self.gate.held)
+        metrics.set("shards", lambda: shards.usage().shards)
+        metrics.set("shard_bytes", lambda: shards.usage().shard_bytes)
+        metrics.set("disk_free_bytes", lambda: shards.usage().free_bytes)
+        metrics.set("disk_total_bytes", lambda: shards.usage().total_bytes)
+        metrics.set("ledger_height", lambda: self._log.height)
+        metrics.set("ledger_lease_age_seconds", self._lease_age)
+        metrics.set("pending_blobs", self._collector.pending)
+
+        metrics.set("cluster_map_epoch", self._epoch)
+        metrics.set("moving_seats", lambda: len(self._rebalancer.waiting()))
+        metrics.set("upkeep_rate_bytes", lambda: self._throttle.rate)
+
+    def able(self) -> bool:
+        """Whether this node may answer now: fresh lease, and named by the map."""
+        try:
+            self.follower.require_fresh()
+            self._desk.cluster_map()
+        except HcefsError:
+            return False
+        return True
+
+    async def start(self) -> None:
+        """Follow the ledger and keep up; whatever comes of it, :meth:`stop` is to follow."""
+        self._gauges()
+        await self.follower.start()
+        self._upkeep.start()
+
+    async def stop(self) -> None:
+        """End what :meth:`start` began, and close the parts; nothing may call it any more."""
+        await self._upkeep.stop()
+        await self.follower.stop()
+        await self.channels.close()
+        await self._submitter.close()
+        self._log.close()
+        self.stores.close()
