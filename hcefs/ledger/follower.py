@@ -26,6 +26,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 
+from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.errors import Corrupt, HcefsError, Internal, Invalid, Unavailable
 from hcefs.ledger import machine
 from hcefs.ledger.block import Block, BlockHeader, SignedHead, transaction_root
@@ -353,6 +354,8 @@ class Follower:
             if height > sent:
                 sent = height
                 yield height
+                if height:
+                    crash_point(CrashPoint.FOLLOWED_TOLD)
                 continue
             await changed.wait()
 
@@ -413,7 +416,11 @@ class Follower:
         except (HcefsError, _Forked) as error:
             # What came before it is good and stays.
             problem = error
+        if applied:
+            crash_point(CrashPoint.FOLLOWED_VERIFIED)
         self._log.append(applied)
+        if applied:
+            crash_point(CrashPoint.FOLLOWED_WRITTEN)
         return _Verified(tuple(applied), problem)
 
     def _is_next(self, block: Block, previous: BlockHeader | None, known: bytes | None) -> bool:

@@ -27,6 +27,7 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
+from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.crypto.signing import SigningKey
 from hcefs.errors import Conflict, Exhausted, HcefsError, Internal, Invalid, Unavailable
 from hcefs.ids import AccountId
@@ -390,7 +391,9 @@ class LedgerWriter:
         block = self._sign(context, transactions, state)
         head = self._sign_head(block.header, block.header.app_hash, now_ms)
         applied = AppliedBlock(block, state.writes, tuple(outcomes), state.written_facts)
+        crash_point(CrashPoint.BLOCK_SIGNED)
         log.append([applied], head)
+        crash_point(CrashPoint.BLOCK_WRITTEN)
         return (block, head), answers
 
     def _sign(self, context: BlockContext, transactions: list[bytes], state: Overlay) -> Block:
@@ -439,7 +442,9 @@ class LedgerWriter:
     async def _renew_head(self) -> None:
         log = self._log
         head = self._sign_head(log.tip, log.app_hash, self._runtime.now_ms())
+        crash_point(CrashPoint.HEAD_SIGNED)
         await self._runtime.disk(log.keep_head, head)
+        crash_point(CrashPoint.HEAD_WRITTEN)
         if self._running:
             self._show_head(head)
 

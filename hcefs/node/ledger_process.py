@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from hcefs.config import LedgerConfig
+from hcefs.crashpoints import arm_from_environment
 from hcefs.crypto.accounts import load_account
 from hcefs.ledger.log import LedgerLog
 from hcefs.ledger.writer import LedgerWriter
@@ -85,6 +86,7 @@ class LedgerProcess:
 async def run(config: LedgerConfig) -> None:
     """Run the ledger until SIGTERM or SIGINT."""
     configure(config.log)
+    arm_from_environment()
     runtime = SystemRuntime()
     try:
         await LedgerProcess(config, runtime).run()

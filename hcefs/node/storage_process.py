@@ -7,6 +7,7 @@ import contextlib
 import logging
 
 from hcefs.config import NodeConfig
+from hcefs.crashpoints import arm_from_environment
 from hcefs.crypto.accounts import load_account
 from hcefs.ids import AccountId
 from hcefs.ledger.follower import Follower
@@ -166,6 +167,7 @@ class StorageProcess:
 async def run(config: NodeConfig) -> None:
     """Run a storage node until SIGTERM or SIGINT."""
     configure(config.log)
+    arm_from_environment()
     runtime = SystemRuntime()
     try:
         await StorageProcess(config, runtime).run()

@@ -44,6 +44,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.errors import Conflict, Corrupt, HcefsError, Invalid, NotFound, Unavailable
 from hcefs.ids import BlobBase
 from hcefs.integrity import Buffer
@@ -125,7 +126,9 @@ class FileShardWriter:
             self._flush_last()
             if self._written < self._allocated:
                 self._disk.truncate(self._fd, self._written)
+            crash_point(CrashPoint.SHARD_DATA_WRITTEN)
             self._disk.sync(self._fd)
+            crash_point(CrashPoint.SHARD_SYNCED)
             self._store.publish(self._name, self._temporary, self._written)
         except OSError as error:
             raise disk_error(error, "finishing a shard") from error
@@ -384,6 +387,7 @@ class FileShardStore:
                     with contextlib.suppress(OSError):
                         self.disk.unlink(temporary)
                     raise
+        crash_point(CrashPoint.SHARD_BEGUN)
         aligned = None
         if (expected_size or 0) >= UNCACHED_BYTES_MIN and self.disk.bypass_cache(fd):
             aligned = self.buffers.take()
@@ -433,6 +437,7 @@ class FileShardStore:
                 removed = True
                 self._shards -= 1
                 self._shard_bytes -= size
+                crash_point(CrashPoint.SHARD_UNLINKED)
             # Also when nothing was there: the call before may have failed here.
             self.disk.sync_folder(path.parent)
             return removed
@@ -452,7 +457,9 @@ class FileShardStore:
                     break
             # The new name must be durable before the old one goes.
             self.disk.sync_folder(self._quarantine)
+            crash_point(CrashPoint.QUARANTINE_LINKED)
             self.disk.unlink(path)
+            crash_point(CrashPoint.QUARANTINE_UNLINKED)
             self._shards -= 1
             self._shard_bytes -= size
             self.disk.sync_folder(path.parent)
@@ -504,12 +511,14 @@ class FileShardStore:
             self.disk.link(temporary, final)
         except FileExistsError:
             raise self._exists(final) from None
+        crash_point(CrashPoint.SHARD_LINKED)
         try:
             self.disk.sync_folder(final.parent)
         except OSError:
             with contextlib.suppress(OSError):
                 self.disk.unlink(final)
             raise
+        crash_point(CrashPoint.SHARD_FOLDER_SYNCED)
         with self._lock:
             self._shards += 1
             self._shard_bytes += size

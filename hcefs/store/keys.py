@@ -35,6 +35,7 @@ from pathlib import Path
 
 from rocksdict import BottommostLevelCompaction, CompactOptions, Rdict, WriteBatch
 
+from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.errors import HcefsError, Unavailable
 from hcefs.store.interface import KeyTable, check_key, check_value
 from hcefs.store.rows import (
@@ -111,6 +112,7 @@ class RocksKeyStore(RocksTables[KeyTable]):
                 for name in present:
                     batch.delete(name)
                 self._write_batch(batch)
+                crash_point(CrashPoint.ERASE_TOMBSTONES)
             self._erase(_ranges(present))
 
     def _present(self, name: bytes) -> bool:
@@ -121,14 +123,18 @@ class RocksKeyStore(RocksTables[KeyTable]):
         """Remove every deleted value from the files; the caller is alone in the gate."""
         try:
             self._guard(lambda database: database.flush())
+            crash_point(CrashPoint.ERASE_FLUSHED)
             self._compact(ranges)
             self._compact(self._tombstones())
+            crash_point(CrashPoint.ERASE_COMPACTED)
             if self._tombstones():
                 raise _not_erased()
             if self._leftovers():
                 self._reopen_alone()
+                crash_point(CrashPoint.ERASE_REOPENED)
                 if self._leftovers():
                     raise _not_erased()
+            crash_point(CrashPoint.ERASE_CHECKED)
             sync_folder(self._folder)
         except Exception as error:
             # RocksDB may refuse to go on after an error in the background.

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from hcefs.access.facts import Action
+from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.erasure.scheme import Geometry, profile_named
 from hcefs.errors import Conflict, Corrupt, Denied, HcefsError, NotFound
 from hcefs.formats.keybox import KeyBox, KeyLink
@@ -264,7 +265,9 @@ class Adopter:
         with self._pending.locked([bytes(wanted.base)]):
             fitting = self._fitting(wanted)
             self._lead_here(wanted, index)
+            crash_point(CrashPoint.ADOPT_PENDING)
             writer.finish(footer.encode())
+            crash_point(CrashPoint.ADOPT_SHARD)
             self._keep(wanted, index, fitting)
 
     async def publish_again(self, wanted: Adoptable, index: int) -> None:
@@ -323,8 +326,10 @@ class Adopter:
         """Write the rows.  Under the base's lock."""
         if wanted.keys:
             self._stores.keys.put_all_new(wanted.keys)
+        crash_point(CrashPoint.ADOPT_KEYS)
         named = shard_row(wanted.base, index, wanted.profile, wanted.form)
         self._stores.rows.put([*fitting.rows, named])
+        crash_point(CrashPoint.ADOPT_ROWS)
         if fitting.replaces:
             self._changed(wanted.base)
 

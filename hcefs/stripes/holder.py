@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.erasure.scheme import Geometry, profile_named, resolve_range
 from hcefs.errors import Conflict, Corrupt, Denied, Invalid, NotFound
 from hcefs.formats.keybox import KeyBox, KeyLink
@@ -196,9 +197,13 @@ class Holder:
                 self._require_listing(listing, rows.opening)
             # First what leads the collector here: whatever fails later is found again.
             self.pending.add(waiting, checked.core.commit_by_ms)
+            crash_point(CrashPoint.BLOB_PENDING)
             writer.finish(checked.footer.encode())
+            crash_point(CrashPoint.BLOB_SHARD)
             self._stores.keys.put_new(KeyTable.KEY_ROWS, bytes(blob), rows.key_row)
+            crash_point(CrashPoint.BLOB_KEY_ROW)
             self._stores.rows.put(kept)
+            crash_point(CrashPoint.BLOB_ROWS)
         return lists
 
     def _require_listing(self, name: bytes, opening: bytes) -> bool:
@@ -357,8 +362,10 @@ class Holder:
             with self.pending.locked([name]):
                 known = self._require_listing(name, opening)
                 self.pending.add([(PENDING_OPENING, name, name)], commit_by_ms)
+                crash_point(CrashPoint.OPENING_PENDING)
                 if not known:
                     self._stores.rows.put([(Table.INDEX, name, opening), record_row(value.record)])
+                crash_point(CrashPoint.OPENING_ROWS)
 
         with self._uploads.begin(call.epoch, (value.record,)):
             await whole(self._runtime, keep)
@@ -381,7 +388,9 @@ class Holder:
         named = record_row(record)
         if self._stores.rows.get(named[0], named[1]) is None:
             self._stores.rows.put([named])
+        crash_point(CrashPoint.BOX_RECORD)
         self._stores.keys.put_new(table, key, value)
+        crash_point(CrashPoint.BOX_KEPT)
 
     async def load_manifest(self, call: Call) -> ManifestRows:
         if call.blob is None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.erasure.scheme import profile_named
 from hcefs.errors import Conflict, Corrupt, Exhausted, HcefsError, Invalid, NotFound
 from hcefs.formats.pack import PACK_SEGMENT_SIZE, PackOpening, split_slots
@@ -117,10 +118,14 @@ class PackHolder:
                 base = bytes(shard.base)
                 name = base + bytes([shard.index])
                 self._pending.add([(PENDING_PACK, base, name)], shard.commit_by_ms)
+                crash_point(CrashPoint.PACK_PENDING)
                 writer.finish(checked.footer.encode())
+                crash_point(CrashPoint.PACK_SHARD)
                 self._stores.keys.put_all_new(_key_rows(shard))
+                crash_point(CrashPoint.PACK_KEYS)
                 named = shard_row(shard.base, shard.index, checked.shape.profile.name)
                 self._stores.rows.put([*_rows(shard), named, *_index_rows(listed)])
+                crash_point(CrashPoint.PACK_ROWS)
         finally:
             writer.abort()
 
@@ -164,7 +169,9 @@ class PackHolder:
                 self._pending.add(
                     [(PENDING_OPENING, name, name) for name, _ in listed], commit_by_ms
                 )
+                crash_point(CrashPoint.OPENING_PENDING)
                 self._stores.rows.put(_index_rows(listed))
+                crash_point(CrashPoint.OPENING_ROWS)
 
         records = {PackOpening.decode(opening).record for opening in openings}
         with self._uploads.begin(call.epoch, records):

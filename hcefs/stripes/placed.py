@@ -21,6 +21,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.errors import Conflict, HcefsError, Invalid
 from hcefs.formats.manifest import Layout
 from hcefs.formats.pack import PackLayout
@@ -240,8 +241,10 @@ def ensure_placed(stores: Stores) -> int:
     named = 0
     for page in _pages(_names(stores)):
         stores.rows.put(page)
+        crash_point(CrashPoint.MIGRATE_PAGE)
         named += len(page)
     stores.rows.put([(Table.META, _MADE, b"")])
+    crash_point(CrashPoint.MIGRATE_MARK)
     if named:
         log.info("named %d shards and records by their place on the ring", named)
     return named

@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
+from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.erasure.scheme import Geometry, profile_named
 from hcefs.errors import Conflict, Corrupt, Denied, Invalid, NotFound, Unavailable
 from hcefs.ids import AccountId, BlobBase
@@ -227,6 +228,7 @@ class LayoutTaker:
 
         if await whole(self._runtime, begin):
             return
+        crash_point(CrashPoint.STAGE_NAMED)
         peer = self._peers.upkeep_peer(giver)
         copy = await self._adopter.begin(wanted, index)
         try:
@@ -236,6 +238,7 @@ class LayoutTaker:
                     await self._spend(sum(len(piece) for piece in pieces))
                     await copy.write(pieces)
             await copy.stage()
+            crash_point(CrashPoint.STAGE_SHARD)
         finally:
             await copy.abort()
 
@@ -250,9 +253,11 @@ class LayoutTaker:
                     raise Conflict("other rows are here under this base", reason="row-exists")
             if wanted.keys:
                 self._stores.keys.put_all_new(wanted.keys)
+            crash_point(CrashPoint.PLACE_KEYS)
             named = shard_row(wanted.base, index, wanted.profile, wanted.form)
             key = staged_key(wanted.base, wanted.profile)
             self._stores.rows.put([*rows, named, (Table.STAGED, key, wanted.layout.encode())])
+            crash_point(CrashPoint.PLACE_ROWS)
 
     def _enter(self, wanted: Adoptable, index: int | None) -> None:
         rows, base = self._stores.rows, bytes(wanted.base)
@@ -268,6 +273,7 @@ class LayoutTaker:
                 if any(each.form != wanted.form for each in here):
                     entered.append((Table.META, REPLACED + base, b""))
                 rows.put(entered)
+                crash_point(CrashPoint.ENTER_LAYOUT)
                 self._changed(wanted.base)
             drop_staged(self._stores, wanted.base, wanted.profile)
 
@@ -282,7 +288,9 @@ def drop_staged(stores: Stores, base: BlobBase, profile: str) -> int:
         if index not in placed:
             dropped += stores.shards.remove(base, index, profile)
     # Last: it leads here again after a stop in between.
+    crash_point(CrashPoint.DROP_SHARDS)
     stores.rows.delete([(Table.STAGED, key)])
+    crash_point(CrashPoint.DROP_NAMED)
     return dropped
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 
+from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.errors import Corrupt, Invalid
 from hcefs.formats.keybox import KeyBox
 from hcefs.formats.pack import PAYLOADS_MAX, PackOpening, decode_opening
@@ -163,14 +164,18 @@ class Collector:
         """Rows first: without them a shard is invisible, whatever happens next."""
         if unit.rows:
             self._stores.rows.delete(unit.rows)
+            crash_point(CrashPoint.COLLECT_ROWS)
         if unit.keys:
             self._stores.keys.delete(unit.keys)
+            crash_point(CrashPoint.COLLECT_KEYS)
         for base, index in unit.shards:
             if self._stores.shards.remove(base, index):
                 self._metrics.count("collected_blobs_total")
                 log.info("collected %s index %d: never committed", base, index)
         if unit.settled:
+            crash_point(CrashPoint.COLLECT_SHARDS)
             self._stores.rows.delete(unit.settled)
+            crash_point(CrashPoint.COLLECT_SETTLED)
 
     def _committed(self, opening: bytes) -> bool:
         value = decode_opening(opening)

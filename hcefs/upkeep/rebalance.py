@@ -16,6 +16,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.errors import HcefsError
 from hcefs.ids import AccountId
 from hcefs.ledger.cluster_facts import ArrivedSeat
@@ -142,8 +143,10 @@ class Rebalancer:
         await at_once(self._runtime, SEATS_AT_ONCE, some, "seat")
         if filled:
             seats = tuple(ArrivedSeat.of(name) for name in sorted(filled))
+            crash_point(CrashPoint.SEAT_FILLED)
             try:
                 await self._report(SeatsArrived(current.epoch, seats))
+                crash_point(CrashPoint.SEAT_REPORTED)
             except HcefsError as error:
                 # The ledger is away, or the epoch is over: a look at the map says which, soon.
                 again = self._runtime.monotonic() + RETRY_SECONDS

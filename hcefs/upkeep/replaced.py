@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.erasure.scheme import PROFILES
 from hcefs.errors import HcefsError, NotFound, Unavailable
 from hcefs.ids import AccountId, BlobBase
@@ -212,6 +213,7 @@ class ReplacedSweeper:
                 rows += rows_of_base(self._stores, base)
                 keys = keys_of_base(self._stores, base)
             stores.rows.delete(rows)
+            crash_point(CrashPoint.REPLACED_NAMES)
             if keys:
                 stores.keys.delete(keys)
             self._end(base)
@@ -237,4 +239,6 @@ class ReplacedSweeper:
             for index in range(INDEXES if form == FORM_FIRST else PROFILES[form].n):
                 if (index, form) not in named and stores.shards.has(base, index, form):
                     stores.shards.remove(base, index, form)
+        crash_point(CrashPoint.REPLACED_SHARDS)
         stores.rows.delete([(Table.META, REPLACED + bytes(base))])
+        crash_point(CrashPoint.REPLACED_MARK)

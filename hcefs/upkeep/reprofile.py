@@ -29,6 +29,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
+from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.erasure.scheme import profile_named
 from hcefs.errors import Corrupt, HcefsError, NotFound, Unavailable
 from hcefs.formats.manifest import Layout, Signer
@@ -334,8 +335,10 @@ class Reprofiler:
             layout = await self._encoded(move, found)
             move.rows = replace(rows, layout=layout.encode())
             await self._at(move, move.coming, LayoutStep.STAGE)
+            crash_point(CrashPoint.REPROFILE_STAGED)
             await self._verify(move, layout)
             await self._at(move, move.coming, LayoutStep.PLACE)
+            crash_point(CrashPoint.REPROFILE_PLACED)
         else:
             move.rows = replace(rows, layout=found.encode())
         await self._enter(move)
@@ -432,6 +435,7 @@ class Reprofiler:
 
         old = [seat for seat in move.held if seat.node.account not in new]
         await asyncio.gather(*(told(seat) for seat in old))
+        crash_point(CrashPoint.REPROFILE_ENTERED)
         me = move.current.node_of_account(self._me)
         if me is not None:
             peer = self._peers.upkeep_peer(me)
@@ -452,7 +456,9 @@ class Reprofiler:
         known = await self._runtime.disk(self._known, move, key)
         if known is not None and (found is None or known.shard_digests == found.shard_digests):
             return found or known
+        crash_point(CrashPoint.REPROFILE_BEGUN)
         digests = await self._write_all(move)
+        crash_point(CrashPoint.REPROFILE_WRITTEN)
         if found is not None:
             if found.shard_digests != digests:
                 raise Corrupt("others have a layout of other data", reason="wrong-layout")
@@ -461,6 +467,7 @@ class Reprofiler:
             layout = self._signed(move, digests)
         row = (Table.STAGED, key, layout.encode())
         await whole(self._runtime, lambda: self._stores.rows.put([row]))
+        crash_point(CrashPoint.REPROFILE_SIGNED)
         return layout
 
     def _known(self, move: _Move, key: bytes) -> Layout | PackLayout | None:

@@ -17,6 +17,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.errors import HcefsError
 from hcefs.ids import AccountId, BlobBase, RecordId
 from hcefs.metrics import Metrics
@@ -202,12 +203,16 @@ class Retirer:
                     keys += keys_of_base(self._stores, shard.base)
             if rows:
                 self._stores.rows.delete(rows)
+            crash_point(CrashPoint.RETIRE_ROWS)
             if keys:
                 self._stores.keys.delete(keys)
+            crash_point(CrashPoint.RETIRE_KEYS)
             for shard in shards:
                 self._stores.shards.remove(shard.base, shard.index, shard.form)
             self._forget(*(shard.base for shard in shards))
+            crash_point(CrashPoint.RETIRE_SHARDS)
             self._stores.rows.delete(names)
+            crash_point(CrashPoint.RETIRE_NAMES)
 
     def _is_elsewhere_here(self, shard: PlacedShard) -> bool:
         """Whether another shard of the base is on this node."""
@@ -290,5 +295,7 @@ class Retirer:
         with self._pending.locked(key for _, key in index):
             # The record's name stays: a row that comes at this moment must not lose it.
             self._stores.rows.delete(index)
+        crash_point(CrashPoint.RETIRE_INDEX)
         if keys:
             self._stores.keys.delete(keys)
+            crash_point(CrashPoint.RETIRE_BOXES)
