@@ -65,6 +65,7 @@ class Table(enum.IntEnum):
     PLACED = 8
     RECORDS = 9
     STAGED = 10
+    DAMAGED = 11
 
 
 class KeyTable(enum.IntEnum):
