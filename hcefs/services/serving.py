@@ -138,7 +138,10 @@ async def _close(answers: AsyncIterator[Any]) -> None:
 def finished(self: Serving, method: str, outcome: str, started: float) -> None:
     """Count a request that ended."""
     self.metrics.count("requests_total", method=method, outcome=outcome)
-    self.metrics.observe("request_seconds", self.runtime.monotonic() - started, method=method)
+    seconds = self.runtime.monotonic() - started
+    self.metrics.observe("request_seconds", seconds, method=method)
+    if outcome == "ok" and self.gate.timed is not None:
+        self.gate.timed(method, seconds)
 
 
 def typed(metrics: Metrics, method: str, error: Exception) -> HcefsError:

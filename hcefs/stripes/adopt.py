@@ -52,7 +52,7 @@ from hcefs.stripes.placed import form_of, record_row, replaced_rows, shard_row
 from hcefs.stripes.shard_index import read_footer
 from hcefs.stripes.transfers import begin_shard, whole
 from hcefs.transport.peers import Piece
-from hcefs.transport.upkeep import BlobRows, PackRows, RecordRows
+from hcefs.transport.upkeep import BlobRows, PackRows, RecordRows, ShardName
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +120,12 @@ class Adopter:
     async def has(self, base: BlobBase, index: int, profile: str) -> bool:
         """Whether the shard of a profile is here with its rows."""
         return await self._runtime.disk(has_shard, self._stores, base, index, profile)
+
+    async def has_all(self, shards: Sequence[ShardName], profile: str) -> list[bool]:
+        """As :meth:`has`, of many shards in one call of the disk."""
+        return await self._runtime.disk(
+            lambda: [has_shard(self._stores, each.base, each.index, profile) for each in shards]
+        )
 
     def check(self, base: BlobBase, rows: BlobRows | PackRows) -> Adoptable:
         """Rows of another node, compared with each other and with the ledger.

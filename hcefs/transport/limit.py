@@ -11,7 +11,7 @@ no task ever waits here.  For use from one event loop; not thread-safe.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -35,6 +35,8 @@ class Gate:
             Invalid: the limit is not positive.
         """
         self._units = _Units(name, limit, runtime, retry_after_ms)
+        self.timed: Callable[[str, float], None] | None = None
+        """Told of each call that was served behind this gate: its method, and its seconds."""
 
     @property
     def limit(self) -> int:

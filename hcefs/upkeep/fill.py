@@ -14,21 +14,12 @@ Not guaranteed: that holders which are fenced (silent beyond their lease) had no
 
 from __future__ import annotations
 
-import asyncio
+import enum
 import logging
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Collection,
-    Coroutine,
-    Iterable,
-    Mapping,
-)
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
 
 from hcefs.erasure.scheme import profile_named
 from hcefs.errors import Conflict, Corrupt, HcefsError, NotFound, Unavailable
@@ -37,8 +28,7 @@ from hcefs.formats.pack import PackLayout
 from hcefs.ids import AccountId, BlobBase, BlobId, GrantId, RecordId, RequestId
 from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import ClusterMap, Node
-from hcefs.placement.planner import LOST_STATES
-from hcefs.placement.ring import Seat, position_of, positions_of, rotation_of
+from hcefs.placement.ring import Seat, positions_of, rotation_of
 from hcefs.placement.waves import REBUILD, SeatName
 from hcefs.runtime import Runtime
 from hcefs.stripes.adopt import Adoptable, Adopter, Copy
@@ -63,18 +53,31 @@ from hcefs.transport.upkeep import (
     UpkeepPeer,
     UpkeepPeers,
 )
+from hcefs.upkeep.survey import PAGES_MAX, Lists, Surveyor, require_inside, together
 from hcefs.upkeep.throttle import Throttle
 from hcefs.upkeep.worker import at_once
 
 BLOBS_AT_ONCE = 4
-SHARDS_MAX = 1 << 20
-"""Of one partition; more would be thousands of times what a partition should hold."""
+LOOKED_UP_MAX = 1000
+"""Shards that are looked for here by one call of the disk."""
 
-PAGES_MAX = 1 << 13
-"""Of one listing; a page may be empty and yet not be the last."""
-
-T = TypeVar("T")
 log = logging.getLogger(__name__)
+
+
+class Outcome(enum.Enum):
+    """What came of one shard that was missing here."""
+
+    HERE = "here"
+    """It was copied or rebuilt, or another job was first."""
+
+    LOST = "lost"
+    """Fewer than k intact shards are left."""
+
+    PENDING = "pending"
+    """Its append has not come, and nobody has this shard: whole or collected later."""
+
+    GONE = "gone"
+    """The ledger knows no such blob, or it lies under another profile by now."""
 
 
 @dataclass
@@ -86,17 +89,7 @@ class Filled:
     lost: int = 0
     """Blobs of which fewer than k intact shards are left."""
 
-
-@dataclass
-class _Lists:
-    """Who has which shards of the partition."""
-
-    nodes: dict[int, Node] = field(default_factory=dict)
-    held: dict[BlobBase, dict[int, set[int]]] = field(default_factory=dict)
-    """Base -> index -> node ids."""
-
-    complete: bool = True
-    """Whether everybody who may have some was heard."""
+    bytes: int = 0
 
 
 class SeatFiller:
@@ -115,10 +108,10 @@ class SeatFiller:
         """``digest_of`` gives the digest over this node's rows of a record."""
         self._runtime = runtime
         self._peers = peers
+        self.surveyor = Surveyor(peers, me)
         self._adopter = adopter
         self._metrics = metrics
         self._throttle = throttle
-        self._me = me
         self._digest_of = digest_of
         self._hedge = HedgeTimer()
         self.bytes = 0
@@ -142,9 +135,9 @@ class SeatFiller:
         """
         table = current.table(name.profile)
         place = Place(current.epoch, name.profile, name.partition)
-        others = self._others(current, table.node_rows[name.partition], source)
+        others = self.surveyor.others(current, table.node_rows[name.partition], source)
         positions = positions_of(name.partition, table.bits)
-        lists = await self._lists(place, positions, others, fenced)
+        lists = await self.surveyor.lists(place, positions, others, fenced)
         if source not in lists.nodes and len(lists.nodes) < table.k:
             raise Unavailable(
                 f"{len(lists.nodes)} holders of partition {name.partition} answer, {table.k} are "
@@ -157,126 +150,78 @@ class SeatFiller:
             await self._records(place, positions, lists, fenced)
         return filled
 
-    def _others(self, current: ClusterMap, row: tuple[int, ...], source: int) -> list[Node]:
-        """Who may have shards of the row: the source first, then the other seats."""
-        named = [source, *row] if source != REBUILD else list(row)
-        found = []
-        for node_id in named:
-            node = current.node(node_id)
-            if node is not None and node.account != self._me and node.state not in LOST_STATES:
-                found.append(node)
-        return found
-
-    # -- listing
-
-    async def _lists(
-        self,
-        place: Place,
-        positions: range,
-        others: list[Node],
-        fenced: Callable[[Node], bool],
-    ) -> _Lists:
-        lists = _Lists()
-        answers = await self._all(
-            self._heard(node, partial(self._list, place, positions, node), fenced)
-            for node in others
-        )
-        for node, answer in zip(others, answers, strict=True):
-            if answer is None:
-                lists.complete = False
-                continue
-            lists.nodes[node.node_id] = node
-            for shard in answer:
-                held = lists.held.setdefault(shard.base, {})
-                held.setdefault(shard.index, set()).add(node.node_id)
-        return lists
-
-    @staticmethod
-    async def _all(jobs: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-        """Run all at once and to their end; the first failure is raised after that."""
-        results = await asyncio.gather(*jobs, return_exceptions=True)
-        found: list[T] = []
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-            found.append(result)
-        return found
-
-    async def _heard(
-        self, node: Node, asking: Callable[[], Awaitable[T]], fenced: Callable[[Node], bool]
-    ) -> T | None:
-        """What a node answers; None when it is away for good."""
-        try:
-            return await asking()
-        except HcefsError as error:
-            away = error.kind == "unavailable" and error.reason not in ("unsettled", "other-epoch")
-            if not away or not fenced(node):
-                raise Unavailable(
-                    f"node {node.node_id} cannot be listed: {error.message}", reason=error.reason
-                ) from None
-            log.info(
-                "node %d is away; a seat is filled without it (%s)", node.node_id, error.reason
-            )
-            return None
-
-    async def _list(self, place: Place, positions: range, node: Node) -> list[ShardName]:
-        peer = self._peers.upkeep_peer(node)
-        found: list[ShardName] = []
-        after = b""
-        for _ in range(PAGES_MAX):
-            page, following = await peer.list_shards(place, after)
-            _require_inside(positions, (each.base for each in page))
-            found += page
-            if not following:
-                return found
-            # What is left out would count as filled, so too much is no listing at all.
-            if following <= after or len(found) > SHARDS_MAX:
-                break
-            after = following
-        raise Corrupt("a listing does not go on, or does not end", reason="bad-page")
-
     # -- shards
 
     async def _shards(
-        self, place: Place, name: SeatName, source: int, lists: _Lists, filled: Filled
+        self, place: Place, name: SeatName, source: int, lists: Lists, filled: Filled
     ) -> None:
-        n = profile_named(name.profile).n
-        waiting = iter(sorted(lists.held))
+        waiting = iter(await self.lacking(name, lists))
 
         async def some() -> None:
-            for base in waiting:
-                index = (name.seat + rotation_of(base, n)) % n
-                if not await self._adopter.has(base, index, name.profile):
-                    await self._one(place, base, index, source, lists, filled)
+            for shard in waiting:
+                await self._one(place, shard.base, shard.index, source, lists, filled)
 
         await at_once(self._runtime, BLOBS_AT_ONCE, some, "fill")
 
+    async def lacking(self, name: SeatName, lists: Lists) -> list[ShardName]:
+        """The shards of a listing that a seat of this node lacks, the most endangered first."""
+        n = profile_named(name.profile).n
+        ordered = sorted(lists.held, key=lambda base: (len(lists.live(base)), base))
+        wanted = [ShardName(base, (name.seat + rotation_of(base, n)) % n) for base in ordered]
+        found: list[ShardName] = []
+        for first in range(0, len(wanted), LOOKED_UP_MAX):
+            asked = wanted[first : first + LOOKED_UP_MAX]
+            here = await self._adopter.has_all(asked, name.profile)
+            found += [shard for shard, held in zip(asked, here, strict=True) if not held]
+        return found
+
+    async def restore(self, place: Place, shard: ShardName, lists: Lists) -> tuple[Outcome, int]:
+        """Bring one shard here from whoever has it, or rebuild it; the bytes that were written.
+
+        Raises:
+            HcefsError: not now, and why.
+        """
+        filled = Filled()
+        outcome = await self._one(place, shard.base, shard.index, REBUILD, lists, filled)
+        return outcome, filled.bytes
+
+    async def records(self, current: ClusterMap, name: SeatName, lists: Lists) -> None:
+        """Bring the rows of a partition's records here, where its profile has them.
+
+        Raises:
+            Unavailable: not now.
+        """
+        if name.profile == current.default_profile:
+            place = Place(current.epoch, name.profile, name.partition)
+            positions = positions_of(name.partition, current.table(name.profile).bits)
+            await self._records(place, positions, lists, lambda _: True)
+
     async def _one(
-        self, place: Place, base: BlobBase, index: int, source: int, lists: _Lists, filled: Filled
-    ) -> None:
+        self, place: Place, base: BlobBase, index: int, source: int, lists: Lists, filled: Filled
+    ) -> Outcome:
         """Bring one shard here, or find that it is not to be had."""
         held = lists.held[base]
         try:
             wanted = await self._rows(place, base, held, lists.nodes)
         except NotFound:
-            return  # nobody has it any more: never committed, or deleted meanwhile
+            return Outcome.GONE  # nobody has it any more: never committed, or deleted meanwhile
         except HcefsError as error:
-            self._give_up(base, index, error, filled)
-            return
+            return self._give_up(base, index, error, filled)
         if wanted.profile != place.profile:
-            return  # it has been re-profiled: this seat is to have nothing of it
+            return Outcome.GONE  # it has been re-profiled: this seat is to have nothing of it
         givers = sorted(held.get(index, ()), key=lambda node_id: node_id != source)
         try:
             for node_id in givers:
                 if await self._copy(place, wanted, index, lists.nodes[node_id], filled):
-                    return
+                    return Outcome.HERE
             if not wanted.committed:
-                return  # its put failed at this seat; it is whole or collected later
+                return Outcome.PENDING  # its put failed at this seat
             await self._rebuild(place, wanted, index, lists, filled)
         except HcefsError as error:
-            self._give_up(base, index, error, filled)
+            return self._give_up(base, index, error, filled)
+        return Outcome.HERE
 
-    def _give_up(self, base: BlobBase, index: int, error: HcefsError, filled: Filled) -> None:
+    def _give_up(self, base: BlobBase, index: int, error: HcefsError, filled: Filled) -> Outcome:
         """Note a shard that cannot be had.
 
         Raises:
@@ -285,10 +230,11 @@ class SeatFiller:
         if error.retryable:
             raise error
         if error.reason == "superseded":
-            return  # it was re-profiled meanwhile
+            return Outcome.GONE  # it was re-profiled meanwhile
         filled.lost += 1
         self._metrics.count("unrecovered_shards_total")
         log.error("shard %s index %d cannot be had: %s (%s)", base, index, error.kind, error.reason)
+        return Outcome.LOST
 
     async def _rows(
         self,
@@ -363,7 +309,7 @@ class SeatFiller:
         finally:
             await copy.abort()
         filled.copied += 1
-        self.bytes += taken
+        self._brought(taken, filled)
         self._metrics.count("rebalanced_shards_total", how="copied")
         self._metrics.count("rebalanced_bytes_total", taken)
         return True
@@ -389,7 +335,7 @@ class SeatFiller:
         return taken
 
     async def _rebuild(
-        self, place: Place, wanted: Adoptable, index: int, lists: _Lists, filled: Filled
+        self, place: Place, wanted: Adoptable, index: int, lists: Lists, filled: Filled
     ) -> None:
         """Recreate one shard from k others.
 
@@ -436,9 +382,13 @@ class SeatFiller:
         finally:
             await copy.abort()
         filled.rebuilt += 1
-        self.bytes += taken
+        self._brought(taken, filled)
         self._metrics.count("rebalanced_shards_total", how="rebuilt")
         self._metrics.count("rebalanced_bytes_total", taken)
+
+    def _brought(self, taken: int, filled: Filled) -> None:
+        self.bytes += taken
+        filled.bytes += taken
 
     @staticmethod
     def _layout_of(wanted: Adoptable) -> Layout | PackLayout:
@@ -451,13 +401,13 @@ class SeatFiller:
         self,
         place: Place,
         positions: range,
-        lists: _Lists,
+        lists: Lists,
         fenced: Callable[[Node], bool],
     ) -> None:
         """Bring the rows of the partition's records here: the union of what all have."""
         nodes = list(lists.nodes.values())
-        answers = await self._all(
-            self._heard(node, partial(self._list_records, place, positions, node), fenced)
+        answers = await together(
+            self.surveyor.heard(node, partial(self._list_records, place, positions, node), fenced)
             for node in nodes
         )
         holders: dict[RecordId, list[tuple[Node, bytes]]] = {}
@@ -478,7 +428,7 @@ class SeatFiller:
         after = b""
         for _ in range(PAGES_MAX):
             page, following = await peer.list_records(place, after)
-            _require_inside(positions, (each.record for each in page))
+            require_inside(positions, (each.record for each in page))
             found.update((each.record, each.digest) for each in page)
             if not following:
                 return found
@@ -505,16 +455,6 @@ class SeatFiller:
 def _may_pass(error: HcefsError) -> bool:
     """Whether a node that failed so may give tomorrow what it does not give today."""
     return error.retryable and error.reason != "disk-error"
-
-
-def _require_inside(positions: range, names: Iterable[bytes]) -> None:
-    """Check that a node lists only what lies in the partition that it was asked for.
-
-    Raises:
-        Corrupt: it does not.
-    """
-    if any(position_of(name) not in positions for name in names):
-        raise Corrupt("a listing names what lies in another partition", reason="wrong-partition")
 
 
 def _size(rows: RecordRows) -> int:

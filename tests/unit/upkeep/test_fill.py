@@ -16,7 +16,7 @@ from hcefs.store.memory import MemoryShardStore
 from hcefs.stripes.exports import has_shard, record_digest
 from hcefs.stripes.shard_index import read_footer
 from hcefs.transport.upkeep import BlobRows, PackRows, RecordDigest, RecordRows, ShardName
-from hcefs.upkeep import fill
+from hcefs.upkeep import fill, survey
 from tests.unit.stripes.moving import moved, seat_of, spare_node
 from tests.unit.upkeep.giving import ClockRuntime, GivingCluster
 
@@ -312,7 +312,7 @@ async def test_a_list_that_does_not_end(
     world: GivingCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at = await moving(world)
-    monkeypatch.setattr(fill, "PAGES_MAX", 50)
+    monkeypatch.setattr(survey, "PAGES_MAX", 50)
     liar = world.giving[at.others[0]]
     liar.shards = lambda after: ([], (int.from_bytes(after, "big") + 1).to_bytes(8, "big"))
     with pytest.raises(HcefsError) as caught:
@@ -337,7 +337,7 @@ async def test_more_shards_than_a_partition_can_have(
 ) -> None:
     """Nothing may be left out in silence: it would count as filled."""
     at = await moving(world)
-    monkeypatch.setattr(fill, "SHARDS_MAX", 3)
+    monkeypatch.setattr(survey, "SHARDS_MAX", 3)
     page = [ShardName(at.base, index) for index in range(5)]
     world.giving[at.others[0]].shards = lambda after: (page, b"\x01" + after)
     with pytest.raises(HcefsError) as caught:

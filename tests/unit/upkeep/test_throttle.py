@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from hcefs.upkeep.latency import LatencyMeter
 from hcefs.upkeep.throttle import BURST_SECONDS, GROWTH, STEP_SECONDS, Throttle
 from tests.unit.upkeep.giving import ClockRuntime
 
@@ -120,3 +121,79 @@ async def test_those_who_wait_take_turns(runtime: ClockRuntime) -> None:
     for task in tasks:
         await task
     assert done == [0, 1, 2, 3, 4]
+
+
+def served(throttle: Throttle, seconds: float, count: int = 64) -> None:
+    for _ in range(count):
+        throttle.observe("get", seconds)
+
+
+async def test_under_load_the_pace_follows_what_clients_feel(runtime: ClockRuntime) -> None:
+    """It grows while calls take what they take without upkeep, and gives way when they do not."""
+    load = Load(True)
+    throttle = Throttle(runtime, FLOOR, CEILING, load, LatencyMeter())
+    served(throttle, 0.010)
+    await throttle.spend(1)
+    assert throttle.rate == FLOOR
+    served(throttle, 0.011)
+    await took(runtime, throttle, 200_000, 100)
+    assert throttle.rate == CEILING, "clients feel nothing"
+    served(throttle, 0.030)
+    await took(runtime, throttle, 100_000, 100)
+    assert throttle.rate == FLOOR, "and now they do"
+    served(throttle, 0.010)
+    await took(runtime, throttle, 200_000, 100)
+    assert throttle.rate == CEILING
+
+
+async def test_between_the_bounds_the_pace_is_kept(runtime: ClockRuntime) -> None:
+    throttle = Throttle(runtime, FLOOR, CEILING, Load(True), LatencyMeter())
+    served(throttle, 0.010)
+    await throttle.spend(1)
+    served(throttle, 0.010)
+    while throttle.rate < 4 * FLOOR:
+        await throttle.spend(500)
+    served(throttle, 0.0145, 200)
+    await throttle.spend(500)
+    rate = throttle.rate
+    await took(runtime, throttle, 20_000, 40)
+    assert throttle.rate == rate
+
+
+async def test_an_operator_may_have_the_ceiling(runtime: ClockRuntime) -> None:
+    throttle = Throttle(runtime, FLOOR, CEILING, Load(True))
+    await throttle.spend(10)
+    throttle.hurry(True)
+    seconds = await took(runtime, throttle, 160_000, 100)
+    assert seconds == pytest.approx(160_000 / CEILING, rel=0.1)
+    throttle.hurry(False)
+    runtime.now += 1
+    await throttle.spend(10)
+    assert throttle.rate == FLOOR
+
+
+async def test_a_pause_between_two_requests_is_no_rest(runtime: ClockRuntime) -> None:
+    load = Load(True)
+    throttle = Throttle(runtime, FLOOR, CEILING, load)
+    for _ in range(40):
+        await throttle.spend(1)
+        load.busy = not load.busy
+        runtime.now += STEP_SECONDS
+    assert throttle.rate == FLOOR
+    load.busy = False
+    for _ in range(40):
+        runtime.now += STEP_SECONDS
+        await throttle.spend(1)
+    assert throttle.rate == CEILING
+
+
+def test_slowdown_is_of_the_method_that_suffers_most() -> None:
+    meter = LatencyMeter()
+    assert meter.slowdown() is None
+    for method, quiet, loaded in [("get", 0.01, 0.012), ("load", 0.001, 0.004)]:
+        for _ in range(100):
+            meter.observe(method, quiet, loaded=False)
+            meter.observe(method, loaded, loaded=True)
+    assert meter.slowdown() == pytest.approx(4.0)
+    meter.observe("load", 60.0, loaded=True)
+    assert meter.slowdown() == pytest.approx(4.0 * 15_000 ** (1 / 16)), "one call moves little"

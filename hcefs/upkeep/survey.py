@@ -1,0 +1,207 @@
+"""Who has which shards of a row: asked of everybody who may have some, none of them believed.
+
+Two ways of asking.  A *list* names all that a partition holds; it is what a seat is
+filled from and what an inventory goes by, so that it must be complete or fail.  A
+*question* is about some shards by name; it tells the margin of what is in the queue.
+
+Invariants: a list names only what lies in the partition that was asked for, and ends;
+whether everybody was heard is part of the answer.
+
+Not guaranteed: that what a node says it has is intact, or there at all: whoever loads it
+compares it with the layout's digests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+from hcefs.errors import Corrupt, HcefsError, Unavailable
+from hcefs.ids import AccountId, BlobBase
+from hcefs.placement.cluster_map import ClusterMap, Node
+from hcefs.placement.planner import LOST_STATES
+from hcefs.placement.ring import position_of, rotation_of
+from hcefs.placement.waves import REBUILD, SeatName, in_flight
+from hcefs.transport.upkeep import Place, ShardName, UpkeepPeers
+
+SHARDS_MAX = 1 << 20
+"""Of one partition; more would be thousands of times what a partition should hold."""
+
+PAGES_MAX = 1 << 13
+"""Of one listing; a page may be empty and yet not be the last."""
+
+ASKED_MAX = 1000
+"""Shards of one question."""
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Lists:
+    """Who has which shards of the partition."""
+
+    nodes: dict[int, Node] = field(default_factory=dict)
+    held: dict[BlobBase, dict[int, set[int]]] = field(default_factory=dict)
+    """Base -> index -> node ids."""
+
+    complete: bool = True
+    """Whether everybody who may have some was heard."""
+
+    def enter(self, node: Node, shards: Iterable[ShardName]) -> None:
+        """Note what a node has."""
+        self.nodes[node.node_id] = node
+        for shard in shards:
+            held = self.held.setdefault(shard.base, {})
+            held.setdefault(shard.index, set()).add(node.node_id)
+
+    def live(self, base: BlobBase) -> set[int]:
+        """The indexes of a base that somebody who was heard has."""
+        return {index for index, ids in self.held.get(base, {}).items() if ids}
+
+
+class Surveyor:
+    """Asks for one node."""
+
+    def __init__(self, peers: UpkeepPeers, me: AccountId) -> None:
+        self._peers = peers
+        self._me = me
+
+    def others(self, current: ClusterMap, row: Sequence[int], source: int) -> list[Node]:
+        """Who may have shards of the row: the source first, then the other seats."""
+        named = [source, *row] if source != REBUILD else list(row)
+        found = []
+        for node_id in named:
+            node = current.node(node_id)
+            if node is not None and node.account != self._me and node.state not in LOST_STATES:
+                found.append(node)
+        return found
+
+    async def lists(
+        self,
+        place: Place,
+        positions: range,
+        others: Sequence[Node],
+        fenced: Callable[[Node], bool],
+    ) -> Lists:
+        """All shards of a partition, as some nodes have them.
+
+        Raises:
+            Unavailable: a node that may still take puts under an older map does not answer.
+            Corrupt: a listing does not end, or names what lies elsewhere.
+        """
+        lists = Lists()
+        answers = await together(
+            self.heard(node, partial(self._list, place, positions, node), fenced) for node in others
+        )
+        for node, answer in zip(others, answers, strict=True):
+            if answer is None:
+                lists.complete = False
+            else:
+                lists.enter(node, answer)
+        return lists
+
+    async def heard(
+        self, node: Node, asking: Callable[[], Awaitable[T]], fenced: Callable[[Node], bool]
+    ) -> T | None:
+        """What a node answers; None when it is away for good."""
+        try:
+            return await asking()
+        except HcefsError as error:
+            away = error.kind == "unavailable" and error.reason not in ("unsettled", "other-epoch")
+            if not away or not fenced(node):
+                raise Unavailable(
+                    f"node {node.node_id} cannot be listed: {error.message}", reason=error.reason
+                ) from None
+            log.info(
+                "node %d is away; a seat is filled without it (%s)", node.node_id, error.reason
+            )
+            return None
+
+    async def _list(self, place: Place, positions: range, node: Node) -> list[ShardName]:
+        peer = self._peers.upkeep_peer(node)
+        found: list[ShardName] = []
+        after = b""
+        for _ in range(PAGES_MAX):
+            page, following = await peer.list_shards(place, after)
+            require_inside(positions, (each.base for each in page))
+            found += page
+            if not following:
+                return found
+            # What is left out would count as filled, so too much is no listing at all.
+            if following <= after or len(found) > SHARDS_MAX:
+                break
+            after = following
+        raise Corrupt("a listing does not go on, or does not end", reason="bad-page")
+
+    async def asked(
+        self, current: ClusterMap, place: Place, n: int, bases: Collection[BlobBase]
+    ) -> Lists:
+        """Which shards of some bases of a partition are where the map says.
+
+        A node that does not answer has none for now; ``complete`` tells.
+        """
+        lists = Lists()
+        row = current.table(place.profile).node_rows[place.partition]
+        moving = in_flight(current)
+        holders: list[tuple[Node, int]] = []
+        for seat, node_id in enumerate(row):
+            source = moving.get(SeatName(place.profile, place.partition, seat), REBUILD)
+            for each in {node_id: None, source: None}:
+                node = current.node(each)
+                if node is None or node.account == self._me or node.state in LOST_STATES:
+                    continue
+                holders.append((node, seat))
+        answers = await together(
+            self._has(node, place, [_at(base, seat, n) for base in bases]) for node, seat in holders
+        )
+        for (node, _), answer in zip(holders, answers, strict=True):
+            if answer is None:
+                lists.complete = False
+            else:
+                lists.enter(node, answer)
+        return lists
+
+    async def _has(
+        self, node: Node, place: Place, shards: Sequence[ShardName]
+    ) -> list[ShardName] | None:
+        peer = self._peers.upkeep_peer(node)
+        found: list[ShardName] = []
+        try:
+            for first in range(0, len(shards), ASKED_MAX):
+                asked = shards[first : first + ASKED_MAX]
+                held = await peer.has_shards(place, asked)
+                found += [shard for shard, here in zip(asked, held, strict=True) if here]
+        except HcefsError as error:
+            log.debug("node %d does not say what it has: %s", node.node_id, error.reason)
+            return None
+        return found
+
+
+def _at(base: BlobBase, seat: int, n: int) -> ShardName:
+    return ShardName(base, (seat + rotation_of(base, n)) % n)
+
+
+async def together(jobs: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run all at once and to their end; the first failure is raised after that."""
+    results = await asyncio.gather(*jobs, return_exceptions=True)
+    found: list[T] = []
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+        found.append(result)
+    return found
+
+
+def require_inside(positions: range, names: Iterable[bytes]) -> None:
+    """Check that a node lists only what lies in the partition that it was asked for.
+
+    Raises:
+        Corrupt: it does not.
+    """
+    if any(position_of(name) not in positions for name in names):
+        raise Corrupt("a listing names what lies in another partition", reason="wrong-partition")
