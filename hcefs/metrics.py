@@ -147,6 +147,32 @@ FAMILIES: Final[tuple[Family, ...]] = (
     _gauge("replaced_bases", "Blobs and packs with shards of a former layout here."),
     _counter("retired_shards_total", "Shards deleted here after their seat had moved."),
     _gauge("repair_waiting_rows", "Rows that the last round for lacking shards could not list."),
+    _gauge(
+        "blobs_by_live_shards",
+        "Blobs and packs by how many of their shards are alive, by the last pass; each is counted "
+        "by one node of a cluster.",
+        "profile",
+        "n",
+    ),
+    _gauge(
+        "repair_backlog", "Shards that this node is to rebuild, by live shards beyond k.", "margin"
+    ),
+    _gauge("repair_oldest_seconds", "Age of the oldest shard that this node is to rebuild."),
+    _gauge("repair_pace_bytes", "Bytes a second that repair brought back in the last minute."),
+    _gauge("repair_left_seconds", "Seconds until the backlog is gone at that pace; -1: unknown."),
+    _gauge("repair_pass_seconds", "Seconds that the last pass over this node's rows took."),
+    _gauge("repair_whole_age_seconds", "Seconds since a pass found all blobs whole; -1: never."),
+    _counter("repaired_shards_total", "Shards that repair has brought back to this node."),
+    _counter("repaired_bytes_total", "Bytes of those shards."),
+    _counter(
+        "repair_failures_total", "Attempts to rebuild a shard that failed, by reason.", "reason"
+    ),
+    _counter(
+        "repair_hints_total", "Hints about shards of this node, by what became of them.", "outcome"
+    ),
+    _counter(
+        "repair_hints_sent_total", "Hints that this node gave to others, by outcome.", "outcome"
+    ),
     _gauge("moving_seats", "Seats of this node that are being filled."),
     _gauge("retiring_shards", "Shards here whose seat has moved, not deleted yet."),
     _gauge("upkeep_rate_bytes", "Bytes a second that copies may take now."),

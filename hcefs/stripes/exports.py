@@ -97,17 +97,25 @@ class Exporter:
     async def list_shards(
         self, epoch: int, positions: range, profile: str, after: bytes
     ) -> tuple[list[ShardName], bytes]:
-        """A page of the shards of a profile in a range of positions.
+        """A page of the shards of a profile in a range of positions whose files are here.
 
         Raises:
             Unavailable: ``unsettled``, ``other-epoch``.
         """
         await self._settled(epoch, positions)
-        page = await self._runtime.disk(shards_in, self._stores.rows, positions, after or None)
-        shards = [
-            ShardName(shard.base, shard.index) for _, shard in page if shard.profile == profile
-        ]
-        return shards, page[-1][0] if page else b""
+
+        def job() -> tuple[list[ShardName], bytes]:
+            page = shards_in(self._stores.rows, positions, after or None)
+            # A name outlives a file that was set aside; who counts live shards must not see it.
+            shards = [
+                ShardName(shard.base, shard.index)
+                for _, shard in page
+                if shard.profile == profile
+                and self._stores.shards.has(shard.base, shard.index, shard.form)
+            ]
+            return shards, page[-1][0] if page else b""
+
+        return await self._runtime.disk(job)
 
     async def list_records(
         self, epoch: int, positions: range, after: bytes

@@ -15,6 +15,7 @@ or whose row was damaged, is found again by the next inventory.
 
 from __future__ import annotations
 
+import heapq
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -140,6 +141,9 @@ class DamageLog:
         self.overflowed = False
         """Whether something did not fit since :meth:`forget_overflow`."""
 
+        self.news = 0
+        """How often something new was entered: what is the most urgent may be another one."""
+
         self._load()
 
     def _load(self) -> None:
@@ -192,6 +196,7 @@ class DamageLog:
                 elif live is not None and known.live != live:
                     changed[name] = replace(known, live=live)
             self._write(changed)
+            self.news += bool(new)
             return new
 
     def _write(self, changed: dict[DamagedName, DamagedShard]) -> None:
@@ -285,18 +290,25 @@ class DamageLog:
     def due(self, limit: int) -> list[Damaged]:
         """The most urgent entries that may be tried now."""
         now = self._now_ms()
-        return [entry for entry in self.entries() if entry.is_due(now)][:limit]
+        with self._lock:
+            found = [Damaged(name, shard) for name, shard in self._entries.items()]
+        due = (entry for entry in found if entry.is_due(now))
+        return heapq.nsmallest(limit, due, key=lambda entry: entry.urgency)
 
     def unassessed(self, limit: int) -> list[Damaged]:
-        """Entries whose margin nobody has looked at, the oldest first."""
-        now = self._now_ms()
-        found = [e for e in self.entries() if e.shard.live is None and e.is_due(now)]
-        return found[:limit]
+        """Entries whose margin nobody has looked at, the oldest first, whenever they are due."""
+        with self._lock:
+            found = [
+                Damaged(name, shard) for name, shard in self._entries.items() if shard.live is None
+            ]
+        return heapq.nsmallest(limit, found, key=lambda entry: entry.urgency)
 
     def backlog(self) -> dict[str, int]:
         """How many entries there are of each margin; see :func:`margin_text`."""
         found: dict[str, int] = {}
-        for entry in self.entries():
+        with self._lock:
+            entries = [Damaged(name, shard) for name, shard in self._entries.items()]
+        for entry in entries:
             name = margin_text(entry.margin)
             found[name] = found.get(name, 0) + 1
         return found
@@ -311,4 +323,4 @@ def margin_text(margin: int | None) -> str:
     """A margin as metrics and pages name it."""
     if margin is None:
         return "unknown"
-    return "lost" if margin < 0 else str(margin)
+    return "below-k" if margin < 0 else str(margin)

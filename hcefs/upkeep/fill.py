@@ -175,6 +175,10 @@ class SeatFiller:
             found += [shard for shard, held in zip(asked, here, strict=True) if not held]
         return found
 
+    async def has(self, shard: ShardName, profile: str) -> bool:
+        """Whether a shard of a profile is here with its rows."""
+        return await self._adopter.has(shard.base, shard.index, profile)
+
     async def restore(self, place: Place, shard: ShardName, lists: Lists) -> tuple[Outcome, int]:
         """Bring one shard here from whoever has it, or rebuild it; the bytes that were written.
 

@@ -1,36 +1,55 @@
-"""Make whole what lies below n: look over this node's own seats, and fetch what they lack.
+"""Make whole what lies below n: fetch what this node's own seats lack, the most endangered first.
 
 A put that was acknowledged while a holder was away has fewer than n shards; a node that
-comes back lacks what was put meanwhile.  Both are found here without anybody's help: the
-node goes round its seats, asks the other holders of each row what there is, and copies
-or rebuilds what it has not (:mod:`hcefs.upkeep.fill`), at a pace that nobody feels.
+comes back lacks what was put meanwhile; a disk damages what it keeps.  Repair is pull:
+each node brings back what its own seats lack, without anybody's help.  It works in two
+phases.  A pass takes stock (:mod:`.stocktaking`): lists only, of all its rows.  What it
+finds, and what scrub and readers find between two passes, waits in one durable queue
+(:mod:`.damage`), and the queue is worked off by margin, then by age.
 
-Invariant: whatever is committed, and of which k intact shards are within reach when its
-row is looked over, has its shard at this node's seat afterwards.
+Invariants: whatever is committed, and of which k intact shards are within reach when its
+turn comes, has its shard at this node's seat afterwards.  While a pass goes on only what
+is at the brink (k live shards) is rebuilt, because nothing can come before that.  A blob
+that cannot be rebuilt is put off, alone, and named.  What is said to be damaged here is
+read first, and set aside only if it is.
 
-Not guaranteed: an order by urgency, and that shards on the disk are intact (scrub).
+Not guaranteed: that the margin of an entry is of this moment: holders may have gone, or
+come back, since it was asked for.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
+from functools import partial
 
-from hcefs.errors import HcefsError
+from hcefs.erasure.scheme import PROFILES, profile_named
+from hcefs.errors import Exhausted, HcefsError
 from hcefs.ids import AccountId
 from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import ClusterMap
-from hcefs.placement.waves import REBUILD, SeatName, in_flight
+from hcefs.placement.ring import partition_of, rotation_of
+from hcefs.placement.waves import SeatName
 from hcefs.runtime import Runtime
-from hcefs.upkeep.fill import SeatFiller
+from hcefs.store.interface import Stores
+from hcefs.stripes.audit import Auditor, ShardState
+from hcefs.stripes.checks import Replica
+from hcefs.stripes.placed import form_here
+from hcefs.transport.upkeep import Place, ShardName
+from hcefs.upkeep.damage import Damaged, DamagedName, DamageLog, margin_text
+from hcefs.upkeep.fill import Outcome, SeatFiller
+from hcefs.upkeep.pace import PaceMeter
 from hcefs.upkeep.rebalance import MapView
-from hcefs.upkeep.worker import Progress
+from hcefs.upkeep.stocktaking import MISSING, Stock, Stocktaking, own_seats_of_row
+from hcefs.upkeep.survey import Lists
+from hcefs.upkeep.throttle import Throttle
+from hcefs.upkeep.worker import Progress, at_once
 
 PAUSE_SECONDS_MAX = 0.25
-"""Between two rows, so that a round costs little at any moment."""
+"""Between two rows, so that a pass costs little at any moment."""
 
 PAUSES = 10_000
-"""So many pauses make a rest between two rounds, where that is short."""
+"""So many pauses make a rest between two passes, where that is short."""
 
 BUSY_PAUSES = 40
 """So many pauses are one while clients are served: ten seconds at most."""
@@ -38,11 +57,19 @@ BUSY_PAUSES = 40
 FIRST_SECONDS = 60.0
 """After the start: first the replica and the connections."""
 
+BATCH = 256
+SHARDS_AT_ONCE = 8
+GROUPS_AT_ONCE = 4
+IDLE_SECONDS = 1.0
+
+NOT_NOW = frozenset({"other-epoch", "unsettled", "unknown-node"})
+"""Reasons that are about the moment and not about the blob: nothing is counted against it."""
+
 log = logging.getLogger(__name__)
 
 
 class Repairer:
-    """Goes round this node's seats."""
+    """Repairs this node's seats."""
 
     name = "repair"
 
@@ -50,80 +77,270 @@ class Repairer:
         self,
         runtime: Runtime,
         view: MapView,
+        stores: Stores,
+        replica: Replica,
         filler: SeatFiller,
+        auditor: Auditor,
+        queue: DamageLog,
+        throttle: Throttle,
         metrics: Metrics,
         me: AccountId,
         round_seconds: float,
-        is_busy: Callable[[], bool],
     ) -> None:
-        """``round_seconds`` is the rest between two rounds; ``is_busy``: clients are served."""
-        self._is_busy = is_busy
+        """``round_seconds`` is the rest between two passes."""
         self._runtime = runtime
         self._view = view
+        self._stores = stores
+        self._replica = replica
         self._filler = filler
+        self._auditor = auditor
+        self._queue = queue
+        self._throttle = throttle
         self._metrics = metrics
         self._me = me
-        self.idle_seconds = min(FIRST_SECONDS, round_seconds)
+        self.idle_seconds = min(IDLE_SECONDS, round_seconds)
         self._round = round_seconds
         self._pause = min(PAUSE_SECONDS_MAX, round_seconds / PAUSES)
-        self._begins = runtime.monotonic() + self.idle_seconds
-        self._left: Iterator[SeatName] | None = None
-        self._waiting = 0
+        self._begins = runtime.monotonic() + min(FIRST_SECONDS, round_seconds)
+        self._pass: Stocktaking | None = None
+        self._hurried = False
+        self.meter = PaceMeter()
+        self.last: Stock | None = None
+        """What the last pass found that came to its end."""
+
+        self.whole_ms = 0
+        """When a pass last ended that found every blob of this node's rows with all shards."""
+
+    # -- what operators ask
+
+    def now(self) -> None:
+        """Begin a pass at once and keep to the ceiling until it and its work are done."""
+        self._begins = self._runtime.monotonic()
+        self._hurried = True
+        self._queue.hurry()
+        self._throttle.hurry(True)
+
+    @property
+    def stock(self) -> Stock | None:
+        """What the pass in progress has found so far."""
+        return self._pass.stock if self._pass is not None else None
+
+    def left_seconds(self) -> float | None:
+        """How long what is in the queue will take at the pace of now; None: nobody knows."""
+        return self.meter.left_seconds(self._runtime.monotonic(), len(self._queue))
+
+    def gauges(self) -> None:
+        """Let the backlog be read whenever metrics are."""
+        runtime, queue, metrics = self._runtime, self._queue, self._metrics
+
+        def age(since_ms: int, never: float) -> float:
+            return (runtime.now_ms() - since_ms) / 1000 if since_ms else never
+
+        def left() -> float:
+            seconds = self.left_seconds()
+            return -1.0 if seconds is None else seconds
+
+        widest = max(profile.m for profile in PROFILES.values())
+        for margin in (None, -1, *range(widest + 1)):
+            name = margin_text(margin)
+            metrics.set("repair_backlog", partial(_backlog, queue, name), margin=name)
+        metrics.set("repair_oldest_seconds", lambda: age(queue.oldest_ms(), 0.0))
+        metrics.set("repair_pace_bytes", lambda: self.meter.pace(runtime.monotonic()).bytes)
+        metrics.set("repair_left_seconds", left)
+        metrics.set("repair_whole_age_seconds", lambda: age(self.whole_ms, -1.0))
+
+    # -- the job
 
     async def work(self) -> Progress:
-        """Look over one row."""
+        """Look over one row, or bring back one batch."""
         current = self._view.cluster_map()
-        if current is None or self._runtime.monotonic() < self._begins:
+        if current is None:
             return Progress.IDLE
-        if self._left is None:
-            self._left, self._waiting = iter(own_seats(current, self._me)), 0
-        name = next(self._left, None)
-        if name is None:
-            self._left = None
-            self._begins = self._runtime.monotonic() + self._round
-            self._metrics.set("repair_waiting_rows", self._waiting)
-            return Progress.IDLE
-        await self._look(current, name)
-        for _ in range(BUSY_PAUSES):
-            await self._runtime.sleep(self._pause)
-            if not self._is_busy():
-                break
-        return Progress.BUSY
+        unknown = self._queue.unassessed(BATCH)
+        if unknown:
+            await self._assess(current, unknown)
+        if self._pass is not None or self._runtime.monotonic() >= self._begins:
+            await self._take_stock(current)
+            brink = [entry for entry in self._queue.due(BATCH) if entry.margin == 0]
+            if brink:
+                await self._restore(current, brink)
+            return Progress.BUSY
+        batch = [entry for entry in self._queue.due(BATCH) if entry.shard.live is not None]
+        if batch and await self._restore(current, batch):
+            return Progress.BUSY
+        if not batch and self._hurried:
+            # What this pass brought back has to be seen whole before it counts as done.
+            self._hurried = bool(self.last and self.last.lacking and not len(self._queue))
+            self._throttle.hurry(self._hurried)
+            if self._hurried:
+                self._begins = self._runtime.monotonic()
+                return Progress.BUSY
+        return Progress.IDLE
 
-    async def _look(self, current: ClusterMap, name: SeatName) -> None:
-        row = current.table(name.profile).node_rows
-        node = current.node_of_account(self._me)
-        if (
-            node is None
-            or name.partition >= len(row)
-            or row[name.partition][name.seat] != node.node_id
-            or name in in_flight(current)
-        ):
-            return  # the map has changed since the round began
-        try:
-            filled = await self._filler.fill(current, name, REBUILD, lambda _: True)
-        except HcefsError as error:
-            self._waiting += 1
-            log.debug("partition %d of %s waits: %s", name.partition, name.profile, error.reason)
-            return
-        if filled.copied or filled.rebuilt or filled.lost:
-            log.info(
-                "partition %d of %s: %d shards brought here, %d beyond repair",
-                name.partition, name.profile, filled.copied + filled.rebuilt, filled.lost,
+    async def _take_stock(self, current: ClusterMap) -> None:
+        if self._pass is None:
+            self._queue.forget_overflow()
+            self._pass = Stocktaking(
+                self._runtime, self._stores, self._replica, self._filler, self._queue, self._me,
+                current,
             )  # fmt: skip
+        if await self._pass.step(current):
+            for _ in range(0 if self._hurried else BUSY_PAUSES):
+                await self._runtime.sleep(self._pause)
+                if not self._throttle.is_busy:
+                    break
+            return
+        stock, self._pass = self._pass.stock, None
+        before, self.last = self.last, stock
+        # What did not fit into the queue is looked for again as soon as there is room.
+        rest = 0.0 if self._queue.overflowed and stock.lacking else self._round
+        self._begins = self._runtime.monotonic() + rest
+        if stock.is_whole:
+            self.whole_ms = stock.ended_ms
+        self._publish(before, stock)
+        log.log(
+            logging.INFO if stock.lacking or stock.waiting or stock.lost else logging.DEBUG,
+            "stock of %d rows: %d blobs whole, %d degraded, %d lost, %d unreachable; %d shards "
+            "are lacking here, %d rows wait",
+            stock.rows, stock.full, stock.degraded, stock.lost, stock.unreachable, stock.lacking,
+            stock.waiting,
+        )  # fmt: skip
+
+    def _publish(self, before: Stock | None, stock: Stock) -> None:
+        gone = set(before.by_live) - set(stock.by_live) if before is not None else set()
+        for profile, live in gone:
+            self._metrics.set("blobs_by_live_shards", 0, profile=profile, n=str(live))
+        for (profile, live), blobs in sorted(stock.by_live.items()):
+            self._metrics.set("blobs_by_live_shards", blobs, profile=profile, n=str(live))
+        self._metrics.set("repair_waiting_rows", stock.waiting)
+        self._metrics.set("repair_pass_seconds", (stock.ended_ms - stock.began_ms) / 1000)
+
+    # -- margins
+
+    def _place(self, current: ClusterMap, name: DamagedName) -> Place | None:
+        """The row of a shard, if this node has its seat there."""
+        tables = {table.profile: table for table in current.tables}
+        table = tables.get(name.profile)
+        if table is None:
+            return None
+        partition = partition_of(bytes(name.base), table.bits)
+        seats = own_seats_of_row(current, self._me, SeatName(name.profile, partition, 0))
+        n = profile_named(name.profile).n
+        for seat in seats:
+            if (seat.seat + rotation_of(name.base, n)) % n == name.index:
+                return Place(current.epoch, name.profile, partition)
+        return None
+
+    async def _assess(
+        self, current: ClusterMap, entries: Iterable[Damaged]
+    ) -> dict[DamagedName, tuple[Place, Lists]]:
+        """Ask the holders of each entry's row what is alive; entries of no seat here go."""
+        groups: dict[Place, list[DamagedName]] = {}
+        foreign: list[DamagedName] = []
+        for entry in entries:
+            place = self._place(current, entry.name)
+            if place is None:
+                foreign.append(entry.name)
+            else:
+                groups.setdefault(place, []).append(entry.name)
+        found: dict[DamagedName, tuple[Place, Lists]] = {}
+        live: list[tuple[DamagedName, int]] = []
+        waiting = iter(groups.items())
+
+        async def some() -> None:
+            for place, names in waiting:
+                n = profile_named(place.profile).n
+                bases = sorted({name.base for name in names})
+                lists = await self._filler.surveyor.asked(current, place, n, bases)
+                for name in names:
+                    found[name] = place, lists
+                    live.append((name, len(lists.live(name.base) - {name.index})))
+
+        await at_once(self._runtime, GROUPS_AT_ONCE, some, "assess")
+        if foreign:
+            await self._runtime.disk(self._queue.settled, foreign)
+        if live:
+            await self._runtime.disk(self._queue.assessed, sorted(live))
+        return found
+
+    # -- restoring
+
+    async def _restore(self, current: ClusterMap, batch: list[Damaged]) -> bool:
+        """Bring back a batch, the most urgent first; False when there is nothing to be done now."""
+        known = await self._assess(current, batch)
+        news, stopped = self._queue.news, False
+        renewed = [
+            Damaged(name, shard) for name in known if (shard := self._queue.get(name)) is not None
+        ]
+        waiting = iter(sorted(renewed, key=lambda entry: entry.urgency))
+        self.meter.begin(self._runtime.monotonic())
+
+        async def some() -> None:
+            nonlocal stopped
+            for entry in waiting:
+                # Something new may be more urgent than what is left of this batch.
+                if stopped or self._queue.news != news:
+                    return
+                place, lists = known[entry.name]
+                stopped = not await self._one(place, entry, lists)
+
+        await at_once(self._runtime, SHARDS_AT_ONCE, some, "repair")
+        return not stopped and bool(known)
+
+    async def _one(self, place: Place, entry: Damaged, lists: Lists) -> bool:
+        """Bring one shard back, or put it off; False when all others must wait as well."""
+        name = entry.name
+        try:
+            if not await self._is_lacking(entry):
+                await self._runtime.disk(self._queue.settled, [name])
+                return True
+            outcome, size = await self._filler.restore(
+                place, ShardName(name.base, name.index), lists
+            )
+        except HcefsError as error:
+            if isinstance(error, Exhausted) or error.reason in NOT_NOW:
+                log.info("repair waits: %s (%s)", error.message, error.reason)
+                self._metrics.count("repair_failures_total", reason=error.reason)
+                return False
+            await self._put_off(name, error.reason)
+            return True
+        if outcome is Outcome.LOST:
+            await self._put_off(name, "too-few-shards")
+        elif outcome is Outcome.PENDING:
+            await self._put_off(name, "not-committed")
+        else:
+            await self._runtime.disk(self._queue.settled, [name])
+            if size:
+                self.meter.enter(self._runtime.monotonic(), size)
+                self._metrics.count("repaired_shards_total")
+                self._metrics.count("repaired_bytes_total", size)
+        return True
+
+    async def _put_off(self, name: DamagedName, reason: str) -> None:
+        self._metrics.count("repair_failures_total", reason=reason)
+        log.info("shard %s index %d is put off: %s", name.base, name.index, reason)
+        await self._runtime.disk(self._queue.failed, name, reason)
+
+    async def _is_lacking(self, entry: Damaged) -> bool:
+        """Whether a shard must be brought; one that is damaged here is set aside first."""
+        name = entry.name
+        if not await self._filler.has(ShardName(name.base, name.index), name.profile):
+            return True
+        if entry.shard.reason == MISSING:
+            return False
+        audit = await self._auditor.look(name.base, name.index, name.profile)
+        if audit.state is not ShardState.DAMAGED:
+            return audit.state is ShardState.MISSING and audit.reason != "other-layout"
+        log.error("shard %s index %d here is damaged: %s", name.base, name.index, audit.reason)
+        self._metrics.count("corrupt_shards_total")
+        await self._runtime.disk(self._set_aside, name)
+        return True
+
+    def _set_aside(self, name: DamagedName) -> None:
+        form = form_here(self._stores.rows, name.base, name.index, name.profile)
+        if form is not None:
+            self._stores.shards.quarantine(name.base, name.index, form)
 
 
-def own_seats(current: ClusterMap, me: AccountId) -> list[SeatName]:
-    """The settled seats of a node."""
-    node = current.node_of_account(me)
-    if node is None:
-        return []
-    moving = in_flight(current)
-    found = []
-    for table in current.tables:
-        for partition, row in enumerate(table.node_rows):
-            if node.node_id in row:
-                name = SeatName(table.profile, partition, row.index(node.node_id))
-                if name not in moving:
-                    found.append(name)
-    return found
+def _backlog(queue: DamageLog, margin: str) -> float:
+    return queue.backlog().get(margin, 0)

@@ -73,7 +73,7 @@ def test_the_least_margin_comes_first_then_the_oldest(rows: MemoryRowStore, cloc
         clock.ms += 1
         log.found_all([(name(number, 0, profile), "missing", live)])
     assert [entry.name.base for entry in log.entries()] == [base(n) for n in (2, 4, 6, 1, 3, 5)]
-    assert log.backlog() == {"0": 3, "1": 2, "lost": 1}
+    assert log.backlog() == {"0": 3, "1": 2, "below-k": 1}
     log.assessed([(name(1, 0), 4)])
     assert log.entries()[0].name == name(1, 0), "it has become the oldest at the brink"
 

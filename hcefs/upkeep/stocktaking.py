@@ -1,0 +1,211 @@
+"""Take stock of this node's seats: what each blob has, and what this node lacks of it.
+
+A pass is cheap: lists travel, no data does.  Row by row it asks the other holders what
+they have, enters what is missing here into the queue of damage with the margin that it
+leaves, and counts the blobs by how many of their shards are alive.  So when a pass is
+over, the most endangered of *all* rows are known, and the work begins with them.
+
+Invariants: over a whole cluster each blob is counted once, by the node that has the live
+shard with the lowest index at its seat; blobs that wait for their append, or lie under
+another profile by now, are not counted.
+
+Not guaranteed: that what is said to be there is intact (the scrub and ``hcefs verify``
+read it), and that a blob of which no shard is left is noticed: nobody lists it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from hcefs.erasure.scheme import profile_named
+from hcefs.errors import HcefsError
+from hcefs.ids import AccountId, BlobBase
+from hcefs.placement.cluster_map import ClusterMap
+from hcefs.placement.ring import positions_of, rotation_of
+from hcefs.placement.waves import SeatName, in_flight
+from hcefs.runtime import Runtime
+from hcefs.store.interface import Stores
+from hcefs.stripes.checks import Replica
+from hcefs.stripes.inventory import committed_under, shards_here
+from hcefs.transport.upkeep import Place
+from hcefs.upkeep.damage import DamagedName, DamageLog
+from hcefs.upkeep.fill import SeatFiller
+from hcefs.upkeep.survey import Lists
+
+MISSING = "missing"
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Stock:
+    """What a pass found, as far as it has come."""
+
+    epoch: int = 0
+    began_ms: int = 0
+    ended_ms: int = 0
+    rows: int = 0
+    seats: int = 0
+    waiting: int = 0
+    """Rows of which too little could be heard."""
+
+    lacking: int = 0
+    """Shards that this node lacks."""
+
+    by_live: dict[tuple[str, int], int] = field(default_factory=dict)
+    """By profile and live shards, the blobs that this node counts."""
+
+    full: int = 0
+    degraded: int = 0
+    lost: int = 0
+    unreachable: int = 0
+    """Fewer than k answer, but a holder is away that may have more."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the pass went over all rows and found every blob with all its shards."""
+        short = self.degraded or self.lost or self.unreachable
+        return bool(self.ended_ms) and not (self.waiting or self.lacking or short)
+
+    def count(self, profile: str, live: int, *, complete: bool) -> None:
+        """Count one blob."""
+        key, code = (profile, live), profile_named(profile)
+        self.by_live[key] = self.by_live.get(key, 0) + 1
+        if live >= code.n:
+            self.full += 1
+        elif live >= code.k:
+            self.degraded += 1
+        elif complete:
+            self.lost += 1
+        else:
+            self.unreachable += 1
+
+
+class Stocktaking:
+    """One pass over the seats of a node, a row at a time."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        stores: Stores,
+        replica: Replica,
+        filler: SeatFiller,
+        queue: DamageLog,
+        me: AccountId,
+        current: ClusterMap,
+    ) -> None:
+        self._runtime = runtime
+        self._stores = stores
+        self._replica = replica
+        self._filler = filler
+        self._queue = queue
+        self._me = me
+        names = own_seats(current, me)
+        self._left: Iterator[SeatName] = iter(names)
+        self.stock = Stock(current.epoch, runtime.now_ms(), seats=len(names))
+
+    async def step(self, current: ClusterMap) -> bool:
+        """Look over one row; False when there is none left.
+
+        Raises:
+            HcefsError: the disk of this node failed.
+        """
+        name = next(self._left, None)
+        if name is None:
+            self.stock.ended_ms = self._runtime.now_ms()
+            return False
+        if name in own_seats_of_row(current, self._me, name):
+            self.stock.rows += 1
+            try:
+                await self._row(current, name)
+            except HcefsError as error:
+                if error.kind == "unavailable" and error.reason == "store-closed":
+                    raise
+                self.stock.waiting += 1
+                log.debug(
+                    "partition %d of %s waits: %s", name.partition, name.profile, error.reason
+                )
+        return True
+
+    async def _row(self, current: ClusterMap, name: SeatName) -> None:
+        table = current.table(name.profile)
+        place = Place(current.epoch, name.profile, name.partition)
+        positions = positions_of(name.partition, table.bits)
+        surveyor = self._filler.surveyor
+        row = table.node_rows[name.partition]
+        sources = [move.source for move in table.moving if move.partition == name.partition]
+        others = surveyor.others(current, tuple(dict.fromkeys((*row, *sources))), 0)
+        lists = await surveyor.lists(place, positions, others, lambda _: True)
+        own = await self._runtime.disk(shards_here, self._stores, positions, name.profile)
+        if len(lists.nodes) + 1 < table.k:
+            self.stock.waiting += 1
+        await self._compare(name, row, lists, own)
+        await self._filler.records(current, name, lists)
+
+    async def _compare(
+        self,
+        name: SeatName,
+        row: tuple[int, ...],
+        lists: Lists,
+        own: dict[BlobBase, set[int]],
+    ) -> None:
+        code = profile_named(name.profile)
+        lacking: list[tuple[DamagedName, str, int | None]] = []
+        mine: list[tuple[BlobBase, int]] = []
+        for base in sorted({*lists.held, *own}):
+            index = (name.seat + rotation_of(base, code.n)) % code.n
+            live = (lists.live(base) | own.get(base, set())) & set(range(code.n))
+            if index not in own.get(base, ()):
+                lacking.append((DamagedName(base, index, name.profile), MISSING, len(live)))
+            elif index == min(_seated(base, row, lists, code.n) | {index}):
+                mine.append((base, len(live)))
+        short = [base for base, count in mine if count < code.n]
+        known = await self._runtime.disk(
+            committed_under, self._stores, self._replica, short, name.profile
+        )
+        for base, count in mine:
+            if count >= code.n or base in known:
+                self.stock.count(name.profile, count, complete=lists.complete)
+        if lacking:
+            self.stock.lacking += len(lacking)
+            await self._runtime.disk(self._queue.found_all, lacking)
+
+
+def _seated(base: BlobBase, row: tuple[int, ...], lists: Lists, n: int) -> set[int]:
+    """The indexes of a base that are where the map says, as far as others have them."""
+    rotation = rotation_of(base, n)
+    return {
+        index
+        for index, ids in lists.held.get(base, {}).items()
+        if index < n and row[(index - rotation) % n] in ids
+    }
+
+
+def own_seats(current: ClusterMap, me: AccountId) -> list[SeatName]:
+    """The settled seats of a node."""
+    node = current.node_of_account(me)
+    if node is None:
+        return []
+    moving = in_flight(current)
+    found = []
+    for table in current.tables:
+        for partition, row in enumerate(table.node_rows):
+            if node.node_id in row:
+                name = SeatName(table.profile, partition, row.index(node.node_id))
+                if name not in moving:
+                    found.append(name)
+    return found
+
+
+def own_seats_of_row(current: ClusterMap, me: AccountId, name: SeatName) -> Iterable[SeatName]:
+    """The settled seat that a node has in the row of another name; none or one."""
+    node = current.node_of_account(me)
+    known = {table.profile: table for table in current.tables}.get(name.profile)
+    if node is None or known is None or name.partition >= len(known.node_rows):
+        return ()
+    row = known.node_rows[name.partition]
+    if node.node_id not in row:
+        return ()
+    found = SeatName(name.profile, name.partition, row.index(node.node_id))
+    return () if found in in_flight(current) else (found,)

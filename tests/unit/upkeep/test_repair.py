@@ -1,0 +1,247 @@
+"""Repair: what is at the brink first, wherever it lies; nothing stops anything else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from hcefs.errors import Unavailable
+from hcefs.ids import AccountId, BlobId
+from hcefs.stripes.audit import Auditor, ShardState
+from hcefs.stripes.exports import has_shard
+from hcefs.upkeep.damage import BACKOFF_MS_FIRST, DamagedName
+from tests.unit.upkeep.giving import ClockRuntime
+from tests.unit.upkeep.repairing import ROUND_SECONDS, Repairing
+
+AWAY = Unavailable("this node is away", reason="unreachable")
+
+
+@pytest.fixture
+def world() -> Iterator[Repairing]:
+    runtime = ClockRuntime()
+    yield Repairing(runtime)
+    runtime.close()
+
+
+async def blobs_at(world: Repairing, account: AccountId, count: int) -> list[tuple[BlobId, int]]:
+    """Blobs of which a node holds a shard, each with its index there."""
+    found: list[tuple[BlobId, int]] = []
+    while len(found) < count:
+        blob = await world.cluster.put(world.runtime.random(20_000))
+        held = [s.index for s in world.cluster.seats(blob.base) if s.node.account == account]
+        if held:
+            found.append((blob, held[0]))
+    return found
+
+
+def others(index: int, count: int) -> list[int]:
+    return [each for each in range(6) if each != index][:count]
+
+
+def node(world: Repairing) -> AccountId:
+    return sorted(world.cluster.holders)[0]
+
+
+async def test_a_round_brings_everything_back_and_says_so(world: Repairing) -> None:
+    me = node(world)
+    blobs = await blobs_at(world, me, 6)
+    for blob, index in blobs[:4]:
+        world.lose(blob, index)
+    repairer = world.repairer(me)
+    await world.whole_round(repairer)
+    for blob, index in blobs:
+        assert has_shard(world.cluster.stores[me], blob.base, index)
+    assert not len(world.queue(me))
+    assert repairer.last is not None
+    assert repairer.last.lacking == 0
+    assert repairer.last.is_whole
+    assert repairer.whole_ms == repairer.last.ended_ms
+    assert world.cluster.metrics.value("repaired_shards_total") == 4
+
+
+async def test_the_least_margin_of_all_rows_comes_first(world: Repairing) -> None:
+    """Not in the order of rows, nor in that in which they were lost."""
+    me = node(world)
+    blobs = await blobs_at(world, me, 12)
+    lost = {}
+    for at, (blob, index) in enumerate(blobs):
+        more = at % 2
+        world.lose(blob, index, *others(index, more))
+        lost[blob.base] = more
+    await world.whole_round(world.repairer(me))
+    order = [lost[base] for _, base in world.brought]
+    assert order == sorted(order, reverse=True)
+    assert len(order) == 12
+
+
+async def test_of_one_margin_the_oldest_comes_first(world: Repairing) -> None:
+    me = node(world)
+    blobs = await blobs_at(world, me, 5)
+    for blob, index in reversed(blobs):
+        world.lose(blob, index)
+        world.clock_ms += 1000
+        world.queue(me).found(blob.base, index, "ec-4-2", "damaged-piece")
+    await world.run(world.repairer(me))
+    assert [base for _, base in world.brought] == [blob.base for blob, _ in reversed(blobs)]
+
+
+async def test_what_is_in_the_queue_is_done_without_a_pass(world: Repairing) -> None:
+    me = node(world)
+    ((blob, index),) = await blobs_at(world, me, 1)
+    world.lose(blob, index)
+    world.queue(me).found(blob.base, index, "ec-4-2", "missing")
+    repairer = world.repairer(me)
+    await world.run(repairer)
+    assert has_shard(world.cluster.stores[me], blob.base, index)
+    assert repairer.last is None
+
+
+async def test_one_bad_blob_stops_no_other_and_is_put_off(world: Repairing) -> None:
+    me = node(world)
+    blobs = await blobs_at(world, me, 4)
+    (bad, at), *good = blobs
+    world.lose(bad, at, *others(at, 2))
+    for blob, index in good:
+        world.lose(blob, index)
+    repairer = world.repairer(me)
+    await world.whole_round(repairer)
+    for blob, index in good:
+        assert has_shard(world.cluster.stores[me], blob.base, index)
+    entry = world.queue(me).get(DamagedName(bad.base, at, "ec-4-2"))
+    assert entry is not None
+    assert (entry.live, entry.attempts, entry.error) == (3, 1, "too-few-shards")
+    assert repairer.last is not None
+    assert not repairer.last.is_whole
+    failures = world.cluster.metrics.value("repair_failures_total", reason="too-few-shards")
+    assert failures == 1
+    # A shard of it comes back: the next attempt makes it whole.
+    tried = len(world.brought)
+    await world.run(repairer)
+    assert len(world.brought) == tried, "it is not tried before its time"
+    give_back(world, bad, others(at, 2)[0])
+    world.clock_ms += BACKOFF_MS_FIRST
+    await world.run(repairer)
+    assert has_shard(world.cluster.stores[me], bad.base, at)
+
+
+def give_back(world: Repairing, blob: BlobId, index: int) -> None:
+    """Let a shard be there again that a test had removed."""
+    shards = world.stores_at(blob, index).shards
+    data = world.kept[blob.base, index]
+    writer = shards.begin(blob.base, index)
+    writer.write(data[:-1])
+    writer.finish(data[-1:])
+
+
+async def test_a_holder_that_is_away_puts_off_and_does_not_lose(world: Repairing) -> None:
+    me = node(world)
+    ((blob, index),) = await blobs_at(world, me, 1)
+    world.lose(blob, index)
+    world.queue(me).found(blob.base, index, "ec-4-2", "missing")
+    away = [world.seat(blob, each).node.account for each in others(index, 2)]
+    for account in away:
+        world.giving[account].fails = AWAY
+    repairer = world.repairer(me)
+    await world.run(repairer)
+    entry = world.queue(me).get(DamagedName(blob.base, index, "ec-4-2"))
+    assert entry is not None
+    assert entry.attempts == 1
+    assert entry.error != "too-few-shards"
+    for account in away:
+        world.giving[account].fails = None
+    world.clock_ms += BACKOFF_MS_FIRST
+    await world.run(repairer)
+    assert has_shard(world.cluster.stores[me], blob.base, index)
+
+
+async def test_what_is_said_to_be_damaged_is_read_first(world: Repairing) -> None:
+    me = node(world)
+    (bad, at), (good, index) = await blobs_at(world, me, 2)
+    world.flip(bad, at)
+    for blob, each in ((bad, at), (good, index)):
+        world.queue(me).found(blob.base, each, "ec-4-2", "hint")
+    await world.run(world.repairer(me))
+    assert [base for _, base in world.brought] == [bad.base]
+    assert not len(world.queue(me))
+    stores = world.cluster.stores[me]
+    auditor = Auditor(world.runtime, stores, world.cluster.ledger, free)
+    assert (await auditor.look(bad.base, at, "ec-4-2")).state is ShardState.WHOLE
+
+
+async def free(_: int) -> None:
+    """Reading costs nothing."""
+
+
+async def test_entries_of_no_seat_of_this_node_go(world: Repairing) -> None:
+    me = node(world)
+    ((blob, index),) = await blobs_at(world, me, 1)
+    world.queue(me).found(blob.base, (index + 1) % 6, "ec-4-2", "hint")
+    await world.run(world.repairer(me))
+    assert not len(world.queue(me))
+    assert not world.brought
+
+
+async def test_every_blob_is_counted_by_one_node(world: Repairing) -> None:
+    counted: dict[int, int] = {}
+    blobs = [await world.cluster.put(bytes(1000)) for _ in range(9)]
+    world.lose(blobs[0], 0)
+    world.lose(blobs[1], 0, 5)
+    world.lose(blobs[2], 1, 2, 3)
+    pending = BlobId.of(world.runtime.random(16))
+    session = world.cluster.session(world.cluster.plan(pending))
+    await session.write(bytes(10))
+    await session.finish(10, b"", b"", world.cluster.call("put", pending))
+    world.lose(pending, 3)
+    for account in sorted(world.cluster.holders):
+        repairer = world.repairer(account)
+        passing = await stock_of(world, account)
+        for (_, live), blobs_counted in passing.items():
+            counted[live] = counted.get(live, 0) + blobs_counted
+        assert repairer.last is None
+    # A put whose append has not come is counted only while it is whole.
+    assert counted == {6: 6, 5: 1, 4: 1, 3: 1}
+
+
+async def stock_of(world: Repairing, account: AccountId) -> dict[tuple[str, int], int]:
+    repairer = world.repairer(account)
+    repairer.now()
+    while repairer.last is None:
+        await repairer._take_stock(world.cluster.map)
+    return repairer.last.by_live
+
+
+async def test_a_pass_begins_by_itself_after_the_rest(world: Repairing) -> None:
+    me = node(world)
+    ((blob, index),) = await blobs_at(world, me, 1)
+    repairer = world.repairer(me)
+    await world.whole_round(repairer)
+    first = repairer.last
+    world.lose(blob, index)
+    await world.run(repairer)
+    assert repairer.last is first
+    assert isinstance(world.runtime, ClockRuntime)
+    world.runtime.now += ROUND_SECONDS
+    await world.run(repairer)
+    assert repairer.last is not first
+    assert has_shard(world.cluster.stores[me], blob.base, index)
+
+
+async def test_all_nodes_together_converge_to_full_n(world: Repairing) -> None:
+    seed = world.runtime.random(4)
+    blobs = [await world.cluster.put(world.runtime.random(5000)) for _ in range(12)]
+    for at, blob in enumerate(blobs):
+        world.lose(blob, at % 6)
+        if at % 3 == 0:
+            world.flip(blob, (at + 1) % 6)
+            seat = world.seat(blob, (at + 1) % 6)
+            world.queue(seat.node.account).found(blob.base, seat.index, "ec-4-2", "damaged-piece")
+    for account in sorted(world.cluster.holders):
+        await world.whole_round(world.repairer(account))
+    for blob in blobs:
+        for seat in world.cluster.seats(blob.base):
+            stores = world.cluster.stores[seat.node.account]
+            auditor = Auditor(world.runtime, stores, world.cluster.ledger, free)
+            found = await auditor.look(blob.base, seat.index, "ec-4-2")
+            assert found.state is ShardState.WHOLE, (seed, found)
+            assert (await auditor.facts(blob.base, "ec-4-2")).problem == ""
