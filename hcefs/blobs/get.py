@@ -21,6 +21,7 @@ from hcefs.stripes.fanout import Manifest
 from hcefs.stripes.hedge import HedgeTimer
 from hcefs.stripes.read import Stripe, StripeReader
 from hcefs.stripes.stripe import join_sealed_into
+from hcefs.stripes.suspects import Suspect, nobody
 from hcefs.transport.framing import Frame
 from hcefs.transport.peers import Call, Peers
 
@@ -152,6 +153,7 @@ class BlobReader:
         plan: GetPlan,
         *,
         framed: bool = False,
+        suspect: Suspect = nobody,
     ) -> None:
         """``framed`` makes data messages of the protocol, otherwise they are plain bytes."""
         self._framed = framed
@@ -167,6 +169,7 @@ class BlobReader:
             plan.geometry,
             metrics,
             hedge,
+            suspect,
         )
         if (
             plan.secrets is not None

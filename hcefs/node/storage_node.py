@@ -19,7 +19,7 @@ from hcefs.crypto.accounts import AccountKeys
 from hcefs.erasure.codec import codec_for
 from hcefs.erasure.scheme import DEFAULT_PROFILE, profile_named
 from hcefs.errors import HcefsError, Unavailable
-from hcefs.ids import AccountId, BlobId, RecordId
+from hcefs.ids import AccountId, BlobBase, BlobId, RecordId
 from hcefs.ledger.follower import Follower
 from hcefs.ledger.genesis import Genesis
 from hcefs.ledger.link import LedgerLink
@@ -27,6 +27,8 @@ from hcefs.ledger.log import LedgerLog
 from hcefs.ledger.rows import SubmitResult
 from hcefs.ledger.transactions import SignedTransaction, Transaction, sign_transaction
 from hcefs.metrics import Metrics
+from hcefs.node.repairs import Repairs
+from hcefs.placement.cluster_map import Node
 from hcefs.placement.ring import Seat, seats
 from hcefs.runtime import Runtime
 from hcefs.services.admin_service import AdminService
@@ -59,8 +61,8 @@ from hcefs.transport.grpc_upkeep import GrpcUpkeepPeers
 from hcefs.transport.limit import ByteGate, Gate
 from hcefs.upkeep.collect import Collector
 from hcefs.upkeep.fill import SeatFiller
+from hcefs.upkeep.latency import LatencyMeter
 from hcefs.upkeep.rebalance import Rebalancer
-from hcefs.upkeep.repair import Repairer
 from hcefs.upkeep.replaced import ReplacedSweeper
 from hcefs.upkeep.reprofile import LayoutSigner, Reprofiler
 from hcefs.upkeep.retire import Retirer
@@ -187,6 +189,7 @@ class StorageNode:
                 HedgeTimer(),
                 self.account,
                 lambda profile, base: desk.blob_seats(profile, BlobId.of(base)),
+                self._suspect,
             ),
             metrics,
             self.gate,
@@ -203,6 +206,7 @@ class StorageNode:
             limits.put_deadline_s,
             self._memory,
             packs,
+            self._suspect,
         )
         peer_gate = Gate("peer-calls", streams * PEER_CALLS_FACTOR, runtime)
         shards = ShardService(runtime, desk, holder, heads, metrics, peer_gate)
@@ -236,7 +240,10 @@ class StorageNode:
             upkeep_config.rate_min_mib * (1 << 20),
             upkeep_config.rate_max_mib * (1 << 20),
             lambda: self.gate.held > 0 or peer_gate.held > 0,
+            LatencyMeter(),
         )
+        for gate in (self.gate, peer_gate, direct_gate):
+            gate.timed = self._throttle.observe
         adopter = Adopter(runtime, self.stores, self._log, holder.pending, pack_holder.forget)
         taker = LayoutTaker(
             runtime,
@@ -261,6 +268,7 @@ class StorageNode:
             Gate("upkeep-calls", UPKEEP_CALLS, runtime),
             taker,
             self._log.policy,
+            lambda giver, profile, shards: self.repairs.listener.take(giver, profile, shards),
         )
         self._filler = filler = SeatFiller(
             runtime,
@@ -294,14 +302,16 @@ class StorageNode:
             upkeep_config.grace_s,
             pack_holder.forget,
         )
-        repairer = Repairer(
+        self.repairs = Repairs(
             runtime,
             self._log,
+            self.stores,
             filler,
+            self._throttle,
+            others,
             metrics,
             self.account,
             upkeep_config.round_s,
-            lambda: self._throttle.is_busy,
         )
         self.watcher = Watcher(
             runtime,
@@ -342,7 +352,7 @@ class StorageNode:
             self._collector,
             self._rebalancer,
             retirer,
-            repairer,
+            *self.repairs.workers,
             reprofiler,
             sweeper,
             self.watcher,
@@ -379,6 +389,9 @@ class StorageNode:
 
     async def _reseat(self, profile: str, name: bytes, epoch: int) -> tuple[int, tuple[Seat, ...]]:
         return await self._desk.reseat(profile, name, epoch)
+
+    def _suspect(self, node: Node, base: BlobBase, index: int, profile: str) -> None:
+        self.repairs.suspect(node, base, index, profile)
 
     def _epoch(self) -> int:
         """The epoch of this node's map; 0 without one."""
@@ -470,6 +483,7 @@ class StorageNode:
         metrics.set("cluster_map_epoch", self._epoch)
         metrics.set("moving_seats", lambda: len(self._rebalancer.waiting()))
         metrics.set("upkeep_rate_bytes", lambda: self._throttle.rate)
+        self.repairs.repairer.gauges()
 
     def able(self) -> bool:
         """Whether this node may answer now: fresh lease, and named by the map."""

@@ -26,6 +26,7 @@ from hcefs.services.pack_service import PackService
 from hcefs.services.serving import served, streamed
 from hcefs.stripes.checks import check_commit_by
 from hcefs.stripes.hedge import HedgeTimer
+from hcefs.stripes.suspects import Suspect, nobody
 from hcefs.transport.framing import DataFrame, parse
 from hcefs.transport.limit import ByteGate, Gate
 from hcefs.transport.peers import Call, Peer, Peers
@@ -59,7 +60,10 @@ class BlobService:
         put_deadline_seconds: float,
         memory: ByteGate,
         packs: PackService,
+        suspect: Suspect = nobody,
     ) -> None:
+        """``suspect`` is told of shards that a read or a put found missing or damaged."""
+        self._suspect = suspect
         self.runtime = runtime
         self.metrics = metrics
         self.gate = gate
@@ -131,6 +135,10 @@ class BlobService:
                 trailer.plaintext_length, trailer.metadata, trailer.sealed_metadata, fresh
             )
             finished = True
+            if done.stored.degraded:
+                for seat in plan.seats:
+                    if seat.index not in done.stored.durable:
+                        self._suspect(seat.node, plan.blob.base, seat.index, done.layout.profile)
         finally:
             if not finished:
                 await session.abort()
@@ -321,7 +329,10 @@ class BlobService:
             core.plaintext_length, message.range_start, message.range_length
         )
         plan = GetPlan(call, manifest, held, start, length, secrets)
-        reader = BlobReader(self.runtime, self._peers, self.metrics, self._hedge, plan, framed=True)
+        reader = BlobReader(
+            self.runtime, self._peers, self.metrics, self._hedge, plan, framed=True,
+            suspect=self._suspect,
+        )  # fmt: skip
         header = blob_pb2.GetHeader(
             plaintext_length=core.plaintext_length,
             range_start=start,

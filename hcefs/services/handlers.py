@@ -121,6 +121,7 @@ def upkeep_handlers(service: UpkeepService) -> Any:
             "LoadRecord": unary(upkeep_pb2.LoadRecordRequest, service.LoadRecord),
             "HasShards": unary(upkeep_pb2.HasShardsRequest, service.HasShards),
             "HasRows": unary(upkeep_pb2.HasRowsRequest, service.HasRows),
+            "Hint": unary(upkeep_pb2.HintRequest, service.Hint),
             "Ping": unary(upkeep_pb2.PingRequest, service.Ping),
             "TakeLayout": unary(upkeep_pb2.TakeLayoutRequest, service.TakeLayout),
         },

@@ -11,7 +11,7 @@ Source: docs/ARCHITECTURE.md, "Rights"; docs/decisions/0019-change-without-a-gap
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from hcefs.errors import Denied, Invalid
@@ -37,6 +37,7 @@ from hcefs.wire.v1 import shard_pb2, upkeep_pb2
 
 SHARDS_ASKED_MAX = 1000
 ROWS_ASKED_MAX = 4096
+HINTS_MAX = 256
 
 
 class UpkeepService:
@@ -52,8 +53,11 @@ class UpkeepService:
         gate: Gate,
         taker: LayoutTaker,
         policy: Callable[[], UpkeepPolicy],
+        hints: Callable[[AccountId, str, Sequence[ShardName]], int],
     ) -> None:
-        """``policy`` is the one in force: it says which profiles are to be left."""
+        """``policy`` is the one in force: it says which profiles are to be left; ``hints``
+        takes what a node says about this one's shards, and tells how much of it."""
+        self._hints = hints
         self._taker = taker
         self._policy = policy
         self.runtime = runtime
@@ -222,6 +226,20 @@ class UpkeepService:
         held = await self._exporter.has_rows(record, request.digests)
         return upkeep_pb2.HasRowsResponse(held=bytes(held))
 
+    @served("hint")
+    async def Hint(self, request: upkeep_pb2.HintRequest, context: Any) -> upkeep_pb2.HintResponse:
+        """Take hints about this node's own shards."""
+        current, positions = await self._admit(context, request.place, seated=False)
+        if len(request.shards) > HINTS_MAX:
+            raise Invalid(f"give at most {HINTS_MAX} hints", reason="too-large")
+        n = current.table(request.place.profile).n
+        shards = [
+            ShardName(BlobBase(_inside(each.base, positions)), _index(each.index, n))
+            for each in request.shards
+        ]
+        giver = self._desk.peer_of(context)
+        return upkeep_pb2.HintResponse(taken=self._hints(giver, request.place.profile, shards))
+
     # Outside the gate: a node that is busy with copies is not away, and this holds nothing.
     @served("ping", gated=False)
     async def Ping(self, request: upkeep_pb2.PingRequest, context: Any) -> upkeep_pb2.PingResponse:
@@ -278,8 +296,8 @@ def _require_default(current: ClusterMap, place: upkeep_pb2.Place) -> None:
         raise Invalid("records lie under the default profile", reason="wrong-profile")
 
 
-def _index(index: int) -> int:
-    if not 0 <= index < SEATS_MAX:
+def _index(index: int, n: int = SEATS_MAX) -> int:
+    if not 0 <= index < n:
         raise Invalid(f"no profile has an index {index}", reason="bad-index")
     return index
 

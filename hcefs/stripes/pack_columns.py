@@ -29,6 +29,7 @@ from hcefs.stripes.hedge import HedgeTimer
 from hcefs.stripes.pack_holder import ANSWER_FULL
 from hcefs.stripes.pack_shape import PackShape
 from hcefs.stripes.stripe import too_few_shards
+from hcefs.stripes.suspects import Suspect, is_telling, nobody
 from hcefs.transport.packs import BatchCall, ColumnsWanted, PackPeers, PackWanted
 from hcefs.transport.peers import Call, Piece
 
@@ -126,8 +127,16 @@ class ColumnReader:
     """Runs jobs."""
 
     def __init__(
-        self, runtime: Runtime, peers: PackPeers, metrics: Metrics, hedge: HedgeTimer, me: AccountId
+        self,
+        runtime: Runtime,
+        peers: PackPeers,
+        metrics: Metrics,
+        hedge: HedgeTimer,
+        me: AccountId,
+        suspect: Suspect = nobody,
     ) -> None:
+        """``suspect`` is told of each shard that proves missing or damaged."""
+        self._suspect = suspect
         self._runtime = runtime
         self._peers = peers
         self._metrics = metrics
@@ -223,11 +232,14 @@ class ColumnReader:
         except Exception as error:  # noqa: BLE001 - one holder's fault fails no other
             answers = [Internal(f"loading failed: {type(error).__name__}")] * len(asked)
         failures: dict[tuple[BlobBase, int, str], HcefsError] = {}
+        profiles = {job.payloads.base: job.shape.profile.name for job, _ in asked}
         for position, ((job, index), answer) in enumerate(zip(asked, answers, strict=True)):
             failure = _enter(job, index, answer, first=not position)
             if failure is not None:
                 failures.setdefault((job.payloads.base, index, failure.reason), failure)
         for (base, index, _), failure in failures.items():
+            if is_telling(failure):
+                self._suspect(node, base, index, profiles[base])
             if failure.kind == "corrupt":
                 self._metrics.count("corrupt_shards_total")
             log.log(

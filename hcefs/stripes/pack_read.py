@@ -27,6 +27,7 @@ from hcefs.runtime import Runtime
 from hcefs.stripes.hedge import HedgeTimer
 from hcefs.stripes.pack_columns import ColumnJob, ColumnReader
 from hcefs.stripes.pack_rows import Key, PackedRow, RowReader
+from hcefs.stripes.suspects import Suspect, nobody
 from hcefs.transport.packs import BatchCall, PackPeers, PackWanted
 from hcefs.transport.peers import Call
 
@@ -71,11 +72,14 @@ class PackReader:
         hedge: HedgeTimer,
         me: AccountId,
         seats_of: Callable[[str, BlobBase], Sequence[Seat]],
+        suspect: Suspect = nobody,
     ) -> None:
+        """``suspect`` is told of each shard that proves missing or damaged."""
+        self._suspect = suspect
         self._runtime = runtime
         self._rows = rows
         self._metrics = metrics
-        self._columns = ColumnReader(runtime, peers, metrics, hedge, me)
+        self._columns = ColumnReader(runtime, peers, metrics, hedge, me, suspect)
         self._seats_of = seats_of
 
     async def row(self, call: Call, key: Key) -> PackedRow:
@@ -209,8 +213,9 @@ class PackReader:
         jobs = self._jobs([row], frozenset(), every=True)
         await self._columns.run(call, jobs)
         damaged = await self._runtime.compute(find_damaged, row, jobs)
-        held = jobs[0].seats
+        held, profile = jobs[0].seats, jobs[0].shape.profile.name
         for index in sorted(damaged):
+            self._suspect(held[index].node, row.key[0], index, profile)
             self._metrics.count("corrupt_shards_total")
             log.error(
                 "request %s: pack %s index %d on node %d is damaged",

@@ -30,6 +30,7 @@ from hcefs.runtime import Runtime
 from hcefs.stripes.hedge import HedgeTimer, straggler
 from hcefs.stripes.lane import Lane
 from hcefs.stripes.stripe import rebuild_data, too_few_shards
+from hcefs.stripes.suspects import Suspect, is_telling, nobody
 from hcefs.transport.peers import Call, Loaders
 
 BATCH_STRIPES_MAX = 4
@@ -86,7 +87,10 @@ class StripeReader:
         geometry: Geometry,
         metrics: Metrics,
         hedge: HedgeTimer,
+        suspect: Suspect = nobody,
     ) -> None:
+        """``suspect`` is told of each shard that proves missing or damaged."""
+        self._suspect = suspect
         self._runtime = runtime
         self._peers = peers
         self._call = replace(call, profile=layout.profile)
@@ -330,6 +334,8 @@ class StripeReader:
         self._leave(index)
         self._errors.append(error)
         self._degrade()
+        if lane is not None and is_telling(error):
+            self._suspect(lane.seat.node, self._layout.base, index, self._layout.profile)
         if error.kind == "corrupt":
             self._metrics.count("corrupt_shards_total")
         log.log(

@@ -162,6 +162,15 @@ class GrpcUpkeepPeer:
         answer = await self._unary("HasRows", request, upkeep_pb2.HasRowsResponse)
         return _held(answer.held, len(digests))
 
+    async def hint(self, place: Place, shards: Sequence[ShardName]) -> None:
+        request = upkeep_pb2.HintRequest(
+            place=place_message(place),
+            shards=[
+                upkeep_pb2.ListedShard(base=bytes(each.base), index=each.index) for each in shards
+            ],
+        )
+        await self._unary("Hint", request, upkeep_pb2.HintResponse)
+
     async def ping(self, own: Pulse, seconds: float) -> Pulse:
         request = upkeep_pb2.PingRequest(epoch=own.epoch, height=own.height)
         answer = await self._unary("Ping", request, upkeep_pb2.PingResponse, seconds)

@@ -150,6 +150,9 @@ class UpkeepPeer(LayoutPeer, Protocol):
     ) -> list[bool]:
         """Which rows of a record are here, by their digests."""
 
+    async def hint(self, place: Place, shards: Sequence[ShardName]) -> None:
+        """Tell the node that some of its shards may be missing or damaged: it looks itself."""
+
     async def ping(self, own: Pulse, seconds: float) -> Pulse:
         """How far that node is, if it may serve now; waits at most ``seconds``."""
 

@@ -28,8 +28,6 @@ from hcefs.errors import Exhausted, HcefsError
 from hcefs.ids import AccountId
 from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import ClusterMap
-from hcefs.placement.ring import partition_of, rotation_of
-from hcefs.placement.waves import SeatName
 from hcefs.runtime import Runtime
 from hcefs.store.interface import Stores
 from hcefs.stripes.audit import Auditor, ShardState
@@ -40,7 +38,7 @@ from hcefs.upkeep.damage import Damaged, DamagedName, DamageLog, margin_text
 from hcefs.upkeep.fill import Outcome, SeatFiller
 from hcefs.upkeep.pace import PaceMeter
 from hcefs.upkeep.rebalance import MapView
-from hcefs.upkeep.stocktaking import MISSING, Stock, Stocktaking, own_seats_of_row
+from hcefs.upkeep.stocktaking import MISSING, Stock, Stocktaking, place_here
 from hcefs.upkeep.survey import Lists
 from hcefs.upkeep.throttle import Throttle
 from hcefs.upkeep.worker import Progress, at_once
@@ -217,20 +215,6 @@ class Repairer:
 
     # -- margins
 
-    def _place(self, current: ClusterMap, name: DamagedName) -> Place | None:
-        """The row of a shard, if this node has its seat there."""
-        tables = {table.profile: table for table in current.tables}
-        table = tables.get(name.profile)
-        if table is None:
-            return None
-        partition = partition_of(bytes(name.base), table.bits)
-        seats = own_seats_of_row(current, self._me, SeatName(name.profile, partition, 0))
-        n = profile_named(name.profile).n
-        for seat in seats:
-            if (seat.seat + rotation_of(name.base, n)) % n == name.index:
-                return Place(current.epoch, name.profile, partition)
-        return None
-
     async def _assess(
         self, current: ClusterMap, entries: Iterable[Damaged]
     ) -> dict[DamagedName, tuple[Place, Lists]]:
@@ -238,7 +222,7 @@ class Repairer:
         groups: dict[Place, list[DamagedName]] = {}
         foreign: list[DamagedName] = []
         for entry in entries:
-            place = self._place(current, entry.name)
+            place = place_here(current, self._me, entry.name)
             if place is None:
                 foreign.append(entry.name)
             else:

@@ -23,7 +23,7 @@ from hcefs.erasure.scheme import profile_named
 from hcefs.errors import HcefsError
 from hcefs.ids import AccountId, BlobBase
 from hcefs.placement.cluster_map import ClusterMap
-from hcefs.placement.ring import positions_of, rotation_of
+from hcefs.placement.ring import partition_of, positions_of, rotation_of
 from hcefs.placement.waves import SeatName, in_flight
 from hcefs.runtime import Runtime
 from hcefs.store.interface import Stores
@@ -196,6 +196,20 @@ def own_seats(current: ClusterMap, me: AccountId) -> list[SeatName]:
                 if name not in moving:
                     found.append(name)
     return found
+
+
+def place_here(current: ClusterMap, me: AccountId, name: DamagedName) -> Place | None:
+    """The row of a shard, if a node has the settled seat for it there."""
+    tables = {table.profile: table for table in current.tables}
+    table = tables.get(name.profile)
+    if table is None:
+        return None
+    partition = partition_of(bytes(name.base), table.bits)
+    n = profile_named(name.profile).n
+    for seat in own_seats_of_row(current, me, SeatName(name.profile, partition, 0)):
+        if (seat.seat + rotation_of(name.base, n)) % n == name.index:
+            return Place(current.epoch, name.profile, partition)
+    return None
 
 
 def own_seats_of_row(current: ClusterMap, me: AccountId, name: SeatName) -> Iterable[SeatName]:

@@ -174,6 +174,20 @@ class HasRowsResponse(_message.Message):
     held: bytes
     def __init__(self, held: _Optional[bytes] = ...) -> None: ...
 
+class HintRequest(_message.Message):
+    __slots__ = ("place", "shards")
+    PLACE_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    place: Place
+    shards: _containers.RepeatedCompositeFieldContainer[ListedShard]
+    def __init__(self, place: _Optional[_Union[Place, _Mapping]] = ..., shards: _Optional[_Iterable[_Union[ListedShard, _Mapping]]] = ...) -> None: ...
+
+class HintResponse(_message.Message):
+    __slots__ = ("taken",)
+    TAKEN_FIELD_NUMBER: _ClassVar[int]
+    taken: int
+    def __init__(self, taken: _Optional[int] = ...) -> None: ...
+
 class PingRequest(_message.Message):
     __slots__ = ("epoch", "height")
     EPOCH_FIELD_NUMBER: _ClassVar[int]

@@ -70,6 +70,11 @@ class UpkeepStub:
                 request_serializer=hcefs_dot_v1_dot_upkeep__pb2.HasRowsRequest.SerializeToString,
                 response_deserializer=hcefs_dot_v1_dot_upkeep__pb2.HasRowsResponse.FromString,
                 _registered_method=True)
+        self.Hint = channel.unary_unary(
+                '/hcefs.v1.Upkeep/Hint',
+                request_serializer=hcefs_dot_v1_dot_upkeep__pb2.HintRequest.SerializeToString,
+                response_deserializer=hcefs_dot_v1_dot_upkeep__pb2.HintResponse.FromString,
+                _registered_method=True)
         self.Ping = channel.unary_unary(
                 '/hcefs.v1.Upkeep/Ping',
                 request_serializer=hcefs_dot_v1_dot_upkeep__pb2.PingRequest.SerializeToString,
@@ -137,6 +142,14 @@ class UpkeepServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Hint(self, request, context):
+        """Tells a node that shards of its own may be missing or damaged.  Any active node of
+        the map may; it looks at them itself, when it finds the time, and believes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Ping(self, request, context):
         """Answers while this node may serve.  Any active node of the map may ask.
         """
@@ -189,6 +202,11 @@ def add_UpkeepServicer_to_server(servicer, server):
                     servicer.HasRows,
                     request_deserializer=hcefs_dot_v1_dot_upkeep__pb2.HasRowsRequest.FromString,
                     response_serializer=hcefs_dot_v1_dot_upkeep__pb2.HasRowsResponse.SerializeToString,
+            ),
+            'Hint': grpc.unary_unary_rpc_method_handler(
+                    servicer.Hint,
+                    request_deserializer=hcefs_dot_v1_dot_upkeep__pb2.HintRequest.FromString,
+                    response_serializer=hcefs_dot_v1_dot_upkeep__pb2.HintResponse.SerializeToString,
             ),
             'Ping': grpc.unary_unary_rpc_method_handler(
                     servicer.Ping,
@@ -390,6 +408,33 @@ class Upkeep:
             '/hcefs.v1.Upkeep/HasRows',
             hcefs_dot_v1_dot_upkeep__pb2.HasRowsRequest.SerializeToString,
             hcefs_dot_v1_dot_upkeep__pb2.HasRowsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Hint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hcefs.v1.Upkeep/Hint',
+            hcefs_dot_v1_dot_upkeep__pb2.HintRequest.SerializeToString,
+            hcefs_dot_v1_dot_upkeep__pb2.HintResponse.FromString,
             options,
             channel_credentials,
             insecure,

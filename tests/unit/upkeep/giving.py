@@ -60,6 +60,7 @@ class Giving:
     """What becomes of each message of a shard."""
 
     calls: list[str] = field(default_factory=list)
+    hints: list[ShardName] = field(default_factory=list)
 
     def enter(self, call: str) -> None:
         self.calls.append(call)
@@ -81,6 +82,10 @@ class LocalUpkeepPeer:
     async def ping(self, own: Pulse, seconds: float) -> Pulse:
         self._giving.enter("ping")
         return own
+
+    async def hint(self, place: Place, shards: Sequence[ShardName]) -> None:
+        self._giving.enter("hint")
+        self._giving.hints += shards
 
     async def list_shards(self, place: Place, after: bytes) -> tuple[list[ShardName], bytes]:
         self._giving.enter("list-shards")
