@@ -233,6 +233,28 @@ def slow_goals(ratios: Mapping[str, Mapping[str, Any]]) -> list[Goal]:
     return goals
 
 
+# --- repair -------------------------------------------------------------------------
+
+REBUILD_MB_S: Final = 200
+REBUILD_RATIO: Final = 0.6
+REPAIRING_P99: Final = 2.0
+
+
+def repair_goals(
+    idle: Mapping[str, Any], ratio: float | None, clients: Sequence[Mapping[str, Any]]
+) -> list[Goal]:
+    """The goals of ``hcefs bench repair``; ``idle`` is the rebuild of an idle cluster."""
+    goals = [
+        _at_least("lost node, idle cluster: MB rebuilt/s", REBUILD_MB_S, (idle["mb_s"], "")),
+        _at_least("lost node: decode + hop + write alone / CPU spent", REBUILD_RATIO, (ratio, "")),
+    ]
+    for row in clients:
+        if row["operation"] in ("get", "put"):
+            name = f"{row['operation']} of 64 KiB to 1 MiB: p99 while repairing / idle"
+            goals.append(_at_most(name, REPAIRING_P99, (row["p99_ratio"], "no requests")))
+    return goals
+
+
 # --- small --------------------------------------------------------------------------
 
 PUT_SINGLE: Final = 1_000

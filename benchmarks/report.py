@@ -50,6 +50,8 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
         shown += [memory_table(result["cases"]), rivals_table(result["cases"])]
     if result["benchmark"] == "slow":
         shown += [slow_table(result["cases"]), ratio_table(result["ratios"])]
+    if result["benchmark"] == "repair":
+        shown += [rebuild_table(result), client_table(result["clients"])]
     if result["benchmark"] == "small":
         shown.append(small_table(result["cases"]))
     if result["benchmark"] == "ledger":
@@ -261,6 +263,68 @@ def ratio_table(ratios: Mapping[str, Mapping[str, Any]]) -> Table:
     )
 
 
+def rebuild_table(result: Mapping[str, Any]) -> Table:
+    """Lost nodes that were rebuilt, and the limit."""
+    rows = []
+    for name, found in result["rebuilds"].items():
+        each = found["cpu_s_of_each"]
+        busiest = ", ".join(
+            f"{process} {number(each[process], 2)}"
+            for process in sorted(each, key=lambda process: -each[process])[:3]
+        )
+        rows.append(
+            [
+                name,
+                size_text(found["bytes"]),
+                number(found["seconds"]),
+                number(found["whole_seconds"]),
+                number(found["mb_s"]),
+                number(found["mb_per_cpu_s"]),
+                number(found["cpu_s_per_gb"]),
+                busiest,
+            ]
+        )
+    limit = result["limit"]
+    parts = " + ".join(f"{stage} {number(cost)}" for stage, cost in limit["of_which"].items())
+    rows.append(
+        ["limit", NONE, NONE, NONE, NONE, number(limit["mb_per_cpu_s"]),
+         number(limit["cpu_s_per_gb"]), parts]
+    )  # fmt: skip
+    numbers = ("REBUILT", "SECONDS", "WHOLE", "MB/s", "MB/CPU-s", "CPU-s/GB")
+    left_out = " + ".join(f"{stage} {number(cost)}" for stage, cost in limit["not_counted"].items())
+    return Table(
+        "A lost node is rebuilt",
+        ("CLUSTER", *numbers, "OF WHICH"),
+        rows,
+        numbers,
+        (
+            "SECONDS: while bytes arrive; WHOLE: from the plan to its end, the barrier of an epoch "
+            "included",
+            f"the limit leaves out what no rebuild can avoid: {left_out}; with it the ratio is "
+            f"{number(limit['ratio_with_reads_and_digests'], 2)}",
+        ),
+    )
+
+
+def client_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """What clients feel of a rebuild."""
+    shown = []
+    for row in rows:
+        cells = [str(row["operation"])]
+        for phase in ("idle", "repairing"):
+            found = row[phase]
+            cells.append(str(found["requests"]))
+            cells += [number(found.get(f"p{each}")) for each in (50, 95, 99)]
+        shown.append([*cells, number(row.get("p99_ratio"))])
+    columns = ("IDLE", "p50 ms", "p95", "p99", "REPAIRING", "p50 ms ", "p95 ", "p99 ", "p99 RATIO")
+    return Table(
+        "Requests of clients, two in flight, on the whole cluster and while a node is rebuilt",
+        ("WHAT", *columns),
+        shown,
+        columns,
+    )
+
+
 def small_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Small payloads."""
     shown = []
@@ -368,6 +432,22 @@ def panels(result: Mapping[str, Any]) -> list[Panel]:
                 if row["available"] and row["operation"] == operation and row["size"] >= 1 << 20
             ]
             drawn.append(Panel(f"{title}: {unit}", unit, bars))
+    if result["benchmark"] == "repair":
+        bars = [
+            Bar(f"rebuilt, {name}", found["cpu_s_per_gb"], result["limit"]["cpu_s_per_gb"])
+            for name, found in result["rebuilds"].items()
+        ]
+        drawn.append(Panel("A lost node: CPU for each GB rebuilt", "CPU-s/GB", bars))
+        bars = [Bar(name, each["mb_s"]) for name, each in result["rebuilds"].items()]
+        drawn.append(Panel("A lost node: pace", "MB/s", bars))
+        bars = [
+            Bar(f"{row['operation']}, {phase}: p{each}", row[phase][f"p{each}"])
+            for row in result["clients"]
+            for phase in ("idle", "repairing")
+            for each in (50, 99)
+            if row[phase].get(f"p{each}") is not None
+        ]
+        drawn.append(Panel("Requests of clients", "ms", bars))
     if result["benchmark"] == "slow":
         drawn += _slow_panels(result["cases"])
     if result["benchmark"] == "small":

@@ -201,6 +201,33 @@ def slow(
     _perform(measure, as_json=as_json, out=out, work=work)
 
 
+@app.command("repair")
+@verb
+def repair(
+    data: DataOption = "random",
+    seed: SeedOption = DEFAULT_SEED,
+    quick: QuickOption = False,
+    as_json: JsonOption = False,
+    out: OutOption = None,
+    work: WorkOption = None,
+) -> None:
+    """How fast a lost node is rebuilt, what that costs, and what its clients feel."""
+    _require_benchmarks()
+    from benchmarks import repair as rebuilds
+
+    async def measure(folder: Path, runtime: SystemRuntime, report: Report) -> Result:
+        options = rebuilds.Options(
+            work=folder,
+            effort=rebuilds.QUICK if quick else rebuilds.FULL,
+            data=data,
+            seed=seed,
+            quick=quick,
+        )
+        return await rebuilds.run(options, runtime, report)
+
+    _perform(measure, as_json=as_json, out=out, work=work)
+
+
 @app.command("small")
 @verb
 def small(

@@ -12,6 +12,7 @@ from hcefs.cli import (
     bench,
     blob,
     cap,
+    chaos,
     cluster,
     demo,
     grant,
@@ -36,6 +37,7 @@ blob.add_to(app)
 many.add_to(app)
 listing.add_to(app)
 demo.add_to(app)
+chaos.add_to(app)
 app.add_typer(account.app, name="account")
 app.add_typer(record.app, name="record")
 app.add_typer(grant.app, name="grant")
