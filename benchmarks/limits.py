@@ -14,7 +14,7 @@ from __future__ import annotations
 import mmap
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -393,7 +393,7 @@ def cost_of(terms: Sequence[Term], stages: dict[str, dict[str, Any]], which: str
     return sum(term.factor * stage_cost(term.stage, stages, which) for term in terms)
 
 
-def stage_cost(stage: str, stages: dict[str, dict[str, Any]], which: str = "best") -> float:
+def stage_cost(stage: str, stages: Mapping[str, Mapping[str, Any]], which: str = "best") -> float:
     """CPU-s/GB of a stage; for a file, of the cheapest kind of access that was measured."""
     names = [stage, *FILE_KINDS.get(stage, ())]
     return min(float(stages[name]["cpu_s_per_gb"][which]) for name in names if name in stages)

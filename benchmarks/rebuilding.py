@@ -116,6 +116,4 @@ def also_needed(k: int) -> list[Term]:
 
 def shares(stages: Mapping[str, Mapping[str, Any]], chosen: Sequence[Term]) -> dict[str, float]:
     """CPU-s/GB rebuilt of each term."""
-    return {
-        term.stage: term.factor * stage_cost(term.stage, dict(stages), "best") for term in chosen
-    }
+    return {term.stage: term.factor * stage_cost(term.stage, stages, "best") for term in chosen}
