@@ -281,6 +281,14 @@ class DamageLog:
         """The entry of a shard."""
         return self._entries.get(name)
 
+    def of_base(self, base: BlobBase) -> list[Damaged]:
+        """The entries of one blob or pack."""
+        with self._lock:
+            found = [
+                Damaged(name, shard) for name, shard in self._entries.items() if name.base == base
+            ]
+        return sorted(found, key=lambda entry: entry.urgency)
+
     def entries(self) -> list[Damaged]:
         """All entries, the most urgent first."""
         with self._lock:

@@ -24,13 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14hcefs/v1/admin.proto\x12\x08hcefs.v1\"\x1e\n\rStatusRequest\x12\r\n\x05proof\x18\x01 \x01(\x0c\"\xb4\x02\n\x0eStatusResponse\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0c\x12\x0f\n\x07node_id\x18\x02 \x01(\r\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0e\n\x06height\x18\x04 \x01(\x04\x12\x10\n\x08\x61pp_hash\x18\x05 \x01(\x0c\x12\x14\n\x0clease_age_ms\x18\x06 \x01(\x04\x12\r\n\x05\x65poch\x18\x07 \x01(\x04\x12\x0e\n\x06shards\x18\x08 \x01(\x04\x12\x13\n\x0bshard_bytes\x18\t \x01(\x04\x12\x12\n\nfree_bytes\x18\n \x01(\x04\x12\x15\n\rpending_blobs\x18\x0b \x01(\x04\x12\x10\n\x08warnings\x18\x0c \x03(\t\x12\x16\n\x0e\x65rasure_kernel\x18\r \x01(\t\x12\x14\n\x0cmoving_seats\x18\x0e \x01(\r\x12\x18\n\x10rebalanced_bytes\x18\x0f \x01(\x04\"P\n\x10InventoryRequest\x12\r\n\x05proof\x18\x01 \x01(\x0c\x12\x0f\n\x07profile\x18\x02 \x01(\t\x12\r\n\x05\x66irst\x18\x03 \x01(\r\x12\r\n\x05\x63ount\x18\x04 \x01(\r\"G\n\x12PartitionInventory\x12\x11\n\tpartition\x18\x01 \x01(\r\x12\x0e\n\x06shards\x18\x02 \x01(\r\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\"g\n\x11InventoryResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x30\n\npartitions\x18\x02 \x03(\x0b\x32\x1c.hcefs.v1.PartitionInventory\x12\x11\n\telsewhere\x18\x03 \x01(\x04\x32\x8a\x01\n\x05\x41\x64min\x12;\n\x06Status\x12\x17.hcefs.v1.StatusRequest\x1a\x18.hcefs.v1.StatusResponse\x12\x44\n\tInventory\x12\x1a.hcefs.v1.InventoryRequest\x1a\x1b.hcefs.v1.InventoryResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14hcefs/v1/admin.proto\x12\x08hcefs.v1\"\x1e\n\rStatusRequest\x12\r\n\x05proof\x18\x01 \x01(\x0c\"\xb4\x02\n\x0eStatusResponse\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0c\x12\x0f\n\x07node_id\x18\x02 \x01(\r\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0e\n\x06height\x18\x04 \x01(\x04\x12\x10\n\x08\x61pp_hash\x18\x05 \x01(\x0c\x12\x14\n\x0clease_age_ms\x18\x06 \x01(\x04\x12\r\n\x05\x65poch\x18\x07 \x01(\x04\x12\x0e\n\x06shards\x18\x08 \x01(\x04\x12\x13\n\x0bshard_bytes\x18\t \x01(\x04\x12\x12\n\nfree_bytes\x18\n \x01(\x04\x12\x15\n\rpending_blobs\x18\x0b \x01(\x04\x12\x10\n\x08warnings\x18\x0c \x03(\t\x12\x16\n\x0e\x65rasure_kernel\x18\r \x01(\t\x12\x14\n\x0cmoving_seats\x18\x0e \x01(\r\x12\x18\n\x10rebalanced_bytes\x18\x0f \x01(\x04\"P\n\x10InventoryRequest\x12\r\n\x05proof\x18\x01 \x01(\x0c\x12\x0f\n\x07profile\x18\x02 \x01(\t\x12\r\n\x05\x66irst\x18\x03 \x01(\r\x12\r\n\x05\x63ount\x18\x04 \x01(\r\"G\n\x12PartitionInventory\x12\x11\n\tpartition\x18\x01 \x01(\r\x12\x0e\n\x06shards\x18\x02 \x01(\r\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\"g\n\x11InventoryResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x30\n\npartitions\x18\x02 \x03(\x0b\x32\x1c.hcefs.v1.PartitionInventory\x12\x11\n\telsewhere\x18\x03 \x01(\x04\"$\n\x13RepairStatusRequest\x12\r\n\x05proof\x18\x01 \x01(\x0c\")\n\x07\x42\x61\x63klog\x12\x0e\n\x06margin\x18\x01 \x01(\t\x12\x0e\n\x06shards\x18\x02 \x01(\x04\"9\n\tLiveBlobs\x12\x0f\n\x07profile\x18\x01 \x01(\t\x12\x0c\n\x04live\x18\x02 \x01(\r\x12\r\n\x05\x62lobs\x18\x03 \x01(\x04\"\xe0\x01\n\x05Stock\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x10\n\x08\x62\x65gan_ms\x18\x02 \x01(\x04\x12\x10\n\x08\x65nded_ms\x18\x03 \x01(\x04\x12\x0c\n\x04rows\x18\x04 \x01(\x04\x12\r\n\x05seats\x18\x05 \x01(\x04\x12\x0f\n\x07waiting\x18\x06 \x01(\x04\x12\x0f\n\x07lacking\x18\x07 \x01(\x04\x12\"\n\x05\x62lobs\x18\x08 \x03(\x0b\x32\x13.hcefs.v1.LiveBlobs\x12\x0c\n\x04\x66ull\x18\t \x01(\x04\x12\x10\n\x08\x64\x65graded\x18\n \x01(\x04\x12\x0c\n\x04lost\x18\x0b \x01(\x04\x12\x13\n\x0bunreachable\x18\x0c \x01(\x04\"\xd6\x02\n\x14RepairStatusResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\"\n\x07\x62\x61\x63klog\x18\x02 \x03(\x0b\x32\x11.hcefs.v1.Backlog\x12\x11\n\toldest_ms\x18\x03 \x01(\x04\x12\x13\n\x0bpace_shards\x18\x04 \x01(\x01\x12\x12\n\npace_bytes\x18\x05 \x01(\x01\x12\x14\n\x0cleft_seconds\x18\x06 \x01(\x01\x12\x12\n\nleft_bytes\x18\x07 \x01(\x04\x12\x17\n\x0frepaired_shards\x18\x08 \x01(\x04\x12\x16\n\x0erepaired_bytes\x18\t \x01(\x04\x12 \n\x07passing\x18\n \x01(\x0b\x32\x0f.hcefs.v1.Stock\x12\x1d\n\x04last\x18\x0b \x01(\x0b\x32\x0f.hcefs.v1.Stock\x12\x10\n\x08whole_ms\x18\x0c \x01(\x04\x12\x12\n\nrate_bytes\x18\r \x01(\x01\x12\r\n\x05hints\x18\x0e \x01(\r\"!\n\x10RepairNowRequest\x12\r\n\x05proof\x18\x01 \x01(\x0c\"\x13\n\x11RepairNowResponse\"1\n\x11RepairListRequest\x12\r\n\x05proof\x18\x01 \x01(\x0c\x12\r\n\x05limit\x18\x02 \x01(\r\"\xae\x01\n\x0bQueuedShard\x12\x0c\n\x04\x62\x61se\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\r\x12\x0f\n\x07profile\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x10\n\x08\x66ound_ms\x18\x05 \x01(\x04\x12\x0c\n\x04live\x18\x06 \x01(\x11\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\r\x12\x10\n\x08tried_ms\x18\x08 \x01(\x04\x12\r\n\x05\x65rror\x18\t \x01(\t\x12\x0e\n\x06\x64ue_ms\x18\n \x01(\x04\"J\n\x12RepairListResponse\x12%\n\x06shards\x18\x01 \x03(\x0b\x32\x15.hcefs.v1.QueuedShard\x12\r\n\x05total\x18\x02 \x01(\x04\"-\n\x0e\x45xplainRequest\x12\r\n\x05proof\x18\x01 \x01(\x0c\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\x0c\"\xeb\x01\n\x0c\x41uditedShard\x12\x0c\n\x04\x62\x61se\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\r\x12\x0f\n\x07profile\x18\x03 \x01(\t\x12#\n\x05state\x18\x04 \x01(\x0e\x32\x14.hcefs.v1.ShardState\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\r\n\x05\x62ytes\x18\x06 \x01(\x04\x12\x16\n\x0elayout_profile\x18\x07 \x01(\t\x12\x16\n\x0elayout_version\x18\x08 \x01(\r\x12\x15\n\rlayout_digest\x18\t \x01(\x0c\x12\x11\n\tcommitted\x18\n \x01(\x08\x12\x0f\n\x07problem\x18\x0b \x01(\t\"o\n\x0f\x45xplainResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12&\n\x06shards\x18\x02 \x03(\x0b\x32\x16.hcefs.v1.AuditedShard\x12%\n\x06queued\x18\x03 \x03(\x0b\x32\x15.hcefs.v1.QueuedShard\"Q\n\rVerifyRequest\x12\r\n\x05proof\x18\x01 \x01(\x0c\x12\x0f\n\x07profile\x18\x02 \x01(\t\x12\x11\n\tpartition\x18\x03 \x01(\r\x12\r\n\x05\x61\x66ter\x18\x04 \x01(\x0c\"U\n\x0eVerifyResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12&\n\x06shards\x18\x02 \x03(\x0b\x32\x16.hcefs.v1.AuditedShard\x12\x0c\n\x04next\x18\x03 \x01(\x0c*r\n\nShardState\x12\x1b\n\x17SHARD_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11SHARD_STATE_WHOLE\x10\x01\x12\x17\n\x13SHARD_STATE_DAMAGED\x10\x02\x12\x17\n\x13SHARD_STATE_MISSING\x10\x03\x32\xe5\x03\n\x05\x41\x64min\x12;\n\x06Status\x12\x17.hcefs.v1.StatusRequest\x1a\x18.hcefs.v1.StatusResponse\x12\x44\n\tInventory\x12\x1a.hcefs.v1.InventoryRequest\x1a\x1b.hcefs.v1.InventoryResponse\x12M\n\x0cRepairStatus\x12\x1d.hcefs.v1.RepairStatusRequest\x1a\x1e.hcefs.v1.RepairStatusResponse\x12\x44\n\tRepairNow\x12\x1a.hcefs.v1.RepairNowRequest\x1a\x1b.hcefs.v1.RepairNowResponse\x12G\n\nRepairList\x12\x1b.hcefs.v1.RepairListRequest\x1a\x1c.hcefs.v1.RepairListResponse\x12>\n\x07\x45xplain\x12\x18.hcefs.v1.ExplainRequest\x1a\x19.hcefs.v1.ExplainResponse\x12;\n\x06Verify\x12\x17.hcefs.v1.VerifyRequest\x1a\x18.hcefs.v1.VerifyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hcefs.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_SHARDSTATE']._serialized_start=2277
+  _globals['_SHARDSTATE']._serialized_end=2391
   _globals['_STATUSREQUEST']._serialized_start=34
   _globals['_STATUSREQUEST']._serialized_end=64
   _globals['_STATUSRESPONSE']._serialized_start=67
@@ -41,6 +43,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PARTITIONINVENTORY']._serialized_end=530
   _globals['_INVENTORYRESPONSE']._serialized_start=532
   _globals['_INVENTORYRESPONSE']._serialized_end=635
-  _globals['_ADMIN']._serialized_start=638
-  _globals['_ADMIN']._serialized_end=776
+  _globals['_REPAIRSTATUSREQUEST']._serialized_start=637
+  _globals['_REPAIRSTATUSREQUEST']._serialized_end=673
+  _globals['_BACKLOG']._serialized_start=675
+  _globals['_BACKLOG']._serialized_end=716
+  _globals['_LIVEBLOBS']._serialized_start=718
+  _globals['_LIVEBLOBS']._serialized_end=775
+  _globals['_STOCK']._serialized_start=778
+  _globals['_STOCK']._serialized_end=1002
+  _globals['_REPAIRSTATUSRESPONSE']._serialized_start=1005
+  _globals['_REPAIRSTATUSRESPONSE']._serialized_end=1347
+  _globals['_REPAIRNOWREQUEST']._serialized_start=1349
+  _globals['_REPAIRNOWREQUEST']._serialized_end=1382
+  _globals['_REPAIRNOWRESPONSE']._serialized_start=1384
+  _globals['_REPAIRNOWRESPONSE']._serialized_end=1403
+  _globals['_REPAIRLISTREQUEST']._serialized_start=1405
+  _globals['_REPAIRLISTREQUEST']._serialized_end=1454
+  _globals['_QUEUEDSHARD']._serialized_start=1457
+  _globals['_QUEUEDSHARD']._serialized_end=1631
+  _globals['_REPAIRLISTRESPONSE']._serialized_start=1633
+  _globals['_REPAIRLISTRESPONSE']._serialized_end=1707
+  _globals['_EXPLAINREQUEST']._serialized_start=1709
+  _globals['_EXPLAINREQUEST']._serialized_end=1754
+  _globals['_AUDITEDSHARD']._serialized_start=1757
+  _globals['_AUDITEDSHARD']._serialized_end=1992
+  _globals['_EXPLAINRESPONSE']._serialized_start=1994
+  _globals['_EXPLAINRESPONSE']._serialized_end=2105
+  _globals['_VERIFYREQUEST']._serialized_start=2107
+  _globals['_VERIFYREQUEST']._serialized_end=2188
+  _globals['_VERIFYRESPONSE']._serialized_start=2190
+  _globals['_VERIFYRESPONSE']._serialized_end=2275
+  _globals['_ADMIN']._serialized_start=2394
+  _globals['_ADMIN']._serialized_end=2879
 # @@protoc_insertion_point(module_scope)
