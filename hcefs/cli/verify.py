@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +23,7 @@ from hcefs.placement.cluster_map import ClusterMap
 LISTED_MAX = 1000
 """Of what is not whole; the rest is counted."""
 
-PARTITIONS_A_LINE = 16
+PARTITIONS_AT_ONCE = 16
 
 
 def add_to(app: typer.Typer) -> None:
@@ -78,20 +80,21 @@ async def _all(
     client, tally = VerifyClient(operators.client), Tally()
     places = _places(current, start)
     bad: list[BlobVerdict] = []
-    for number, (profile, partition) in enumerate(places):
+    done = 0
+    for profile, first, count in _groups(places):
         try:
-            verdicts = await client.partition(current, profile, partition, tally)
+            verdicts = await client.partitions(current, profile, first, count, tally)
         except BaseException:
-            note(f"to go on from here: hcefs verify --all --from {profile}:{partition}")
+            note(f"to go on from here: hcefs verify --all --from {profile}:{first}")
             raise
         wrong = [each for each in verdicts if each.state not in (FULL, PENDING)]
         bad += wrong[: LISTED_MAX - len(bad)]
-        if (number + 1) % PARTITIONS_A_LINE == 0 or number + 1 == len(places):
-            note(
-                f"{number + 1} of {len(places)} partitions ({profile}:{partition}): "
-                f"{_words(tally)}, {size_text(tally.bytes)} read",
-                quiet=quiet,
-            )
+        done += count
+        note(
+            f"{done} of {len(places)} partitions (up to {profile}:{first + count - 1}): "
+            f"{_words(tally)}, {size_text(tally.bytes)} read",
+            quiet=quiet,
+        )
     return _data(current, tally, bad)
 
 
@@ -116,6 +119,15 @@ def _places(current: ClusterMap, start: str) -> list[tuple[str, int]]:
             reason="bad-partition",
         )
     return places[places.index(wanted) :]
+
+
+def _groups(places: list[tuple[str, int]]) -> Iterator[tuple[str, int, int]]:
+    """Partitions in order, those of one profile some at a time: profile, first, count."""
+    for profile, group in groupby(places, key=lambda place: place[0]):
+        numbers = [partition for _, partition in group]
+        for at in range(0, len(numbers), PARTITIONS_AT_ONCE):
+            chosen = numbers[at : at + PARTITIONS_AT_ONCE]
+            yield profile, chosen[0], len(chosen)
 
 
 def _words(tally: Tally) -> str:

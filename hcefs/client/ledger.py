@@ -477,9 +477,9 @@ class LedgerClient(Session):
         )
 
     async def verify(
-        self, address: str, profile: str, partition: int, after: bytes
+        self, address: str, profile: str, partition: int, count: int, after: bytes
     ) -> admin_pb2.VerifyResponse:
-        """A page of what the node at an address has of a partition, read from end to end."""
+        """A page of what the node at an address has of partitions, read from end to end."""
         return await self._channels.unary(
             address,
             "/hcefs.v1.Admin/Verify",
@@ -487,6 +487,7 @@ class LedgerClient(Session):
                 proof=self._authorizer.plain("status"),
                 profile=profile,
                 partition=partition,
+                count=count,
                 after=after,
             ),
             admin_pb2.VerifyResponse,

@@ -6,8 +6,8 @@ opening with the ledger.  Here the holders are compared with each other: all mus
 same layout, and each index must be whole somewhere that the map names.  What follows from
 the answers is decided by pure functions.
 
-Invariants: memory is that of one partition; a node that does not answer makes a blob
-*unreachable*, never *lost*; what no node says of itself is not taken for whole.
+Invariants: memory is that of the partitions audited at once; a node that does not answer
+makes a blob *unreachable*, never *lost*; what no node says of itself is not taken for whole.
 
 Not guaranteed: that a node which lies about what it read is found out (a read of the blob
 finds it), and that a blob of which no shard is left anywhere is noticed.
@@ -16,6 +16,7 @@ finds it), and that a blob of which no shard is left anywhere is noticed.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ that waits for its append."""
 
 PAGES_MAX = 1 << 16
 SHARDS_MAX = 1 << 21
+
+log = logging.getLogger(__name__)
 
 Answers = Mapping[int, Sequence[admin_pb2.AuditedShard]]
 """By node, what it says of its shards."""
@@ -120,7 +123,8 @@ def judge(
     whole: dict[int, set[int]] = {}
     for node_id, shards in found.items():
         for each in shards:
-            proves = not each.problem and each.layout_digest == layout
+            known = each.layout_profile == profile and each.layout_digest == layout
+            proves = known and not each.problem
             if each.state == admin_pb2.SHARD_STATE_WHOLE and proves:
                 whole.setdefault(each.index, set()).add(node_id)
     verdicts = tuple(
@@ -224,53 +228,50 @@ class VerifyClient:
 
     # -- everything
 
-    async def partition(
-        self, current: ClusterMap, profile: str, partition: int, tally: Tally
+    async def partitions(
+        self, current: ClusterMap, profile: str, first: int, count: int, tally: Tally
     ) -> list[BlobVerdict]:
-        """Audit one partition; what is so of each blob and pack in it.
-
-        Raises:
-            Corrupt: a node's answers do not end.
-        """
+        """Audit some partitions; what is so of each blob and pack in them."""
         table = current.table(profile)
-        named = set(table.node_rows[partition])
-        named |= {move.source for move in table.moving if move.partition == partition}
+        numbers = range(first, first + count)
+        named = {node_id for number in numbers for node_id in table.node_rows[number]}
+        seated = frozenset(named)
+        named |= {move.source for move in table.moving if move.partition in numbers}
         said: dict[int, list[admin_pb2.AuditedShard]] = {}
-        away: set[int] = set()
 
         async def ask(node: Node) -> None:
             try:
-                said[node.node_id] = await self._pages(node, profile, partition)
-            except HcefsError:
-                away.add(node.node_id)
+                said[node.node_id] = await self._pages(node, profile, first, count)
+            except HcefsError as error:
+                log.info("node %d is not audited: %s", node.node_id, error.reason)
 
         asked = [node for node in self.nodes(current) if node.node_id in named]
         await asyncio.gather(*(ask(node) for node in asked))
-        row = set(table.node_rows[partition])
-        away |= row - {node.node_id for node in asked}
+        away = seated - set(said)
         by_base: dict[BlobBase, dict[int, list[admin_pb2.AuditedShard]]] = {}
         for node_id in sorted(said):
             for each in said[node_id]:
                 tally.bytes += each.bytes
                 tally.shards += 1
                 base = BlobBase(each.base)
-                if partition_of(bytes(base), table.bits) == partition:
+                if partition_of(bytes(base), table.bits) in numbers:
                     by_base.setdefault(base, {}).setdefault(node_id, []).append(each)
-        verdicts = [
-            verdict
-            for base in sorted(by_base)
-            if (verdict := judge(current, profile, base, by_base[base], away)) is not None
-        ]
+        verdicts = []
+        for base in sorted(by_base):
+            row = table.node_rows[partition_of(bytes(base), table.bits)]
+            verdict = judge(current, profile, base, by_base[base], away & set(row))
+            if verdict is not None:
+                verdicts.append(verdict)
         tally.enter(verdicts)
         return verdicts
 
     async def _pages(
-        self, node: Node, profile: str, partition: int
+        self, node: Node, profile: str, first: int, count: int
     ) -> list[admin_pb2.AuditedShard]:
         found: list[admin_pb2.AuditedShard] = []
         after = b""
         for _ in range(PAGES_MAX):
-            page = await self._client.verify(node.address, profile, partition, after)
+            page = await self._client.verify(node.address, profile, first, count, after)
             found += page.shards
             if not page.next:
                 return found

@@ -106,9 +106,11 @@ class AdminService:
     async def Verify(
         self, request: admin_pb2.VerifyRequest, context: Any
     ) -> admin_pb2.VerifyResponse:
-        """Read what is here of one partition, a page at a time."""
+        """Read what is here of some partitions, a page at a time."""
         self._admit(request.proof)
-        return await self._repairing().verify(request.profile, request.partition, request.after)
+        return await self._repairing().verify(
+            request.profile, request.partition, request.count, request.after
+        )
 
     def _repairing(self) -> RepairAnswers:
         if self._repairs is None:

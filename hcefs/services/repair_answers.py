@@ -99,17 +99,22 @@ class RepairAnswers:
             queued=[_queued(entry) for entry in self._queue.of_base(base)],
         )
 
-    async def verify(self, profile: str, partition: int, after: bytes) -> admin_pb2.VerifyResponse:
-        """A page of an audit.
+    async def verify(
+        self, profile: str, partition: int, count: int, after: bytes
+    ) -> admin_pb2.VerifyResponse:
+        """A page of an audit of some partitions.
 
         Raises:
             NotFound, Invalid: there is no such partition.
         """
         current = self._view()
         table = current.table(profile)
-        if not 0 <= partition < table.partitions:
+        last_one = partition + max(count, 1) - 1
+        if not 0 <= partition <= last_one < table.partitions:
             raise NotFound("the profile has no such partition", reason="unknown-partition")
-        positions = positions_of(partition, table.bits)
+        positions = range(
+            positions_of(partition, table.bits).start, positions_of(last_one, table.bits).stop
+        )
         page = await self._runtime.disk(shards_in, self._stores.rows, positions, after or None)
         found: list[admin_pb2.AuditedShard] = []
         read, last = 0, b""

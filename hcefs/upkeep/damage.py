@@ -139,7 +139,7 @@ class DamageLog:
         self._lock = threading.Lock()
         self._entries: dict[DamagedName, DamagedShard] = {}
         self.overflowed = False
-        """Whether something did not fit since :meth:`forget_overflow`."""
+        """Whether something did not fit since the start."""
 
         self.news = 0
         """How often something new was entered: what is the most urgent may be another one."""
@@ -224,10 +224,6 @@ class DamageLog:
         self._entries.update(fits)
         for name in dropped:
             self._entries.pop(name, None)
-
-    def forget_overflow(self) -> None:
-        """What did not fit is about to be looked for again."""
-        self.overflowed = False
 
     # -- progress
 

@@ -269,16 +269,18 @@ class ExplainResponse(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[AuditedShard, _Mapping]]] = ..., queued: _Optional[_Iterable[_Union[QueuedShard, _Mapping]]] = ...) -> None: ...
 
 class VerifyRequest(_message.Message):
-    __slots__ = ("proof", "profile", "partition", "after")
+    __slots__ = ("proof", "profile", "partition", "after", "count")
     PROOF_FIELD_NUMBER: _ClassVar[int]
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     PARTITION_FIELD_NUMBER: _ClassVar[int]
     AFTER_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
     proof: bytes
     profile: str
     partition: int
     after: bytes
-    def __init__(self, proof: _Optional[bytes] = ..., profile: _Optional[str] = ..., partition: _Optional[int] = ..., after: _Optional[bytes] = ...) -> None: ...
+    count: int
+    def __init__(self, proof: _Optional[bytes] = ..., profile: _Optional[str] = ..., partition: _Optional[int] = ..., after: _Optional[bytes] = ..., count: _Optional[int] = ...) -> None: ...
 
 class VerifyResponse(_message.Message):
     __slots__ = ("epoch", "shards", "next")

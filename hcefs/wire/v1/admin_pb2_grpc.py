@@ -117,7 +117,7 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Verify(self, request, context):
-        """Reads shards of one partition from end to end, a page at a time.  For operators and
+        """Reads shards of some partitions from end to end, a page at a time.  For operators and
         nodes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
