@@ -23,6 +23,8 @@ from hcefs.cli import (
     members,
     node,
     record,
+    repair,
+    verify,
 )
 
 app = typer.Typer(
@@ -46,6 +48,8 @@ members.register()
 app.add_typer(node.app, name="node")
 app.add_typer(layout.app, name="layout")
 layout.add_to(app)
+app.add_typer(repair.app, name="repair")
+verify.add_to(app)
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(bench.app, name="bench")
 

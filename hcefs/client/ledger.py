@@ -23,7 +23,7 @@ from hcefs.client.connection import Connection
 from hcefs.crypto.accounts import AccountKeys
 from hcefs.encoding import Encoded
 from hcefs.errors import Corrupt, Invalid, NotFound
-from hcefs.ids import AccountId, GrantId, RecordId
+from hcefs.ids import AccountId, BlobBase, GrantId, RecordId
 from hcefs.ledger.block import SignedHead
 from hcefs.ledger.cluster_facts import (
     MapChange,
@@ -56,6 +56,9 @@ LEAVES_PAGE = 4096
 ACCOUNT_SECONDS = 60.0
 GRANT_SECONDS = 30.0
 MAP_SECONDS = 60.0
+VERIFY_SECONDS = 300.0
+"""A page of an audit, within the budget of a node that serves clients."""
+
 INVENTORY_SECONDS = 60.0
 FACTS_MAX = 4096
 
@@ -431,6 +434,64 @@ class LedgerClient(Session):
             ),
             admin_pb2.InventoryResponse,
             INVENTORY_SECONDS,
+        )
+
+    async def repair_status(self, address: str) -> admin_pb2.RepairStatusResponse:
+        """What the node at an address is to rebuild; for operators and nodes."""
+        return await self._channels.unary(
+            address,
+            "/hcefs.v1.Admin/RepairStatus",
+            admin_pb2.RepairStatusRequest(proof=self._authorizer.plain("status")),
+            admin_pb2.RepairStatusResponse,
+            CALL_SECONDS,
+        )
+
+    async def repair_now(self, address: str) -> None:
+        """Let the node at an address begin to repair at once; for operators."""
+        await self._channels.unary(
+            address,
+            "/hcefs.v1.Admin/RepairNow",
+            admin_pb2.RepairNowRequest(proof=self._authorizer.plain("repair")),
+            admin_pb2.RepairNowResponse,
+            CALL_SECONDS,
+        )
+
+    async def repair_list(self, address: str, limit: int) -> admin_pb2.RepairListResponse:
+        """The shards that the node at an address is to rebuild, the most urgent first."""
+        return await self._channels.unary(
+            address,
+            "/hcefs.v1.Admin/RepairList",
+            admin_pb2.RepairListRequest(proof=self._authorizer.plain("status"), limit=limit),
+            admin_pb2.RepairListResponse,
+            CALL_SECONDS,
+        )
+
+    async def explain(self, address: str, base: BlobBase) -> admin_pb2.ExplainResponse:
+        """What the node at an address has of one blob or pack, read from end to end."""
+        return await self._channels.unary(
+            address,
+            "/hcefs.v1.Admin/Explain",
+            admin_pb2.ExplainRequest(proof=self._authorizer.plain("status"), base=bytes(base)),
+            admin_pb2.ExplainResponse,
+            VERIFY_SECONDS,
+        )
+
+    async def verify(
+        self, address: str, profile: str, partition: int, count: int, after: bytes
+    ) -> admin_pb2.VerifyResponse:
+        """A page of what the node at an address has of partitions, read from end to end."""
+        return await self._channels.unary(
+            address,
+            "/hcefs.v1.Admin/Verify",
+            admin_pb2.VerifyRequest(
+                proof=self._authorizer.plain("status"),
+                profile=profile,
+                partition=partition,
+                count=count,
+                after=after,
+            ),
+            admin_pb2.VerifyResponse,
+            VERIFY_SECONDS,
         )
 
     # -- calls

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hcefs.ids import AccountId, BlobBase
 from hcefs.ledger.log import LedgerLog
 from hcefs.metrics import Metrics
-from hcefs.placement.cluster_map import Node
+from hcefs.placement.cluster_map import ClusterMap, Node
 from hcefs.runtime import Runtime
+from hcefs.services.repair_answers import RepairAnswers
 from hcefs.store.interface import Stores
 from hcefs.stripes.audit import Auditor
 from hcefs.transport.upkeep import UpkeepPeers
@@ -33,6 +36,8 @@ class Repairs:
         me: AccountId,
         round_seconds: float,
     ) -> None:
+        self._runtime = runtime
+        self._throttle = throttle
         self.damage = DamageLog(stores.rows, runtime.now_ms)
         self.auditor = Auditor(runtime, stores, log, throttle.spend)
         self.repairer = Repairer(
@@ -52,6 +57,19 @@ class Repairs:
             runtime, log.cluster_map, filler, self.auditor, self.damage, metrics, me
         )
         self._teller = HintTeller(runtime, log.cluster_map, peers, self.listener, metrics, me)
+
+    def answers(self, stores: Stores, view: Callable[[], ClusterMap]) -> RepairAnswers:
+        """What operators are told."""
+        return RepairAnswers(
+            self._runtime,
+            stores,
+            view,
+            self.damage,
+            self.repairer,
+            self.listener,
+            self.auditor,
+            self._throttle,
+        )
 
     @property
     def workers(self) -> list[Worker]:

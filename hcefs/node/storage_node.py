@@ -223,15 +223,6 @@ class StorageNode:
         )
         direct_gate = Gate("direct-calls", streams * DIRECT_CALLS_FACTOR, runtime)
         direct = ShardService(runtime, desk, holder, heads, metrics, direct_gate, direct=True)
-        admin = AdminService(
-            runtime,
-            verifier,
-            self._log,
-            self.report,
-            metrics,
-            Gate("admin-calls", streams, runtime),
-            self._inventory,
-        )
         self._collector = Collector(runtime, self.stores, self._log, metrics, holder.pending)
         exporter = Exporter(runtime, self.stores, self._log, metrics, holder.pending, uploads)
         others = GrpcUpkeepPeers(runtime, self.channels)
@@ -312,6 +303,16 @@ class StorageNode:
             metrics,
             self.account,
             upkeep_config.round_s,
+        )
+        admin = AdminService(
+            runtime,
+            verifier,
+            self._log,
+            self.report,
+            metrics,
+            Gate("admin-calls", streams, runtime),
+            self._inventory,
+            self.repairs.answers(self.stores, desk.cluster_map),
         )
         self.watcher = Watcher(
             runtime,

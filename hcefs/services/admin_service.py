@@ -8,8 +8,10 @@ from typing import Any
 from hcefs.access.facts import AccountKind, LedgerView
 from hcefs.access.verifier import Verifier
 from hcefs.errors import Denied, Invalid
+from hcefs.ids import BlobBase
 from hcefs.metrics import Metrics
 from hcefs.runtime import Runtime
+from hcefs.services.repair_answers import RepairAnswers
 from hcefs.services.serving import served
 from hcefs.transport.limit import Gate
 from hcefs.wire.v1 import admin_pb2
@@ -32,8 +34,11 @@ class AdminService:
         metrics: Metrics,
         gate: Gate,
         inventory: Inventory | None = None,
+        repairs: RepairAnswers | None = None,
     ) -> None:
-        """``inventory`` lists what is here of some partitions of a profile."""
+        """``inventory`` lists what is here of some partitions of a profile; ``repairs``
+        answers about the repair of a storage node."""
+        self._repairs = repairs
         self.runtime = runtime
         self.metrics = metrics
         self.gate = gate
@@ -64,8 +69,56 @@ class AdminService:
         count = min(request.count, PARTITIONS_MAX)
         return await self._inventory(request.profile, request.first, count)
 
-    def _admit(self, encoded: bytes) -> None:
-        proof = self._verifier.present_plain(encoded, method="status", now_ms=self.runtime.now_ms())
+    @served("repair-status")
+    async def RepairStatus(
+        self, request: admin_pb2.RepairStatusRequest, context: Any
+    ) -> admin_pb2.RepairStatusResponse:
+        """What this node is to rebuild, and how far it is."""
+        self._admit(request.proof)
+        return self._repairing().status()
+
+    @served("repair-now")
+    async def RepairNow(
+        self, request: admin_pb2.RepairNowRequest, context: Any
+    ) -> admin_pb2.RepairNowResponse:
+        """Begin a pass at once; for operators, because clients may feel it."""
+        self._admit(request.proof, "repair", AccountKind.OPERATOR)
+        self._repairing().now()
+        return admin_pb2.RepairNowResponse()
+
+    @served("repair-list")
+    async def RepairList(
+        self, request: admin_pb2.RepairListRequest, context: Any
+    ) -> admin_pb2.RepairListResponse:
+        """What waits, the most urgent first."""
+        self._admit(request.proof)
+        return self._repairing().queued(request.limit)
+
+    @served("explain")
+    async def Explain(
+        self, request: admin_pb2.ExplainRequest, context: Any
+    ) -> admin_pb2.ExplainResponse:
+        """What is here of one blob or pack."""
+        self._admit(request.proof)
+        return await self._repairing().explain(BlobBase(request.base))
+
+    @served("verify")
+    async def Verify(
+        self, request: admin_pb2.VerifyRequest, context: Any
+    ) -> admin_pb2.VerifyResponse:
+        """Read what is here of some partitions, a page at a time."""
+        self._admit(request.proof)
+        return await self._repairing().verify(
+            request.profile, request.partition, request.count, request.after
+        )
+
+    def _repairing(self) -> RepairAnswers:
+        if self._repairs is None:
+            raise Invalid("only storage nodes repair", reason="unsupported")
+        return self._repairs
+
+    def _admit(self, encoded: bytes, method: str = "status", *kinds: AccountKind) -> None:
+        proof = self._verifier.present_plain(encoded, method=method, now_ms=self.runtime.now_ms())
         asker = self._view.account(proof.presenter)
-        if asker is None or asker.kind not in (AccountKind.OPERATOR, AccountKind.NODE):
-            raise Denied("status is for operators and nodes", reason="not-an-operator")
+        if asker is None or asker.kind not in (kinds or (AccountKind.OPERATOR, AccountKind.NODE)):
+            raise Denied(f"{method} is for operators and nodes", reason="not-an-operator")

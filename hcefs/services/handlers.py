@@ -151,5 +151,10 @@ def admin_handlers(service: AdminService) -> Any:
         {
             "Status": unary(admin_pb2.StatusRequest, service.Status),
             "Inventory": unary(admin_pb2.InventoryRequest, service.Inventory),
+            "RepairStatus": unary(admin_pb2.RepairStatusRequest, service.RepairStatus),
+            "RepairNow": unary(admin_pb2.RepairNowRequest, service.RepairNow),
+            "RepairList": unary(admin_pb2.RepairListRequest, service.RepairList),
+            "Explain": unary(admin_pb2.ExplainRequest, service.Explain),
+            "Verify": unary(admin_pb2.VerifyRequest, service.Verify),
         },
     )

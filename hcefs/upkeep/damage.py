@@ -139,7 +139,7 @@ class DamageLog:
         self._lock = threading.Lock()
         self._entries: dict[DamagedName, DamagedShard] = {}
         self.overflowed = False
-        """Whether something did not fit since :meth:`forget_overflow`."""
+        """Whether something did not fit since the start."""
 
         self.news = 0
         """How often something new was entered: what is the most urgent may be another one."""
@@ -225,10 +225,6 @@ class DamageLog:
         for name in dropped:
             self._entries.pop(name, None)
 
-    def forget_overflow(self) -> None:
-        """What did not fit is about to be looked for again."""
-        self.overflowed = False
-
     # -- progress
 
     def assessed(self, live: Iterable[tuple[DamagedName, int]]) -> None:
@@ -280,6 +276,14 @@ class DamageLog:
     def get(self, name: DamagedName) -> DamagedShard | None:
         """The entry of a shard."""
         return self._entries.get(name)
+
+    def of_base(self, base: BlobBase) -> list[Damaged]:
+        """The entries of one blob or pack."""
+        with self._lock:
+            found = [
+                Damaged(name, shard) for name, shard in self._entries.items() if name.base == base
+            ]
+        return sorted(found, key=lambda entry: entry.urgency)
 
     def entries(self) -> list[Damaged]:
         """All entries, the most urgent first."""

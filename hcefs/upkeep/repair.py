@@ -52,8 +52,16 @@ PAUSES = 10_000
 BUSY_PAUSES = 40
 """So many pauses are one while clients are served: ten seconds at most."""
 
+REST_SECONDS = 60.0
+"""After a pass that did not find everything whole; twice as long after each further one."""
+
+REST_HURRIED_SECONDS = 1.0
+
 FIRST_SECONDS = 60.0
 """After the start: first the replica and the connections."""
+
+ROWS_HURRIED = 8
+"""Looked over at once when an operator waits."""
 
 BATCH = 256
 SHARDS_AT_ONCE = 8
@@ -100,6 +108,7 @@ class Repairer:
         self._round = round_seconds
         self._pause = min(PAUSE_SECONDS_MAX, round_seconds / PAUSES)
         self._begins = runtime.monotonic() + min(FIRST_SECONDS, round_seconds)
+        self._rest = self._rest_first = min(REST_SECONDS, round_seconds)
         self._pass: Stocktaking | None = None
         self._hurried = False
         self.meter = PaceMeter()
@@ -115,6 +124,7 @@ class Repairer:
         """Begin a pass at once and keep to the ceiling until it and its work are done."""
         self._begins = self._runtime.monotonic()
         self._hurried = True
+        self._rest = min(REST_HURRIED_SECONDS, self._rest_first)
         self._queue.hurry()
         self._throttle.hurry(True)
 
@@ -167,22 +177,17 @@ class Repairer:
         if batch and await self._restore(current, batch):
             return Progress.BUSY
         if not batch and self._hurried:
-            # What this pass brought back has to be seen whole before it counts as done.
-            self._hurried = bool(self.last and self.last.lacking and not len(self._queue))
-            self._throttle.hurry(self._hurried)
-            if self._hurried:
-                self._begins = self._runtime.monotonic()
-                return Progress.BUSY
+            self._hurried = False
+            self._throttle.hurry(False)
         return Progress.IDLE
 
     async def _take_stock(self, current: ClusterMap) -> None:
         if self._pass is None:
-            self._queue.forget_overflow()
             self._pass = Stocktaking(
                 self._runtime, self._stores, self._replica, self._filler, self._queue, self._me,
                 current,
             )  # fmt: skip
-        if await self._pass.step(current):
+        if await self._pass.step(current, ROWS_HURRIED if self._hurried else 1):
             for _ in range(0 if self._hurried else BUSY_PAUSES):
                 await self._runtime.sleep(self._pause)
                 if not self._throttle.is_busy:
@@ -190,11 +195,14 @@ class Repairer:
             return
         stock, self._pass = self._pass.stock, None
         before, self.last = self.last, stock
-        # What did not fit into the queue is looked for again as soon as there is room.
-        rest = 0.0 if self._queue.overflowed and stock.lacking else self._round
-        self._begins = self._runtime.monotonic() + rest
+        # Done is what a pass has seen whole, so that the one after a repair comes soon; and
+        # what did not fit into the queue is looked for again.
         if stock.is_whole:
             self.whole_ms = stock.ended_ms
+            rest, self._rest = self._round, self._rest_first
+        else:
+            rest, self._rest = self._rest, min(2 * self._rest, self._round)
+        self._begins = self._runtime.monotonic() + rest
         self._publish(before, stock)
         log.log(
             logging.INFO if stock.lacking or stock.waiting or stock.lost else logging.DEBUG,

@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from hcefs.erasure.scheme import profile_named
 from hcefs.errors import HcefsError
@@ -33,6 +34,7 @@ from hcefs.transport.upkeep import Place
 from hcefs.upkeep.damage import DamagedName, DamageLog
 from hcefs.upkeep.fill import SeatFiller
 from hcefs.upkeep.survey import Lists
+from hcefs.upkeep.worker import at_once
 
 MISSING = "missing"
 log = logging.getLogger(__name__)
@@ -105,28 +107,36 @@ class Stocktaking:
         self._left: Iterator[SeatName] = iter(names)
         self.stock = Stock(current.epoch, runtime.now_ms(), seats=len(names))
 
-    async def step(self, current: ClusterMap) -> bool:
-        """Look over one row; False when there is none left.
+    async def step(self, current: ClusterMap, rows: int = 1) -> bool:
+        """Look over some rows at once; False when there is none left.
 
         Raises:
             HcefsError: the disk of this node failed.
         """
-        name = next(self._left, None)
-        if name is None:
+        names = list(islice(self._left, rows))
+        if not names:
             self.stock.ended_ms = self._runtime.now_ms()
             return False
-        if name in own_seats_of_row(current, self._me, name):
-            self.stock.rows += 1
-            try:
-                await self._row(current, name)
-            except HcefsError as error:
-                if error.kind == "unavailable" and error.reason == "store-closed":
-                    raise
-                self.stock.waiting += 1
-                log.debug(
-                    "partition %d of %s waits: %s", name.partition, name.profile, error.reason
-                )
+        waiting = iter(names)
+
+        async def some() -> None:
+            for name in waiting:
+                await self._look(current, name)
+
+        await at_once(self._runtime, len(names), some, "stock")
         return True
+
+    async def _look(self, current: ClusterMap, name: SeatName) -> None:
+        if name not in own_seats_of_row(current, self._me, name):
+            return  # the map has changed since the pass began
+        self.stock.rows += 1
+        try:
+            await self._row(current, name)
+        except HcefsError as error:
+            if error.kind == "unavailable" and error.reason == "store-closed":
+                raise
+            self.stock.waiting += 1
+            log.debug("partition %d of %s waits: %s", name.partition, name.profile, error.reason)
 
     async def _row(self, current: ClusterMap, name: SeatName) -> None:
         table = current.table(name.profile)

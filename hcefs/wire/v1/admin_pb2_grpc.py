@@ -44,6 +44,31 @@ class AdminStub:
                 request_serializer=hcefs_dot_v1_dot_admin__pb2.InventoryRequest.SerializeToString,
                 response_deserializer=hcefs_dot_v1_dot_admin__pb2.InventoryResponse.FromString,
                 _registered_method=True)
+        self.RepairStatus = channel.unary_unary(
+                '/hcefs.v1.Admin/RepairStatus',
+                request_serializer=hcefs_dot_v1_dot_admin__pb2.RepairStatusRequest.SerializeToString,
+                response_deserializer=hcefs_dot_v1_dot_admin__pb2.RepairStatusResponse.FromString,
+                _registered_method=True)
+        self.RepairNow = channel.unary_unary(
+                '/hcefs.v1.Admin/RepairNow',
+                request_serializer=hcefs_dot_v1_dot_admin__pb2.RepairNowRequest.SerializeToString,
+                response_deserializer=hcefs_dot_v1_dot_admin__pb2.RepairNowResponse.FromString,
+                _registered_method=True)
+        self.RepairList = channel.unary_unary(
+                '/hcefs.v1.Admin/RepairList',
+                request_serializer=hcefs_dot_v1_dot_admin__pb2.RepairListRequest.SerializeToString,
+                response_deserializer=hcefs_dot_v1_dot_admin__pb2.RepairListResponse.FromString,
+                _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/hcefs.v1.Admin/Explain',
+                request_serializer=hcefs_dot_v1_dot_admin__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=hcefs_dot_v1_dot_admin__pb2.ExplainResponse.FromString,
+                _registered_method=True)
+        self.Verify = channel.unary_unary(
+                '/hcefs.v1.Admin/Verify',
+                request_serializer=hcefs_dot_v1_dot_admin__pb2.VerifyRequest.SerializeToString,
+                response_deserializer=hcefs_dot_v1_dot_admin__pb2.VerifyResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -63,6 +88,42 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RepairStatus(self, request, context):
+        """Returns what a storage node is to rebuild, and how far it is.  For operators and nodes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RepairNow(self, request, context):
+        """Begins a pass over the node's rows at once, at the ceiling of its pace.  For operators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RepairList(self, request, context):
+        """Lists what a storage node is to rebuild, the most urgent first.  For operators and nodes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Explain(self, request, context):
+        """Returns what a storage node knows of one blob or pack.  For operators and nodes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Verify(self, request, context):
+        """Reads shards of some partitions from end to end, a page at a time.  For operators and
+        nodes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -75,6 +136,31 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Inventory,
                     request_deserializer=hcefs_dot_v1_dot_admin__pb2.InventoryRequest.FromString,
                     response_serializer=hcefs_dot_v1_dot_admin__pb2.InventoryResponse.SerializeToString,
+            ),
+            'RepairStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.RepairStatus,
+                    request_deserializer=hcefs_dot_v1_dot_admin__pb2.RepairStatusRequest.FromString,
+                    response_serializer=hcefs_dot_v1_dot_admin__pb2.RepairStatusResponse.SerializeToString,
+            ),
+            'RepairNow': grpc.unary_unary_rpc_method_handler(
+                    servicer.RepairNow,
+                    request_deserializer=hcefs_dot_v1_dot_admin__pb2.RepairNowRequest.FromString,
+                    response_serializer=hcefs_dot_v1_dot_admin__pb2.RepairNowResponse.SerializeToString,
+            ),
+            'RepairList': grpc.unary_unary_rpc_method_handler(
+                    servicer.RepairList,
+                    request_deserializer=hcefs_dot_v1_dot_admin__pb2.RepairListRequest.FromString,
+                    response_serializer=hcefs_dot_v1_dot_admin__pb2.RepairListResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=hcefs_dot_v1_dot_admin__pb2.ExplainRequest.FromString,
+                    response_serializer=hcefs_dot_v1_dot_admin__pb2.ExplainResponse.SerializeToString,
+            ),
+            'Verify': grpc.unary_unary_rpc_method_handler(
+                    servicer.Verify,
+                    request_deserializer=hcefs_dot_v1_dot_admin__pb2.VerifyRequest.FromString,
+                    response_serializer=hcefs_dot_v1_dot_admin__pb2.VerifyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -131,6 +217,141 @@ class Admin:
             '/hcefs.v1.Admin/Inventory',
             hcefs_dot_v1_dot_admin__pb2.InventoryRequest.SerializeToString,
             hcefs_dot_v1_dot_admin__pb2.InventoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RepairStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hcefs.v1.Admin/RepairStatus',
+            hcefs_dot_v1_dot_admin__pb2.RepairStatusRequest.SerializeToString,
+            hcefs_dot_v1_dot_admin__pb2.RepairStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RepairNow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hcefs.v1.Admin/RepairNow',
+            hcefs_dot_v1_dot_admin__pb2.RepairNowRequest.SerializeToString,
+            hcefs_dot_v1_dot_admin__pb2.RepairNowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RepairList(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hcefs.v1.Admin/RepairList',
+            hcefs_dot_v1_dot_admin__pb2.RepairListRequest.SerializeToString,
+            hcefs_dot_v1_dot_admin__pb2.RepairListResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hcefs.v1.Admin/Explain',
+            hcefs_dot_v1_dot_admin__pb2.ExplainRequest.SerializeToString,
+            hcefs_dot_v1_dot_admin__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Verify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hcefs.v1.Admin/Verify',
+            hcefs_dot_v1_dot_admin__pb2.VerifyRequest.SerializeToString,
+            hcefs_dot_v1_dot_admin__pb2.VerifyResponse.FromString,
             options,
             channel_credentials,
             insecure,

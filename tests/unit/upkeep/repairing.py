@@ -12,7 +12,7 @@ from hcefs.store.interface import Stores
 from hcefs.stripes.audit import Auditor
 from hcefs.upkeep.damage import DamageLog
 from hcefs.upkeep.fill import SeatFiller
-from hcefs.upkeep.repair import Repairer
+from hcefs.upkeep.repair import REST_HURRIED_SECONDS, Repairer
 from hcefs.upkeep.throttle import Throttle
 from hcefs.upkeep.worker import Progress
 from tests.unit.upkeep.giving import GivingCluster
@@ -90,9 +90,12 @@ class Repairing(GivingCluster):
         raise AssertionError("the repair does not come to rest")
 
     async def whole_round(self, repairer: Repairer) -> None:
-        """A pass over all rows, and what follows from it."""
+        """A pass over all rows, what follows from it, and the pass that looks what came of it."""
         repairer.now()
         await self.run(repairer)
+        if repairer.last is not None and not repairer.last.is_whole:
+            await self.runtime.sleep(REST_HURRIED_SECONDS)
+            await self.run(repairer)
 
     # -- what is wrong
 
