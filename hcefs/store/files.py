@@ -36,6 +36,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import heapq
 import itertools
 import logging
 import os
@@ -53,11 +54,13 @@ from hcefs.store.disk import FILE_MODE, FOLDER_MODE, Disk, disk_error, disk_erro
 from hcefs.store.interface import (
     FORM_FIRST,
     FORM_PATTERN,
+    SetAside,
     Stores,
     Usage,
     bytes_view,
     check_form,
     check_index,
+    check_limit,
     check_size,
 )
 from hcefs.store.keys import RocksKeyStore
@@ -442,7 +445,7 @@ class FileShardStore:
             self.disk.sync_folder(path.parent)
             return removed
 
-    def quarantine(self, base: BlobBase, index: int, form: str = FORM_FIRST) -> None:
+    def quarantine(self, base: BlobBase, index: int, form: str = FORM_FIRST) -> str:
         check_index(index)
         self._require_open()
         path = self._path(base, index, form)
@@ -452,8 +455,9 @@ class FileShardStore:
             except FileNotFoundError:
                 raise _no_such_shard(base, index) from None
             for serial in itertools.count():
+                kept = f"{path.name}.{serial}"
                 with contextlib.suppress(FileExistsError):
-                    self.disk.link(path, self._quarantine / f"{path.name}.{serial}")
+                    self.disk.link(path, self._quarantine / kept)
                     break
             # The new name must be durable before the old one goes.
             self.disk.sync_folder(self._quarantine)
@@ -463,6 +467,46 @@ class FileShardStore:
             self._shards -= 1
             self._shard_bytes -= size
             self.disk.sync_folder(path.parent)
+        return kept
+
+    def quarantined(self) -> Iterator[SetAside]:
+        self._require_open()
+        with disk_errors("listing the quarantine"):
+            names = sorted(os.listdir(self._quarantine))
+        for name in names:
+            shard = _parse("", name.rpartition(".")[0])
+            if shard is None:
+                continue
+            with contextlib.suppress(FileNotFoundError), disk_errors("listing the quarantine"):
+                yield SetAside(name, *shard, os.lstat(self._quarantine / name).st_size)
+
+    def discard(self, name: str) -> bool:
+        self._require_open()
+        shard, _, serial = name.rpartition(".")
+        if _parse("", shard) is None or not serial.isdecimal():
+            raise Invalid("no shard in quarantine has such a name", reason="bad-name")
+        with disk_errors("emptying the quarantine"):
+            try:
+                self.disk.unlink(self._quarantine / name)
+                gone = True
+            except FileNotFoundError:
+                gone = False
+            self.disk.sync_folder(self._quarantine)
+            return gone
+
+    def page(
+        self, first: int, after: tuple[BlobBase, int, str] | None, limit: int
+    ) -> list[tuple[BlobBase, int, str]]:
+        check_limit(limit)
+        self._require_open()
+        folder = f"{first:02x}"
+        with self._lock:
+            if folder not in self._fan_out:
+                return []
+        with disk_errors("listing the shards"), os.scandir(self._folder / folder) as entries:
+            found = (_parse(folder, entry.name) for entry in entries)
+            behind = (s for s in found if s is not None and (after is None or s > after))
+            return heapq.nsmallest(limit, behind)
 
     def inventory(self) -> Iterator[tuple[BlobBase, int]]:
         yield from ((base, index) for base, index, form in self._all() if form == FORM_FIRST)

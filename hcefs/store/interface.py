@@ -66,6 +66,7 @@ class Table(enum.IntEnum):
     RECORDS = 9
     STAGED = 10
     DAMAGED = 11
+    SCRUB = 13
 
 
 class KeyTable(enum.IntEnum):
@@ -75,6 +76,32 @@ class KeyTable(enum.IntEnum):
     BOXES = 2
     LINKS = 3
     PACK_ENVELOPES = 4
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A shard in quarantine; ``name`` tells it from others of the same shard."""
+
+    name: str
+    base: BlobBase
+    index: int
+    form: str
+    size: int
+
+
+@dataclass(frozen=True)
+class RowPage:
+    """Rows as they lie on the disk, the damaged ones apart.
+
+    ``damaged`` are the keys of rows whose checksum does not match.  ``last`` is the last
+    key that was seen, None at the end of the table.  ``broken`` says that the database
+    could not read on from there: more than single rows is damaged.
+    """
+
+    rows: tuple[tuple[bytes, bytes], ...]
+    damaged: tuple[bytes, ...]
+    last: bytes | None
+    broken: bool = False
 
 
 @dataclass(frozen=True)
@@ -184,11 +211,28 @@ class ShardStore(Protocol):
     def remove(self, base: BlobBase, index: int, form: str = FORM_FIRST) -> bool:
         """Delete a shard durably; False when there is none."""
 
-    def quarantine(self, base: BlobBase, index: int, form: str = FORM_FIRST) -> None:
+    def quarantine(self, base: BlobBase, index: int, form: str = FORM_FIRST) -> str:
         """Set a damaged shard aside, so that it can be rebuilt; never deletes.
+
+        The answer is its name in quarantine.
 
         Raises:
             NotFound: reason ``no-such-shard``.
+        """
+
+    def quarantined(self) -> Iterator[SetAside]:
+        """Every shard that was set aside, in the order of their names."""
+
+    def discard(self, name: str) -> bool:
+        """Delete a shard in quarantine, durably; False when there is none of that name."""
+
+    def page(
+        self, first: int, after: tuple[BlobBase, int, str] | None, limit: int
+    ) -> list[tuple[BlobBase, int, str]]:
+        """Finished shards of all forms whose base begins with the byte ``first``.
+
+        Ascending, beginning behind ``after``; fewer than ``limit`` are the last.  Memory is
+        bounded by ``limit``, not by how many there are.
         """
 
     def inventory(self) -> Iterator[tuple[BlobBase, int]]:
@@ -265,6 +309,9 @@ class RowStore(Protocol):
             Invalid: ``limit`` is not in 1..10,000.
         """
 
+    def inspect(self, table: Table, after: bytes | None, limit: int) -> RowPage:
+        """A page of a table as a scrub needs it: damage is told, not raised."""
+
     def close(self) -> None:
         """Close; may be repeated."""
 
@@ -299,6 +346,9 @@ class KeyStore(Protocol):
         self, table: KeyTable, prefix: bytes = b"", after: bytes | None = None, limit: int = 1000
     ) -> list[tuple[bytes, bytes]]:
         """As :meth:`RowStore.scan`."""
+
+    def inspect(self, table: KeyTable, after: bytes | None, limit: int) -> RowPage:
+        """As :meth:`RowStore.inspect`."""
 
     def delete(self, keys: Sequence[tuple[KeyTable, bytes]]) -> None:
         """Erase rows: on return their values are in no file of this store.

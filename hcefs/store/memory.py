@@ -20,6 +20,8 @@ from hcefs.integrity import Buffer
 from hcefs.store.interface import (
     FORM_FIRST,
     KeyTable,
+    RowPage,
+    SetAside,
     Stores,
     Table,
     Usage,
@@ -120,7 +122,8 @@ class MemoryShardStore:
         self._total = total_bytes
         self._free = total_bytes
         self._shards: dict[_Name, bytes] = {}
-        self._quarantine: list[tuple[BlobBase, int, str, bytes]] = []
+        self._quarantine: dict[str, SetAside] = {}
+        self._serial = 0
         self._closed = False
 
     def begin(
@@ -164,14 +167,41 @@ class MemoryShardStore:
                 self._free += len(data)
             return data is not None
 
-    def quarantine(self, base: BlobBase, index: int, form: str = FORM_FIRST) -> None:
+    def quarantine(self, base: BlobBase, index: int, form: str = FORM_FIRST) -> str:
         check_index(index)
         with self._lock:
             self._require_open()
             data = self._shards.pop(_name(base, index, form), None)
             if data is None:
                 raise _no_such_shard(base, index)
-            self._quarantine.append((base, index, form, data))
+            self._serial += 1
+            name = ".".join(filter(None, (base.hex(), str(index), form, str(self._serial))))
+            self._quarantine[name] = SetAside(name, base, index, form, len(data))
+            return name
+
+    def quarantined(self) -> Iterator[SetAside]:
+        with self._lock:
+            self._require_open()
+            found = [self._quarantine[name] for name in sorted(self._quarantine)]
+        yield from found
+
+    def discard(self, name: str) -> bool:
+        with self._lock:
+            self._require_open()
+            gone = self._quarantine.pop(name, None)
+            if gone is not None:
+                self._free += gone.size
+            return gone is not None
+
+    def page(
+        self, first: int, after: tuple[BlobBase, int, str] | None, limit: int
+    ) -> list[tuple[BlobBase, int, str]]:
+        check_limit(limit)
+        with self._lock:
+            self._require_open()
+            names = [(name[0], name[1], name[2] if len(name) == 3 else "") for name in self._shards]
+        found = sorted(n for n in names if n[0][0] == first and (after is None or n > after))
+        return found[:limit]
 
     def inventory(self) -> Iterator[tuple[BlobBase, int]]:
         with self._lock:
@@ -301,6 +331,10 @@ class _MemoryTables(Generic[TableT]):
                 if number == table and key.startswith(prefix) and (after is None or key > after)
             )
         return found[:limit]
+
+    def inspect(self, table: TableT, after: bytes | None, limit: int) -> RowPage:
+        rows = self.scan(table, after=after, limit=limit)
+        return RowPage(tuple(rows), (), rows[-1][0] if len(rows) == limit else None)
 
     def close(self) -> None:
         with self._lock:

@@ -49,7 +49,7 @@ from rocksdict import (
 
 from hcefs.errors import Conflict, Corrupt, Exhausted, HcefsError, Internal, Invalid, Unavailable
 from hcefs.integrity import crc32c
-from hcefs.store.interface import Table, check_key, check_limit, check_value
+from hcefs.store.interface import RowPage, Table, check_key, check_limit, check_value
 
 log = logging.getLogger(__name__)
 
@@ -286,6 +286,22 @@ class RocksTables(Generic[TableT]):
         )
         return [(name[1:], open_row(name, stored)) for name, stored in found]
 
+    def inspect(self, table: TableT, after: bytes | None, limit: int) -> RowPage:
+        check_limit(limit)
+        start = b"" if after is None else after + b"\x00"
+        found, broken = self._use(
+            lambda database: _gather(database, row_name(table, b""), row_name(table, start), limit)
+        )
+        rows, damaged = [], []
+        for name, stored in found:
+            try:
+                rows.append((name[1:], open_row(name, stored)))
+            except Corrupt:
+                damaged.append(name[1:])
+        more = broken or len(found) == limit
+        last = found[-1][0][1:] if found and more else None
+        return RowPage(tuple(rows), tuple(damaged), last, broken)
+
     def close(self) -> None:
         with self._gate.alone():
             self._closed = True
@@ -442,6 +458,27 @@ def row_name(table: enum.IntEnum, key: bytes) -> bytes:
 def _collect(database: Rdict, prefix: bytes, start: bytes, limit: int) -> list[tuple[bytes, bytes]]:
     """Rows from ``start`` while they have the prefix, as stored."""
     found: list[tuple[bytes, bytes]] = []
+    _walk(database, prefix, start, limit, found)
+    return found
+
+
+def _gather(
+    database: Rdict, prefix: bytes, start: bytes, limit: int
+) -> tuple[list[tuple[bytes, bytes]], bool]:
+    """As :func:`_collect`, up to where the database is damaged, and whether it is."""
+    found: list[tuple[bytes, bytes]] = []
+    try:
+        _walk(database, prefix, start, limit, found)
+    except Exception as error:
+        if not isinstance(translate_any(error), Corrupt):
+            raise
+        return found, True
+    return found, False
+
+
+def _walk(
+    database: Rdict, prefix: bytes, start: bytes, limit: int, found: list[tuple[bytes, bytes]]
+) -> None:
     iterator: Any = database.iter()
     try:
         iterator.seek(start)
@@ -456,4 +493,3 @@ def _collect(database: Rdict, prefix: bytes, start: bytes, limit: int) -> list[t
     finally:
         # The frame outlives an exception in its traceback; the iterator must not.
         del iterator
-    return found

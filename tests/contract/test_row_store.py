@@ -167,3 +167,16 @@ def test_many_threads(store: RowStore) -> None:
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(work, range(6)))
     assert len(store.scan(Table.INDEX)) == 150
+
+
+def test_inspection_goes_through_a_table_in_pages(store: RowStore) -> None:
+    store.put([(Table.CORES, bytes([number]), b"v") for number in range(1, 6)])
+    store.put([(Table.LAYOUTS, b"other", b"v")])
+    first = store.inspect(Table.CORES, None, 4)
+    assert ([key for key, _ in first.rows], first.damaged, first.last) == (
+        [b"\x01", b"\x02", b"\x03", b"\x04"],
+        (),
+        b"\x04",
+    )
+    rest = store.inspect(Table.CORES, first.last, 4)
+    assert (rest.rows, rest.last, rest.broken) == (((b"\x05", b"v"),), None, False)

@@ -364,3 +364,31 @@ def test_forms_are_found_after_a_restart(tmp_path: Path) -> None:
     assert again.usage().shards == 2
     assert list(again.reformed()) == [(BASE, 4, "copy-3")]
     again.close()
+
+
+def test_what_was_set_aside_is_listed_and_can_be_discarded(store: ShardStore) -> None:
+    for data in (b"first", b"second!"):
+        save(store, BASE, 1, data)
+        store.quarantine(BASE, 1)
+    found = list(store.quarantined())
+    assert [(each.base, each.index, each.form, each.size) for each in found] == [
+        (BASE, 1, "", 5),
+        (BASE, 1, "", 7),
+    ]
+    assert store.discard(found[0].name)
+    assert not store.discard(found[0].name)
+    assert list(store.quarantined()) == found[1:]
+
+
+def test_pages_of_one_first_byte_go_on_behind_the_last(store: ShardStore) -> None:
+    bases = [BlobBase(bytes([7]) + bytes([number]) * 15) for number in range(5)]
+    for base in reversed(bases):
+        save(store, base, 0, b"x")
+    save(store, OTHER, 0, b"x")
+    store.begin(bases[2], 1, None, "copy-3").finish(b"y")
+    everything = sorted([*((base, 0, "") for base in bases), (bases[2], 1, "copy-3")])
+    seen: list[tuple[BlobBase, int, str]] = []
+    while page := store.page(7, seen[-1] if seen else None, 4):
+        seen += page
+    assert seen == everything
+    assert store.page(8, None, 4) == []
