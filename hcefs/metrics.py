@@ -122,6 +122,16 @@ FAMILIES: Final[tuple[Family, ...]] = (
     _gauge("disk_free_bytes", "Bytes free on the disk of the shards."),
     _gauge("disk_total_bytes", "Bytes that the disk of the shards has."),
     _counter("corrupt_shards_total", "Shards found damaged, by a read or by the scrub."),
+    _counter("scrub_bytes_total", "Bytes that the scrub has read."),
+    _counter("scrub_shards_total", "Shards that the scrub has read."),
+    _counter("scrub_rows_total", "Rows that the scrub has read, of all tables."),
+    _counter("scrub_cycles_total", "Cycles of the scrub that ended: everything was read."),
+    _counter("scrub_found_total", "What the scrub found that is not as it should be.", "kind"),
+    _gauge("scrub_progress", "Share of the present cycle that is done, 0 to 1."),
+    _gauge(
+        "scrub_oldest_unverified_seconds", "Age of the reading that lies longest ago, of any shard."
+    ),
+    _gauge("quarantined_shards", "Shards that were set aside and are kept."),
     _gauge("pending_blobs", "Blobs that wait for their append on the ledger."),
     _counter("collected_blobs_total", "Blobs deleted because their append never came."),
     _counter(

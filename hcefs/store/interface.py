@@ -93,13 +93,13 @@ class SetAside:
 class RowPage:
     """Rows as they lie on the disk, the damaged ones apart.
 
-    ``damaged`` are the keys of rows whose checksum does not match.  ``last`` is the last
+    ``damaged`` are rows whose checksum does not match: key and stored bytes.  ``last`` is the last
     key that was seen, None at the end of the table.  ``broken`` says that the database
     could not read on from there: more than single rows is damaged.
     """
 
     rows: tuple[tuple[bytes, bytes], ...]
-    damaged: tuple[bytes, ...]
+    damaged: tuple[tuple[bytes, bytes], ...]
     last: bytes | None
     broken: bool = False
 

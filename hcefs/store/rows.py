@@ -297,7 +297,7 @@ class RocksTables(Generic[TableT]):
             try:
                 rows.append((name[1:], open_row(name, stored)))
             except Corrupt:
-                damaged.append(name[1:])
+                damaged.append((name[1:], stored))
         more = broken or len(found) == limit
         last = found[-1][0][1:] if found and more else None
         return RowPage(tuple(rows), tuple(damaged), last, broken)
