@@ -18,13 +18,14 @@ from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.errors import Corrupt, Invalid
 from hcefs.formats.keybox import KeyBox
 from hcefs.formats.pack import PAYLOADS_MAX, PackOpening, decode_opening
-from hcefs.ids import BlobBase
+from hcefs.ids import BlobBase, RecordId
 from hcefs.metrics import Metrics
 from hcefs.runtime import Runtime
 from hcefs.store.interface import KeyTable, Stores, Table
 from hcefs.stripes.checks import Replica
 from hcefs.stripes.pending import PENDING_BLOB, PENDING_PACK, PendingNames, index_name, latest_key
 from hcefs.stripes.placed import shard_key
+from hcefs.upkeep.quarantine import Planned
 from hcefs.upkeep.worker import Progress
 
 UNIT_ROWS = 256
@@ -92,16 +93,41 @@ class Collector:
         dead = await self._runtime.disk(self._dead_boxes)
         return Progress.BUSY if more or dead >= UNIT_ROWS else Progress.IDLE
 
+    def plan(self) -> list[Planned]:
+        """What the next unit of pending rows and boxes would delete, and why; deletes nothing."""
+        due = self._replica.time_ms
+        planned = []
+        for each in self._due(due):
+            unit = _Unit()
+            with self._names.locked([each.subject]):
+                try:
+                    self._settle(each, due, unit)
+                except (Corrupt, Invalid) as error:
+                    why = f"its rows cannot be read ({error.reason})"
+                    planned.append(Planned("pending", _shown(each), 0, False, why))
+                    continue
+            if unit.shards or unit.rows:
+                why = "no append came in time, and none can come any more"
+                planned.append(Planned(_what(each), _shown(each), 0, True, why))
+        for _, key in self._find_dead_boxes():
+            why = "its grant is revoked or has run out"
+            planned.append(Planned("key-box", key[: RecordId.SIZE].hex(), 0, True, why))
+        return planned
+
+    def _due(self, due: int) -> list[Waiting]:
+        """A unit of pending rows whose time is past."""
+        return [
+            Waiting(key, key[8:9], key[9:])
+            for key, _ in self._stores.rows.scan(Table.PENDING, limit=UNIT_ROWS)
+            if int.from_bytes(key[:8], "big") < due
+        ]
+
     def _pending(self) -> bool:
         """Settle one unit; whether there may be more."""
         # The time is read once, before anything is asked of the replica: what is not
         # committed at a later moment can then no longer be.
         due = self._replica.time_ms
-        found = [
-            Waiting(key, key[8:9], key[9:])
-            for key, _ in self._stores.rows.scan(Table.PENDING, limit=UNIT_ROWS)
-            if int.from_bytes(key[:8], "big") < due
-        ]
+        found = self._due(due)
         packs = [at for at, each in enumerate(found) if each.kind == PENDING_PACK]
         waiting = found[: packs[UNIT_PACKS]] if len(packs) > UNIT_PACKS else found
         unit = _Unit()
@@ -183,7 +209,14 @@ class Collector:
 
     def _dead_boxes(self) -> int:
         """Really delete boxes whose grant is revoked or has expired in block time."""
-        dead = []
+        dead = self._find_dead_boxes()
+        if dead:
+            self._stores.keys.delete(dead)
+            log.info("deleted %d key boxes of dead grants", len(dead))
+        return len(dead)
+
+    def _find_dead_boxes(self) -> list[tuple[KeyTable, bytes]]:
+        dead: list[tuple[KeyTable, bytes]] = []
         after: bytes | None = None
         while page := self._stores.keys.scan(KeyTable.BOXES, after=after, limit=UNIT_ROWS):
             for key, value in page:
@@ -195,10 +228,7 @@ class Collector:
                 ):
                     dead.append((KeyTable.BOXES, key))
             after = page[-1][0]
-        if dead:
-            self._stores.keys.delete(dead)
-            log.info("deleted %d key boxes of dead grants", len(dead))
-        return len(dead)
+        return dead
 
     def pending(self) -> int:
         """Number of blobs and packs here that wait for their append, up to a bound."""
@@ -208,3 +238,12 @@ class Collector:
             if each.stored and not any(map(self._committed, self._openings(each))):
                 count += 1
         return count
+
+
+def _what(each: Waiting) -> str:
+    return {PENDING_BLOB: "blob", PENDING_PACK: "pack"}.get(each.kind, "listing")
+
+
+def _shown(each: Waiting) -> str:
+    """A name for people: of a base or of a blob; it says nothing of a record."""
+    return each.subject[: BlobBase.SIZE].hex() if each.stored else each.name[-18:].hex()

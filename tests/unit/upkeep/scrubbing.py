@@ -111,7 +111,7 @@ class ScrubbedNode:
         keys = isinstance(table, KeyTable)
         opener, name = (open_key_database, "keys") if keys else (open_database, "rows")
         database = opener(self.folder / name)
-        stored = bytearray(database[row_name(table, key)])
+        stored = bytearray(database[row_name(table, key)] or b"")
         stored[-1] ^= 1
         database[row_name(table, key)] = bytes(stored)
         database.close()

@@ -14,9 +14,10 @@ from hcefs.formats.shard import HEADER_SIZE, TRAILER_SIZE
 from hcefs.ids import BlobBase, BlobId
 from hcefs.store.interface import KeyTable, ShardStore, Table
 from hcefs.stripes.placed import shard_key
+from hcefs.stripes.shard_check import ShardCheck
 from hcefs.testing.local_cluster import LocalCluster
 from hcefs.upkeep import scrub, scrub_shards
-from hcefs.upkeep.scrub_state import SECTORS
+from hcefs.upkeep.scrub_state import SECTORS, ScrubCursor, ScrubLog
 from hcefs.upkeep.worker import Progress
 from tests.unit.upkeep.giving import ClockRuntime
 from tests.unit.upkeep.scrubbing import CYCLE_SECONDS, ScrubbedNode, put_blob
@@ -82,7 +83,7 @@ async def test_damage_of_a_file_is_found(node: ScrubbedNode, what: str) -> None:
     assert not node.stores.shards.has(shard.base, shard.index)
     assert node.metrics.value("scrub_found_total", kind=reason) == 1
     assert scrubber.status().cursor.damaged >= 1
-    kept = scrub.ScrubLog(node.stores.rows, node.runtime.now_ms)
+    kept = ScrubLog(node.stores.rows, node.runtime.now_ms)
     notes = [each.note.reason for each in kept.quarantined(node.stores.shards.quarantined())]
     assert notes == [reason]
 
@@ -216,24 +217,24 @@ async def test_a_stop_within_a_shard_goes_on_at_its_piece(
     monkeypatch.setattr(scrub, "READ_BYTES", 1)
     shard = node.shard()
     saved: list[int] = []
-    keep = scrub.ScrubLog.save
+    keep = ScrubLog.save
 
     class Stopped(Exception):
         pass
 
-    def save(self: scrub.ScrubLog, cursor: scrub.ScrubCursor) -> None:
+    def save(self: ScrubLog, cursor: ScrubCursor) -> None:
         keep(self, cursor)
         if cursor.piece == 2:
             saved.append(cursor.piece)
             raise Stopped
 
-    monkeypatch.setattr(scrub.ScrubLog, "save", save)
+    monkeypatch.setattr(ScrubLog, "save", save)
     with pytest.raises(Stopped):
         await node.cycle()
-    monkeypatch.setattr(scrub.ScrubLog, "save", keep)
+    monkeypatch.setattr(ScrubLog, "save", keep)
     first: list[int] = []
 
-    class Watched(scrub.ShardCheck):
+    class Watched(ShardCheck):
         def __init__(
             self, shards: ShardStore, base: BlobBase, index: int, form: str = "", at: int = 0
         ) -> None:
@@ -282,16 +283,16 @@ async def test_the_age_of_the_oldest_reading(
 
 
 async def test_bad_once_is_not_damage(node: ScrubbedNode, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = scrub.ShardCheck.step
+    step = ShardCheck.step
     calls: list[int] = []
 
-    def bad_once(self: scrub.ShardCheck, bytes_max: int) -> int:
+    def bad_once(self: ShardCheck, bytes_max: int) -> int:
         calls.append(bytes_max)
         if len(calls) == 1:
             raise Corrupt("a bit flipped on its way", reason="bad-piece")
         return step(self, bytes_max)
 
-    monkeypatch.setattr(scrub.ShardCheck, "step", bad_once)
+    monkeypatch.setattr(ShardCheck, "step", bad_once)
     await node.cycle()
     assert node.queue.entries == []
     assert node.metrics.value("scrub_found_total", kind="passing") == 1
