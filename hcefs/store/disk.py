@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hcefs.errors import Exhausted, HcefsError, Unavailable
+from hcefs.store.health import disk_full
 
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
@@ -84,15 +85,6 @@ class Disk:
         """Free bytes (for unprivileged users) and all bytes of the file system."""
         stat = os.statvfs(path)
         return stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize
-
-
-def disk_full(detail: str) -> Exhausted:
-    """The error of a disk that has no room, which says what to do."""
-    return Exhausted(
-        f"{detail}: add a node or free space on this one, then repeat",
-        reason="disk-full",
-        retry_after_ms=60_000,
-    )
 
 
 def disk_error(error: OSError, doing: str) -> HcefsError:

@@ -42,15 +42,17 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.errors import Conflict, Corrupt, HcefsError, Invalid, NotFound, Unavailable
 from hcefs.ids import BlobBase
 from hcefs.integrity import Buffer
 from hcefs.store.aligned import AlignedBuffers, aligned_down, aligned_up
-from hcefs.store.disk import FILE_MODE, FOLDER_MODE, Disk, disk_error, disk_errors, disk_full
+from hcefs.store.disk import FILE_MODE, FOLDER_MODE, Disk, disk_error, disk_errors
+from hcefs.store.health import DiskHealth
 from hcefs.store.interface import (
     FORM_FIRST,
     FORM_PATTERN,
@@ -64,8 +66,11 @@ from hcefs.store.interface import (
     check_size,
 )
 from hcefs.store.keys import RocksKeyStore
+from hcefs.store.recovery import Restoring, note_lost, opened_or_set_aside, unname_shards
 from hcefs.store.rows import RocksRowStore
+from hcefs.store.watched import WatchedDisk
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 GATHER_BYTES = 64 << 10
@@ -321,8 +326,17 @@ class FileShardStore:
         Exhausted: reason ``disk-full``.
     """
 
-    def __init__(self, folder: Path, *, reserve_bytes: int = 0, disk: Disk | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        reserve_bytes: int = 0,
+        disk: Disk | None = None,
+        health: DiskHealth | None = None,
+    ) -> None:
+        """``health`` decides whether the disk takes shards; by default by space alone."""
         self.disk = disk if disk is not None else Disk()
+        self._health = health if health is not None else DiskHealth(lambda: 0.0)
         self._folder = folder
         self._reserve = reserve_bytes
         self._incoming = folder / "incoming"
@@ -574,8 +588,7 @@ class FileShardStore:
             Exhausted: reason ``disk-full``.
         """
         free, _ = self.disk.space(self._folder)
-        if free - size < self._reserve:
-            raise disk_full("this node's disk is full up to its reserve")
+        self._health.admit(free, size, self._reserve)
 
     def forget(self, writer: FileShardWriter) -> None:
         """Drop an ended writer."""
@@ -649,11 +662,18 @@ def _lock_folder(folder: Path) -> int:
     return fd
 
 
-def open_stores(folder: Path, *, reserve_bytes: int) -> Stores:
+def open_stores(
+    folder: Path,
+    *,
+    reserve_bytes: int,
+    health: DiskHealth | None = None,
+    restoring: Restoring | None = None,
+) -> Stores:
     """Open, or create, what one storage node keeps: ``shards/ rows/ keys/``.
 
     ``reserve_bytes`` of the disk are refused to shards, so that rows, receipts
-    and deletion can go on.
+    and deletion can go on.  With ``restoring``, a damaged database is set aside; ``health``
+    learns what becomes of the calls of the disk.
 
     Raises:
         Unavailable: reason ``store-locked`` or ``disk-error``.
@@ -662,16 +682,41 @@ def open_stores(folder: Path, *, reserve_bytes: int) -> Stores:
         Invalid: written by a newer version of this software.
     """
     with disk_errors("creating the stores"):
-        for path in (folder, *(folder / name for name in ("shards", "rows", "keys"))):
-            path.mkdir(mode=FOLDER_MODE, parents=path is folder, exist_ok=True)
-            path.chmod(FOLDER_MODE)
-        Disk().sync_folder(folder)
-        Disk().sync_folder(folder.parent)
+        folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+    if restoring is not None:
+        note_lost(folder, restoring)
     with contextlib.ExitStack() as undo:
-        shards = FileShardStore(folder / "shards", reserve_bytes=reserve_bytes)
+        with disk_errors("creating the stores"):
+            (folder / "shards").mkdir(mode=FOLDER_MODE, exist_ok=True)
+            for path in (folder, folder / "shards"):
+                path.chmod(FOLDER_MODE)
+        # First: its lock keeps a second process from setting anything aside.
+        shards = FileShardStore(
+            folder / "shards",
+            reserve_bytes=reserve_bytes,
+            disk=None if health is None else WatchedDisk(health),
+            health=health,
+        )
         undo.callback(shards.close)
-        rows = RocksRowStore(folder / "rows")
+        rows = _opened(folder / "rows", restoring, RocksRowStore)
         undo.callback(rows.close)
-        keys = RocksKeyStore(folder / "keys")
+        keys = _opened(folder / "keys", restoring, RocksKeyStore)
+        undo.callback(keys.close)
+        stores = Stores(shards, rows, keys)
+        if restoring is not None:
+            unname_shards(stores, restoring)
+        with disk_errors("creating the stores"):
+            Disk().sync_folder(folder)
+            Disk().sync_folder(folder.parent)
         undo.pop_all()
-    return Stores(shards, rows, keys)
+    return stores
+
+
+def _opened(folder: Path, restoring: Restoring | None, open_: Callable[[Path], T]) -> T:
+    def opening(path: Path) -> T:
+        with disk_errors("creating the stores"):
+            path.mkdir(mode=FOLDER_MODE, exist_ok=True)
+            path.chmod(FOLDER_MODE)
+        return open_(path)
+
+    return opening(folder) if restoring is None else opened_or_set_aside(folder, restoring, opening)
