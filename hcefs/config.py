@@ -163,6 +163,22 @@ class UpkeepConfig:
         ),
         default=3600.0,
     )
+    scrub_cycle_s: float = field(
+        metadata=_key(
+            _number(1, 365 * 86_400), "Seconds in which the scrub reads everything on this node."
+        ),
+        default=14 * 86_400.0,
+    )
+    scrub_rate_mib: float = field(
+        metadata=_key(_number(0.001, 1 << 20), "MiB a second that the scrub never exceeds."),
+        default=32.0,
+    )
+    quarantine_s: float = field(
+        metadata=_key(
+            _number(0, 365 * 86_400), "Seconds that a damaged shard is kept at the least."
+        ),
+        default=7 * 86_400.0,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,6 +131,10 @@ FAMILIES: Final[tuple[Family, ...]] = (
     _gauge(
         "scrub_oldest_unverified_seconds", "Age of the reading that lies longest ago, of any shard."
     ),
+    _gauge("restoring_rows", "Rows of seats that are still to be restored after a lost database."),
+    _gauge("disk_state", "1 for what the disk is fit for: ok, full or failing.", "state"),
+    _histogram("disk_call_seconds", "Seconds of one call of the shards' disk.", "call"),
+    _counter("disk_failures_total", "Failed calls of the disk: read or write.", "call"),
     _gauge("quarantined_shards", "Shards that were set aside and are kept."),
     _gauge("pending_blobs", "Blobs that wait for their append on the ledger."),
     _counter("collected_blobs_total", "Blobs deleted because their append never came."),

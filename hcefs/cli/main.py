@@ -24,6 +24,7 @@ from hcefs.cli import (
     node,
     record,
     repair,
+    scrub,
     verify,
 )
 
@@ -50,6 +51,7 @@ app.add_typer(layout.app, name="layout")
 layout.add_to(app)
 app.add_typer(repair.app, name="repair")
 verify.add_to(app)
+scrub.add_to(app)
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(bench.app, name="bench")
 

@@ -494,6 +494,26 @@ class LedgerClient(Session):
             VERIFY_SECONDS,
         )
 
+    async def scrub(self, address: str, *, now: bool = False) -> admin_pb2.ScrubResponse:
+        """The scrub of the node at an address, hurried when told so; for operators."""
+        return await self._channels.unary(
+            address,
+            "/hcefs.v1.Admin/Scrub",
+            admin_pb2.ScrubRequest(proof=self._authorizer.plain("scrub"), now=now),
+            admin_pb2.ScrubResponse,
+            INVENTORY_SECONDS,
+        )
+
+    async def collect(self, address: str, *, dry_run: bool) -> admin_pb2.CollectResponse:
+        """Have the node at an address collect, or say what it would; for operators."""
+        return await self._channels.unary(
+            address,
+            "/hcefs.v1.Admin/Collect",
+            admin_pb2.CollectRequest(proof=self._authorizer.plain("collect"), dry_run=dry_run),
+            admin_pb2.CollectResponse,
+            INVENTORY_SECONDS,
+        )
+
     # -- calls
 
     async def _ledger(

@@ -27,6 +27,7 @@ from hcefs.ledger.log import LedgerLog
 from hcefs.ledger.rows import SubmitResult
 from hcefs.ledger.transactions import SignedTransaction, Transaction, sign_transaction
 from hcefs.metrics import Metrics
+from hcefs.node.disk_care import DiskCare
 from hcefs.node.repairs import Repairs
 from hcefs.placement.cluster_map import Node
 from hcefs.placement.ring import Seat, seats
@@ -40,7 +41,9 @@ from hcefs.services.pack_service import PackService
 from hcefs.services.pack_shard_service import PackShardService
 from hcefs.services.shard_service import ShardService
 from hcefs.services.upkeep_service import UpkeepService
+from hcefs.store.health import DiskHealth
 from hcefs.store.interface import Stores
+from hcefs.store.recovery import Restoring
 from hcefs.stripes.adopt import Adopter
 from hcefs.stripes.exports import Exporter, record_digest
 from hcefs.stripes.fanout import Fanout
@@ -102,6 +105,9 @@ class NodeParts:
     dialer: Dialer
     limits: LimitsConfig
     upkeep: UpkeepConfig
+    restoring: Restoring | None = None
+    health: DiskHealth | None = None
+    metrics: Metrics | None = None
 
 
 class FollowerHeads:
@@ -130,7 +136,7 @@ class StorageNode:
 
     def __init__(self, parts: NodeParts) -> None:
         self._runtime = runtime = parts.runtime
-        self.metrics = metrics = Metrics()
+        self.metrics = metrics = parts.metrics if parts.metrics is not None else Metrics()
         self._limits = limits = parts.limits
         genesis, keys, upkeep_config = parts.genesis, parts.keys, parts.upkeep
         self.account = keys.account
@@ -209,7 +215,15 @@ class StorageNode:
             self._suspect,
         )
         peer_gate = Gate("peer-calls", streams * PEER_CALLS_FACTOR, runtime)
-        shards = ShardService(runtime, desk, holder, heads, metrics, peer_gate)
+        shards = ShardService(
+            runtime,
+            desk,
+            holder,
+            heads,
+            metrics,
+            peer_gate,
+            restoring=lambda: self.care.is_restoring(),
+        )
         pack_shards = PackShardService(
             runtime,
             desk,
@@ -222,7 +236,16 @@ class StorageNode:
             ByteGate("pack memory", limits.memory_mib << 20, runtime),
         )
         direct_gate = Gate("direct-calls", streams * DIRECT_CALLS_FACTOR, runtime)
-        direct = ShardService(runtime, desk, holder, heads, metrics, direct_gate, direct=True)
+        direct = ShardService(
+            runtime,
+            desk,
+            holder,
+            heads,
+            metrics,
+            direct_gate,
+            direct=True,
+            restoring=lambda: self.care.is_restoring(),
+        )
         self._collector = Collector(runtime, self.stores, self._log, metrics, holder.pending)
         exporter = Exporter(runtime, self.stores, self._log, metrics, holder.pending, uploads)
         others = GrpcUpkeepPeers(runtime, self.channels)
@@ -260,6 +283,7 @@ class StorageNode:
             taker,
             self._log.policy,
             lambda giver, profile, shards: self.repairs.listener.take(giver, profile, shards),
+            lambda: self.care.is_restoring(),
         )
         self._filler = filler = SeatFiller(
             runtime,
@@ -313,6 +337,29 @@ class StorageNode:
             Gate("admin-calls", streams, runtime),
             self._inventory,
             self.repairs.answers(self.stores, desk.cluster_map),
+            lambda now: self.care.scrub(now),
+            lambda dry_run: self.care.collect(dry_run),
+        )
+        self.care = DiskCare(
+            runtime,
+            self.stores,
+            self._log,
+            holder.pending,
+            exporter,
+            adopter,
+            filler,
+            self._collector,
+            self.repairs.damage,
+            self._throttle,
+            others,
+            metrics,
+            self.account,
+            upkeep_config,
+            limits.reserve_mib << 20,
+            self.follower.require_fresh,
+            pack_holder.forget,
+            parts.restoring,
+            parts.health,
         )
         self.watcher = Watcher(
             runtime,
@@ -354,6 +401,7 @@ class StorageNode:
             self._rebalancer,
             retirer,
             *self.repairs.workers,
+            *self.care.workers,
             reprofiler,
             sweeper,
             self.watcher,
@@ -412,7 +460,12 @@ class StorageNode:
                 check()
             except HcefsError as error:
                 warnings.append(error.message)
-        return [*warnings, *self._rebalancer.warnings(), *self.watcher.warnings()]
+        return [
+            *warnings,
+            *self.care.warnings(),
+            *self._rebalancer.warnings(),
+            *self.watcher.warnings(),
+        ]
 
     async def report(self) -> admin_pb2.StatusResponse:
         usage = await self._runtime.disk(self.stores.shards.usage)

@@ -20,7 +20,9 @@ from hcefs.node.servers import Port, load_genesis, load_identity, until_signal
 from hcefs.node.storage_node import PEER_CALLS_FACTOR, NodeParts, StorageNode
 from hcefs.runtime import Runtime, SystemRuntime
 from hcefs.store.files import open_stores
+from hcefs.store.health import DiskHealth
 from hcefs.store.interface import Stores
+from hcefs.store.recovery import LEDGER, Restoring, opened_or_set_aside
 from hcefs.transport.dial import TlsDialer
 from hcefs.transport.grpc_peers import Channels, GrpcPeers
 from hcefs.transport.limit import Gate
@@ -43,9 +45,24 @@ class StorageProcess:
         dialer = TlsDialer(runtime, identity)
         keys = load_account(config.account)
         with contextlib.ExitStack() as undo:
-            stores = open_stores(config.data, reserve_bytes=config.limits.reserve_mib << 20)
+            metrics = Metrics()
+            health = DiskHealth(
+                runtime.monotonic,
+                lambda call, took: metrics.observe("disk_call_seconds", took, call=call),
+                lambda call: metrics.count("disk_failures_total", call=call),
+            )
+            config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+            restoring = Restoring(config.data)
+            stores = open_stores(
+                config.data,
+                reserve_bytes=config.limits.reserve_mib << 20,
+                health=health,
+                restoring=restoring,
+            )
             undo.callback(stores.close)
-            ledger_log = LedgerLog.open(config.data / "ledger", genesis)
+            ledger_log = opened_or_set_aside(
+                config.data / LEDGER, restoring, lambda path: LedgerLog.open(path, genesis)
+            )
             undo.callback(ledger_log.close)
             self.node = StorageNode(
                 NodeParts(
@@ -59,6 +76,9 @@ class StorageProcess:
                     dialer,
                     config.limits,
                     config.upkeep,
+                    restoring,
+                    health,
+                    metrics,
                 )
             )
             undo.pop_all()

@@ -18,6 +18,8 @@ from hcefs.wire.v1 import admin_pb2
 
 Report = Callable[[], Awaitable[admin_pb2.StatusResponse]]
 Inventory = Callable[[str, int, int], Awaitable[admin_pb2.InventoryResponse]]
+Scrub = Callable[[bool], Awaitable[admin_pb2.ScrubResponse]]
+Collect = Callable[[bool], Awaitable[admin_pb2.CollectResponse]]
 
 PARTITIONS_MAX = 64
 
@@ -35,10 +37,15 @@ class AdminService:
         gate: Gate,
         inventory: Inventory | None = None,
         repairs: RepairAnswers | None = None,
+        scrub: Scrub | None = None,
+        collect: Collect | None = None,
     ) -> None:
         """``inventory`` lists what is here of some partitions of a profile; ``repairs``
-        answers about the repair of a storage node."""
+        answers about the repair of a storage node; ``scrub`` tells of its scrub, and hurries
+        it when told so; ``collect`` plans or does."""
         self._repairs = repairs
+        self._scrub = scrub
+        self._collect = collect
         self.runtime = runtime
         self.metrics = metrics
         self.gate = gate
@@ -116,6 +123,24 @@ class AdminService:
         if self._repairs is None:
             raise Invalid("only storage nodes repair", reason="unsupported")
         return self._repairs
+
+    @served("scrub")
+    async def Scrub(self, request: admin_pb2.ScrubRequest, context: Any) -> admin_pb2.ScrubResponse:
+        """Scrub and quarantine of this node, for operators."""
+        self._admit(request.proof, "scrub", AccountKind.OPERATOR)
+        if self._scrub is None:
+            raise Invalid("only storage nodes have a scrub", reason="unsupported")
+        return await self._scrub(request.now)
+
+    @served("collect")
+    async def Collect(
+        self, request: admin_pb2.CollectRequest, context: Any
+    ) -> admin_pb2.CollectResponse:
+        """What nothing refers to on this node: said, or deleted; for operators."""
+        self._admit(request.proof, "collect", AccountKind.OPERATOR)
+        if self._collect is None:
+            raise Invalid("only storage nodes collect", reason="unsupported")
+        return await self._collect(request.dry_run)
 
     def _admit(self, encoded: bytes, method: str = "status", *kinds: AccountKind) -> None:
         proof = self._verifier.present_plain(encoded, method=method, now_ms=self.runtime.now_ms())

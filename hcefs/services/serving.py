@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
-from hcefs.errors import Denied, HcefsError, Internal, Unauthenticated, Unavailable
+from hcefs.errors import Denied, HcefsError, Internal, NotFound, Unauthenticated, Unavailable
 from hcefs.ids import RequestId
 from hcefs.metrics import Metrics
 from hcefs.runtime import Runtime
@@ -67,7 +67,7 @@ def served(
                 outcome = "cancelled"
                 raise
             except Exception as error:  # noqa: BLE001 - the edge: every failure becomes a status
-                failure = typed(self.metrics, method, error)
+                failure = sure(self, typed(self.metrics, method, error))
                 outcome = failure.kind
             finally:
                 finished(self, method, outcome, started)
@@ -103,7 +103,7 @@ def streamed(
                 outcome = "cancelled"
                 raise
             except Exception as error:  # noqa: BLE001 - the edge: every failure becomes a status
-                failure = typed(self.metrics, method, error)
+                failure = sure(self, typed(self.metrics, method, error))
                 outcome = failure.kind
             finally:
                 await _close(answers)
@@ -142,6 +142,25 @@ def finished(self: Serving, method: str, outcome: str, started: float) -> None:
     self.metrics.observe("request_seconds", seconds, method=method)
     if outcome == "ok" and self.gate.timed is not None:
         self.gate.timed(method, seconds)
+
+
+def sure(self: Serving, error: HcefsError) -> HcefsError:
+    """What a node says that is still to get rows back: it does not know what it lacks.
+
+    Its servicers have a ``restoring`` that tells.
+    """
+    restoring = getattr(self, "restoring", None)
+    if isinstance(error, NotFound) and restoring is not None and restoring():
+        return is_restoring()
+    return error
+
+
+def is_restoring() -> Unavailable:
+    """Why a node that lost rows says nothing of what it lacks."""
+    return Unavailable(
+        "this node restores what it has lost, so it cannot say what there is: ask another",
+        reason="restoring",
+    )
 
 
 def typed(metrics: Metrics, method: str, error: Exception) -> HcefsError:

@@ -9,7 +9,7 @@ use a proof it saw to ask the others (docs/decisions/0009).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -65,7 +65,10 @@ class ShardService:
         gate: Gate,
         *,
         direct: bool = False,
+        restoring: Callable[[], bool] = lambda: False,
     ) -> None:
+        """``restoring``: what is not found here may be there all the same."""
+        self.restoring = restoring
         self.runtime = runtime
         self.metrics = metrics
         self.gate = gate

@@ -23,7 +23,7 @@ from hcefs.placement.ring import partition_of, position_of, positions_of
 from hcefs.runtime import Runtime
 from hcefs.services.desk import Desk
 from hcefs.services.messages import decoded
-from hcefs.services.serving import served, streamed
+from hcefs.services.serving import is_restoring, served, streamed
 from hcefs.services.shard_service import wire_header
 from hcefs.stripes.exports import Exporter
 from hcefs.stripes.relayout import LayoutTaker, targets
@@ -54,9 +54,12 @@ class UpkeepService:
         taker: LayoutTaker,
         policy: Callable[[], UpkeepPolicy],
         hints: Callable[[AccountId, str, Sequence[ShardName]], int],
+        restoring: Callable[[], bool] = lambda: False,
     ) -> None:
         """``policy`` is the one in force: it says which profiles are to be left; ``hints``
-        takes what a node says about this one's shards, and tells how much of it."""
+        takes what a node says about this one's shards, and tells how much of it;
+        ``restoring``: what is not found here may be there all the same."""
+        self.restoring = restoring
         self._hints = hints
         self._taker = taker
         self._policy = policy
@@ -115,12 +118,22 @@ class UpkeepService:
             if end == profile and start in known
         )
 
+    def _require_sure(self) -> None:
+        """Check that what this node lacks is not only lost for now.
+
+        Raises:
+            Unavailable: ``restoring``.
+        """
+        if self.restoring():
+            raise is_restoring()
+
     @served("list-shards")
     async def ListShards(
         self, request: upkeep_pb2.ListShardsRequest, context: Any
     ) -> upkeep_pb2.ListShardsResponse:
         """A page of a partition's shards, once older puts have settled."""
         _, positions = await self._admit(context, request.place)
+        self._require_sure()
         place = request.place
         shards, following = await self._exporter.list_shards(
             place.epoch, positions, place.profile, request.after
@@ -138,6 +151,7 @@ class UpkeepService:
     ) -> upkeep_pb2.ListRecordsResponse:
         """A page of the records that lie in a partition."""
         current, positions = await self._admit(context, request.place)
+        self._require_sure()
         _require_default(current, request.place)
         records, following = await self._exporter.list_records(
             request.place.epoch, positions, request.after
@@ -211,6 +225,8 @@ class UpkeepService:
             for each in request.shards
         ]
         held = await self._exporter.has_shards(shards, request.place.profile)
+        if not all(held):
+            self._require_sure()
         return upkeep_pb2.HasShardsResponse(held=bytes(held))
 
     @served("has-rows")
@@ -224,6 +240,8 @@ class UpkeepService:
             raise Invalid(f"ask for at most {ROWS_ASKED_MAX} rows", reason="too-large")
         record = RecordId(_inside(request.record_id, positions))
         held = await self._exporter.has_rows(record, request.digests)
+        if not all(held):
+            self._require_sure()
         return upkeep_pb2.HasRowsResponse(held=bytes(held))
 
     @served("hint")

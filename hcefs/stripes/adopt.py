@@ -12,6 +12,7 @@ compared with its digest before the file has its name.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -48,12 +49,13 @@ from hcefs.stripes.pending import (
     PendingNames,
     index_name,
 )
-from hcefs.stripes.placed import form_of, record_row, replaced_rows, shard_row
-from hcefs.stripes.shard_index import read_footer
+from hcefs.stripes.placed import form_of, record_row, replaced_rows, shard_key, shard_row
+from hcefs.stripes.shard_check import check_whole
 from hcefs.stripes.transfers import begin_shard, whole
 from hcefs.transport.peers import Piece
 from hcefs.transport.upkeep import BlobRows, PackRows, RecordRows, ShardName
 
+OTHER_LAYOUT = "other-layout"
 log = logging.getLogger(__name__)
 
 
@@ -276,23 +278,44 @@ class Adopter:
             crash_point(CrashPoint.ADOPT_SHARD)
             self._keep(wanted, index, fitting)
 
-    async def publish_again(self, wanted: Adoptable, index: int) -> None:
-        """Write the rows of a shard whose file is here: what a stop had left undone.
+    async def publish_again(self, wanted: Adoptable, index: int) -> bool:
+        """Write the rows of a shard whose file is here: what a stop, or lost rows, left undone.
 
-        Raises:
-            Corrupt: the file is another shard, or damaged.
+        The file is read through first; False when it is damaged or another shard: then it was
+        set aside, and its place is free.
         """
 
-        def job() -> None:
-            footer = read_footer(self._stores.shards, wanted.base, index, wanted.form)
-            if footer.shard_digest != wanted.shard_digests[index]:
-                raise Corrupt("a shard file here is of another layout", reason="wrong-digest")
+        def job() -> bool:
+            shards, name = self._stores.shards, (wanted.base, index, wanted.form)
+            try:
+                footer = check_whole(shards, *name)
+                intact = footer.shard_digest == wanted.shard_digests[index]
+                problem = OTHER_LAYOUT
+            except (Corrupt, NotFound) as error:
+                intact, problem = False, error.reason
             with self._pending.locked([bytes(wanted.base)]):
+                if not intact:
+                    self._require_unnamed(wanted, index, problem)
+                    log.error("a file of %s index %d is set aside: %s", wanted.base, index, problem)
+                    with contextlib.suppress(NotFound):
+                        shards.quarantine(*name)
+                    return False
                 fitting = self._fitting(wanted)
                 self._lead_here(wanted, index)
                 self._keep(wanted, index, fitting)
+            return True
 
-        await whole(self._runtime, job)
+        return await whole(self._runtime, job)
+
+    def _require_unnamed(self, wanted: Adoptable, index: int, problem: str) -> None:
+        """Check that no rows here vouch for a whole file that is not the wanted one.
+
+        Raises:
+            Corrupt: ``wrong-digest``.
+        """
+        placed = shard_key(wanted.base, index, wanted.form)
+        if problem == OTHER_LAYOUT and self._stores.rows.get(Table.PLACED, placed) is not None:
+            raise Corrupt("a shard file here is of another layout", reason="wrong-digest")
 
     def _fitting(self, wanted: Adoptable) -> _Fitting:
         """The rows to write beside those that are here: before the file has its name, because

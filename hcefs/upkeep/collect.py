@@ -93,6 +93,10 @@ class Collector:
         dead = await self._runtime.disk(self._dead_boxes)
         return Progress.BUSY if more or dead >= UNIT_ROWS else Progress.IDLE
 
+    async def unit(self) -> bool:
+        """Settle one unit of pending rows now; whether there may be more."""
+        return await self._runtime.disk(self._pending)
+
     def plan(self) -> list[Planned]:
         """What the next unit of pending rows and boxes would delete, and why; deletes nothing."""
         due = self._replica.time_ms

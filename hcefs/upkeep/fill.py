@@ -282,9 +282,10 @@ class SeatFiller:
         try:
             return await self._adopter.begin(wanted, index)
         except Conflict:
-            # The file is here: without its rows only after a stop in between.
-            await self._adopter.publish_again(wanted, index)
-            return None
+            # The file is here: without its rows after a stop in between, or when they were lost.
+            if await self._adopter.publish_again(wanted, index):
+                return None
+            return await self._adopter.begin(wanted, index)
 
     async def _copy(
         self, place: Place, wanted: Adoptable, index: int, node: Node, filled: Filled

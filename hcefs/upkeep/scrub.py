@@ -30,7 +30,7 @@ from hcefs.store.interface import RowPage, Stores, Table
 from hcefs.stripes.placed import placed_shard
 from hcefs.stripes.shard_check import ShardCheck
 from hcefs.stripes.transfers import opened
-from hcefs.upkeep.scrub_rows import STAGES, RowMender, RowStage
+from hcefs.upkeep.scrub_rows import DONE, STAGES, RowMender, RowStage, stage_after
 from hcefs.upkeep.scrub_shards import ShardFile, ShardJudge
 from hcefs.upkeep.scrub_state import SECTORS, ScrubCursor, ScrubLog
 from hcefs.upkeep.throttle import Throttle
@@ -157,7 +157,7 @@ class Scrubber:
         cursor = self._cursor
         if cursor is None:
             cursor = self._cursor = await self._runtime.disk(self._log.load)
-        if cursor.stage >= SECTORS + len(STAGES):
+        if cursor.stage >= DONE:
             begin = await self._next_cycle(cursor)
             if begin is None:
                 return Progress.IDLE
@@ -168,7 +168,7 @@ class Scrubber:
         if cursor.stage < SECTORS:
             await self._shards(cursor)
         else:
-            await self._rows(cursor, STAGES[cursor.stage - SECTORS])
+            await self._rows(cursor)
         return Progress.BUSY
 
     async def _next_cycle(self, cursor: ScrubCursor) -> ScrubCursor | None:
@@ -203,7 +203,7 @@ class Scrubber:
         if len(names) < PAGE_SHARDS:
             current = replace(
                 current.with_verified(current.stage, self._runtime.now_ms()),
-                stage=current.stage + 1, after=b"", piece=0,
+                stage=stage_after(current.stage), after=b"", piece=0,
             )  # fmt: skip
         await self._save(current)
 
@@ -216,8 +216,7 @@ class Scrubber:
         self._cursor = cursor
         self._unsaved = 0
         await self._runtime.disk(self._log.save, cursor)
-        finished = cursor.stage >= SECTORS + len(STAGES)
-        if finished:
+        if cursor.stage >= DONE:
             self._hurry = False
             self._metrics.count("scrub_cycles_total")
             log.info(
@@ -279,7 +278,11 @@ class Scrubber:
 
     # -- rows
 
-    async def _rows(self, cursor: ScrubCursor, stage: RowStage) -> None:
+    async def _rows(self, cursor: ScrubCursor) -> None:
+        stage = STAGES.get(cursor.stage)
+        if stage is None:  # of a version that knew another table
+            await self._save(replace(cursor, stage=stage_after(cursor.stage), after=b""))
+            return
         after = cursor.after or None
         page = await self._runtime.disk(self._inspect, stage, after)
         bad = len(page.damaged) + page.broken
@@ -300,7 +303,7 @@ class Scrubber:
             current, rows=current.rows + len(page.rows), damaged=current.damaged + bad
         )
         if page.last is None or page.broken:
-            current = replace(current, stage=current.stage + 1, after=b"")
+            current = replace(current, stage=stage_after(current.stage), after=b"")
         else:
             current = replace(current, after=page.last)
         await self._save(current)
@@ -334,15 +337,17 @@ class Scrubber:
     def status(self) -> ScrubStatus:
         """Where the scrub is.  For disk threads before the first unit, else for any."""
         cursor = self._cursor or self._log.load()
-        stages = SECTORS + len(STAGES)
-        if cursor.stage >= stages:
+        passed = min(cursor.stage, SECTORS) + sum(number < cursor.stage for number in STAGES)
+        resting = cursor.stage >= DONE
+        if resting:
             name = "resting"
         elif cursor.stage < SECTORS:
             name = f"shards {cursor.stage:02x}"
         else:
-            name = f"rows {STAGES[cursor.stage - SECTORS].name}"
+            stage = STAGES.get(cursor.stage)
+            name = f"rows {stage.name if stage is not None else cursor.stage}"
         return ScrubStatus(
-            cursor, name, min(1.0, cursor.stage / stages), cursor.stage >= stages, self._rate(),
+            cursor, name, passed / (SECTORS + len(STAGES)), resting, self._rate(),
             min(cursor.verified(sector) for sector in range(SECTORS)),
         )  # fmt: skip
 

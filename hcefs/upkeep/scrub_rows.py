@@ -43,11 +43,18 @@ class RowStage:
     keys: KeyTable | None
 
 
-STAGES = tuple(
-    [RowStage(table.name.lower(), table, None) for table in Table]
-    + [RowStage("keys." + table.name.lower(), None, table) for table in KeyTable]
-)
-"""In the order of a cycle; the numbers of tables never change, so neither does the order."""
+FIRST_ROWS, FIRST_KEYS, DONE = 256, 512, 1024
+STAGES = {FIRST_ROWS + table: RowStage(table.name.lower(), table, None) for table in Table} | {
+    FIRST_KEYS + table: RowStage("keys." + table.name.lower(), None, table) for table in KeyTable
+}
+"""By their numbers, which follow from those of the tables and so never change."""
+
+
+def stage_after(stage: int) -> int:
+    """The stage behind one, ``DONE`` behind the last."""
+    if stage + 1 < FIRST_ROWS:
+        return stage + 1
+    return min((number for number in STAGES if number > stage), default=DONE)
 
 
 class RowMender:

@@ -17,9 +17,11 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from hcefs.encoding import Encoded
-from hcefs.errors import Corrupt, Invalid
+from hcefs.erasure.scheme import profile_named
+from hcefs.errors import Corrupt, HcefsError, Invalid
 from hcefs.ids import BlobBase
 from hcefs.store.interface import RowStore, SetAside, Table
+from hcefs.stripes.placed import shard_key
 
 SECTORS = 256
 TIME_SIZE = 8
@@ -154,9 +156,18 @@ class ScrubLog:
         known = self._note(key)
         if known is not None:
             return known
-        note = AsideNote(shard.base, shard.index, shard.form, "", "unexplained", self._now_ms())
+        profile = shard.form or self._placed(shard)
+        note = AsideNote(shard.base, shard.index, shard.form, profile, "damaged", self._now_ms())
         self._rows.put([(Table.SCRUB, key, note.encode())])
         return note
+
+    def _placed(self, shard: SetAside) -> str:
+        """The profile by which rows lead to a shard's place; empty when none do."""
+        try:
+            row = self._rows.get(Table.PLACED, shard_key(shard.base, shard.index, shard.form))
+            return "" if row is None else profile_named(row.decode("ascii")).name
+        except (HcefsError, UnicodeDecodeError):
+            return ""
 
     def forget(self, shard: SetAside) -> None:
         """The last of a shard's files has left the quarantine."""

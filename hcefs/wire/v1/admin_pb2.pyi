@@ -291,3 +291,91 @@ class VerifyResponse(_message.Message):
     shards: _containers.RepeatedCompositeFieldContainer[AuditedShard]
     next: bytes
     def __init__(self, epoch: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[AuditedShard, _Mapping]]] = ..., next: _Optional[bytes] = ...) -> None: ...
+
+class ScrubRequest(_message.Message):
+    __slots__ = ("proof", "now")
+    PROOF_FIELD_NUMBER: _ClassVar[int]
+    NOW_FIELD_NUMBER: _ClassVar[int]
+    proof: bytes
+    now: bool
+    def __init__(self, proof: _Optional[bytes] = ..., now: _Optional[bool] = ...) -> None: ...
+
+class QuarantinedShard(_message.Message):
+    __slots__ = ("name", "size", "profile", "reason", "at_ms")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    AT_MS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    size: int
+    profile: str
+    reason: str
+    at_ms: int
+    def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ..., profile: _Optional[str] = ..., reason: _Optional[str] = ..., at_ms: _Optional[int] = ...) -> None: ...
+
+class ScrubResponse(_message.Message):
+    __slots__ = ("cycle", "started_ms", "stage", "progress_permille", "resting", "rate_bytes", "shards", "read_bytes", "rows", "damaged", "oldest_verified_ms", "quarantined", "rows_put_away", "disk_state", "restoring", "warnings")
+    CYCLE_FIELD_NUMBER: _ClassVar[int]
+    STARTED_MS_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_PERMILLE_FIELD_NUMBER: _ClassVar[int]
+    RESTING_FIELD_NUMBER: _ClassVar[int]
+    RATE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    READ_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    DAMAGED_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_VERIFIED_MS_FIELD_NUMBER: _ClassVar[int]
+    QUARANTINED_FIELD_NUMBER: _ClassVar[int]
+    ROWS_PUT_AWAY_FIELD_NUMBER: _ClassVar[int]
+    DISK_STATE_FIELD_NUMBER: _ClassVar[int]
+    RESTORING_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    cycle: int
+    started_ms: int
+    stage: str
+    progress_permille: int
+    resting: bool
+    rate_bytes: int
+    shards: int
+    read_bytes: int
+    rows: int
+    damaged: int
+    oldest_verified_ms: int
+    quarantined: _containers.RepeatedCompositeFieldContainer[QuarantinedShard]
+    rows_put_away: int
+    disk_state: str
+    restoring: bool
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, cycle: _Optional[int] = ..., started_ms: _Optional[int] = ..., stage: _Optional[str] = ..., progress_permille: _Optional[int] = ..., resting: _Optional[bool] = ..., rate_bytes: _Optional[int] = ..., shards: _Optional[int] = ..., read_bytes: _Optional[int] = ..., rows: _Optional[int] = ..., damaged: _Optional[int] = ..., oldest_verified_ms: _Optional[int] = ..., quarantined: _Optional[_Iterable[_Union[QuarantinedShard, _Mapping]]] = ..., rows_put_away: _Optional[int] = ..., disk_state: _Optional[str] = ..., restoring: _Optional[bool] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class CollectRequest(_message.Message):
+    __slots__ = ("proof", "dry_run")
+    PROOF_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    proof: bytes
+    dry_run: bool
+    def __init__(self, proof: _Optional[bytes] = ..., dry_run: _Optional[bool] = ...) -> None: ...
+
+class CollectItem(_message.Message):
+    __slots__ = ("what", "name", "size", "deleted", "why")
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    DELETED_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    what: str
+    name: str
+    size: int
+    deleted: bool
+    why: str
+    def __init__(self, what: _Optional[str] = ..., name: _Optional[str] = ..., size: _Optional[int] = ..., deleted: _Optional[bool] = ..., why: _Optional[str] = ...) -> None: ...
+
+class CollectResponse(_message.Message):
+    __slots__ = ("items", "restoring")
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    RESTORING_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[CollectItem]
+    restoring: bool
+    def __init__(self, items: _Optional[_Iterable[_Union[CollectItem, _Mapping]]] = ..., restoring: _Optional[bool] = ...) -> None: ...

@@ -69,6 +69,16 @@ class AdminStub:
                 request_serializer=hcefs_dot_v1_dot_admin__pb2.VerifyRequest.SerializeToString,
                 response_deserializer=hcefs_dot_v1_dot_admin__pb2.VerifyResponse.FromString,
                 _registered_method=True)
+        self.Scrub = channel.unary_unary(
+                '/hcefs.v1.Admin/Scrub',
+                request_serializer=hcefs_dot_v1_dot_admin__pb2.ScrubRequest.SerializeToString,
+                response_deserializer=hcefs_dot_v1_dot_admin__pb2.ScrubResponse.FromString,
+                _registered_method=True)
+        self.Collect = channel.unary_unary(
+                '/hcefs.v1.Admin/Collect',
+                request_serializer=hcefs_dot_v1_dot_admin__pb2.CollectRequest.SerializeToString,
+                response_deserializer=hcefs_dot_v1_dot_admin__pb2.CollectResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -124,6 +134,20 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Scrub(self, request, context):
+        """Returns the state of a storage node's scrub and quarantine.  For operators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Collect(self, request, context):
+        """Collects what nothing refers to on a storage node, or says what that is.  For operators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -161,6 +185,16 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Verify,
                     request_deserializer=hcefs_dot_v1_dot_admin__pb2.VerifyRequest.FromString,
                     response_serializer=hcefs_dot_v1_dot_admin__pb2.VerifyResponse.SerializeToString,
+            ),
+            'Scrub': grpc.unary_unary_rpc_method_handler(
+                    servicer.Scrub,
+                    request_deserializer=hcefs_dot_v1_dot_admin__pb2.ScrubRequest.FromString,
+                    response_serializer=hcefs_dot_v1_dot_admin__pb2.ScrubResponse.SerializeToString,
+            ),
+            'Collect': grpc.unary_unary_rpc_method_handler(
+                    servicer.Collect,
+                    request_deserializer=hcefs_dot_v1_dot_admin__pb2.CollectRequest.FromString,
+                    response_serializer=hcefs_dot_v1_dot_admin__pb2.CollectResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -352,6 +386,60 @@ class Admin:
             '/hcefs.v1.Admin/Verify',
             hcefs_dot_v1_dot_admin__pb2.VerifyRequest.SerializeToString,
             hcefs_dot_v1_dot_admin__pb2.VerifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Scrub(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hcefs.v1.Admin/Scrub',
+            hcefs_dot_v1_dot_admin__pb2.ScrubRequest.SerializeToString,
+            hcefs_dot_v1_dot_admin__pb2.ScrubResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Collect(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hcefs.v1.Admin/Collect',
+            hcefs_dot_v1_dot_admin__pb2.CollectRequest.SerializeToString,
+            hcefs_dot_v1_dot_admin__pb2.CollectResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -345,10 +345,24 @@ async def test_a_repeat_takes_no_other_file_for_its_own(world: GivingCluster) ->
     wanted = at.adopter.check(blob.base, rows)
     await stopped(at, wanted)
     other = replace(wanted, shard_digests=(bytes(32),) * 6)
+    assert not await at.adopter.publish_again(other, INDEX)
+    assert at.left() == [], "its place is free"
+    assert [each.base for each in at.stores.shards.quarantined()] == [blob.base]
+
+
+async def test_a_repeat_sets_nothing_aside_that_rows_here_vouch_for(
+    world: GivingCluster,
+) -> None:
+    blob = await put(world.cluster)
+    at, rows = await blob_rows(world, blob)
+    wanted = at.adopter.check(blob.base, rows)
+    await stopped(at, wanted)
+    assert await at.adopter.publish_again(wanted, INDEX)
+    other = replace(wanted, shard_digests=(bytes(32),) * 6)
     with pytest.raises(Corrupt) as caught:
         await at.adopter.publish_again(other, INDEX)
     assert caught.value.reason == "wrong-digest"
-    assert at.left() == ["shard 1"]
+    assert await at.adopter.has(blob.base, INDEX, "ec-4-2")
 
 
 # -- packs
