@@ -52,6 +52,8 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
         shown += [slow_table(result["cases"]), ratio_table(result["ratios"])]
     if result["benchmark"] == "repair":
         shown += [rebuild_table(result), client_table(result["clients"])]
+    if result["benchmark"] == "scrub":
+        shown.append(scrub_table(result["scrub"]))
     if result["benchmark"] == "small":
         shown.append(small_table(result["cases"]))
     if result["benchmark"] == "ledger":
@@ -210,6 +212,22 @@ def _compared(row: Mapping[str, Any] | None) -> str:
     if row["size"] < 1 << 20:
         return f"{number(row['ops_s']['best'])}/s{fewer}"
     return f"{number(row['mb_s']['best'])} ({number(row['cpu_s_per_gb']['best'], 2)}){fewer}"
+
+
+def scrub_table(found: Mapping[str, Any]) -> Table:
+    """One cycle of a scrub over a node with one flipped byte."""
+    after = found["found_after_s"]
+    columns = ("GB", "SHARDS", "ROWS", "SECONDS", "MB/s", "CPU-s/GB", "FOUND AFTER s")
+    row = [
+        number(found["bytes"] / 1e9),
+        str(found["shards"]),
+        str(found["rows"]),
+        number(found["seconds"]),
+        number(found["mb_s"]),
+        number(found["cpu_s_per_gb"]),
+        "-" if after is None else number(after),
+    ]
+    return Table("One cycle of a scrub, one byte flipped", columns, [row], columns)
 
 
 def slow_table(rows: Sequence[Mapping[str, Any]]) -> Table:

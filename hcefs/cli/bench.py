@@ -228,6 +228,36 @@ def repair(
     _perform(measure, as_json=as_json, out=out, work=work)
 
 
+@app.command("scrub")
+@verb
+def scrub(
+    size: Annotated[
+        str, typer.Option("--size", metavar="SIZE", help="Bytes on the node [10GB; quick 256MiB].")
+    ] = "",
+    rate: Annotated[
+        float, typer.Option("--rate", metavar="MIB", help="MiB a second of the scrub [128].")
+    ] = 128.0,
+    seed: SeedOption = DEFAULT_SEED,
+    quick: QuickOption = False,
+    as_json: JsonOption = False,
+    out: OutOption = None,
+    work: WorkOption = None,
+) -> None:
+    """When the scrub of a node finds a flipped byte, and what reading a byte costs."""
+    _require_benchmarks()
+    from benchmarks import scrub as scrubs
+
+    if not rate > 0:
+        raise Invalid("the rate must be above 0 MiB a second", reason="bad-rate")
+    wanted = parse_size(size) if size else (256 << 20) if quick else 10_000_000_000
+
+    async def measure(folder: Path, runtime: SystemRuntime, report: Report) -> Result:
+        options = scrubs.Options(folder, wanted, rate * (1 << 20), seed, quick)
+        return await scrubs.run(options, runtime, report)
+
+    _perform(measure, as_json=as_json, out=out, work=work)
+
+
 @app.command("small")
 @verb
 def small(

@@ -16,6 +16,7 @@ from tests.services.rig import Running
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.xdist_group("moves")]
 
+
 async def stopped(rig: MovingRig, node: Running, damage: Callable[[Path], None]) -> StorageProcess:
     """A node is stopped, its disk is damaged, and it is started again."""
     await node.process.stop()
