@@ -125,3 +125,20 @@ async def test_boxes_of_dead_grants_are_really_deleted(cluster: LocalCluster) ->
     left = stores.keys.scan(KeyTable.BOXES)
     # The last one is unknown: this replica may only be behind, so its box is kept.
     assert [KeyBox.decode(value).grant for _, value in left] == [grants[0], grants[3]]
+
+
+async def test_the_plan_says_what_would_be_deleted_and_deletes_nothing(
+    cluster: LocalCluster,
+) -> None:
+    opening = await pending_blob(cluster)
+    account = cluster.keys[0].account
+    assert collector_of(cluster, account).plan() == []
+    cluster.ledger.time_ms = NOW_MS + HOUR_MS + 1
+    planned = [each for a in cluster.stores for each in collector_of(cluster, a).plan()]
+    blobs = [each for each in planned if each.what == "blob"]
+    assert [each.name for each in blobs] == [opening.blob.base.hex()] * 6
+    assert all(each.deleted for each in planned)
+    assert everything(cluster) == [6] * 6
+    await collect_everywhere(cluster)
+    assert everything(cluster) == [0] * 6
+    assert collector_of(cluster, account).plan() == []
