@@ -43,6 +43,9 @@ SAVE_BYTES = 64 << 20
 """So much is read again at most after a stop."""
 
 PAGE_SHARDS = 64
+EMPTY_SECTORS = 32
+"""So many at most are passed between two writes of the cursor."""
+
 PAGE_ROWS = 512
 RATE_MIN = 64 << 10
 """Bytes a second; a node with little on it is done long before its time."""
@@ -188,8 +191,8 @@ class Scrubber:
     # -- shards
 
     async def _shards(self, cursor: ScrubCursor) -> None:
-        after = _shard_of(cursor.after)
-        names = await self._runtime.disk(self._stores.shards.page, cursor.stage, after, PAGE_SHARDS)
+        cursor, names = await self._page(cursor)
+        self._cursor = cursor
         for name in names:
             shard = ShardFile(*name)
             piece = cursor.piece if cursor.piece and _resumes(cursor, shard) else 0
@@ -206,6 +209,24 @@ class Scrubber:
                 stage=stage_after(current.stage), after=b"", piece=0,
             )  # fmt: skip
         await self._save(current)
+
+    async def _page(
+        self, cursor: ScrubCursor
+    ) -> tuple[ScrubCursor, list[tuple[BlobBase, int, str]]]:
+        """The next page of shards and the cursor before it; some empty sectors are passed."""
+        for _ in range(EMPTY_SECTORS):
+            names = await self._runtime.disk(
+                self._stores.shards.page, cursor.stage, _shard_of(cursor.after), PAGE_SHARDS
+            )
+            if names or cursor.after or cursor.stage + 1 == SECTORS:
+                return cursor, names
+            cursor = replace(
+                cursor.with_verified(cursor.stage, self._runtime.now_ms()),
+                stage=stage_after(cursor.stage),
+            )
+        return cursor, await self._runtime.disk(
+            self._stores.shards.page, cursor.stage, _shard_of(cursor.after), PAGE_SHARDS
+        )
 
     def _now_at(self) -> ScrubCursor:
         if self._cursor is None:
