@@ -174,7 +174,8 @@ def _print_status(console: Console, data: dict[str, Any], now_ms: int) -> None:
     if data["done"]:
         text = f"all blobs were whole in the passes that ended by {time_text(data['whole_ms'])}"
     else:
-        text = f"not done: {data['backlog']} shards wait"
+        waits = f"{data['backlog']} shards wait" if data["backlog"] else "a pass has yet to see it"
+        text = f"not done: {waits}"
     console.print(Text(text, style="green" if data["done"] else "yellow"))
 
 

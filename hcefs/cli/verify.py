@@ -131,7 +131,8 @@ def _groups(places: list[tuple[str, int]]) -> Iterator[tuple[str, int, int]]:
 
 
 def _words(tally: Tally) -> str:
-    return ", ".join(f"{tally.counts[state]} {state}" for state in STATES if tally.counts[state])
+    found = [f"{tally.counts[state]} {state}" for state in STATES if tally.counts[state]]
+    return ", ".join(found) or "nothing yet"
 
 
 def blob_data(verdict: BlobVerdict) -> dict[str, Any]:

@@ -38,6 +38,7 @@ class Repairs:
     ) -> None:
         self._runtime = runtime
         self._throttle = throttle
+        self._me = me
         self.damage = DamageLog(stores.rows, runtime.now_ms)
         self.auditor = Auditor(runtime, stores, log, throttle.spend)
         self.repairer = Repairer(
@@ -69,6 +70,7 @@ class Repairs:
             self.listener,
             self.auditor,
             self._throttle,
+            self._me,
         )
 
     @property

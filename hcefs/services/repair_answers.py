@@ -2,7 +2,7 @@
 
 Converts, and nothing else; what is converted belongs to :mod:`hcefs.upkeep.repair` and
 :mod:`hcefs.stripes.audit`.  An answer is bounded: lists by number, audits by the bytes that
-are read for one.  Audits are paid for from upkeep's budget.
+are read for one.  Audits are paid for from upkeep's budget; what they find bad is queued.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hcefs.errors import NotFound
-from hcefs.ids import BlobBase
+from hcefs.ids import AccountId, BlobBase
 from hcefs.placement.cluster_map import ClusterMap
 from hcefs.placement.ring import positions_of
 from hcefs.runtime import Runtime
 from hcefs.store.interface import Stores
-from hcefs.stripes.audit import Auditor
+from hcefs.stripes.audit import Audit, Auditor, ShardState
 from hcefs.stripes.placed import PlacedShard, shards_in, shards_of
-from hcefs.upkeep.damage import Damaged, DamageLog
+from hcefs.upkeep.damage import Damaged, DamagedName, DamageLog
 from hcefs.upkeep.hints import HintListener
 from hcefs.upkeep.repair import Repairer
-from hcefs.upkeep.stocktaking import Stock
+from hcefs.upkeep.stocktaking import MISSING, Stock, place_here
 from hcefs.upkeep.throttle import Throttle
 from hcefs.wire.v1 import admin_pb2
 
@@ -43,8 +43,10 @@ class RepairAnswers:
         listener: HintListener,
         auditor: Auditor,
         throttle: Throttle,
+        me: AccountId,
     ) -> None:
         """``view`` gives the map in force, or raises."""
+        self._me = me
         self._runtime = runtime
         self._stores = stores
         self._view = view
@@ -128,8 +130,17 @@ class RepairAnswers:
                 found.append(audited)
         return admin_pb2.VerifyResponse(epoch=current.epoch, shards=found, next=last)
 
+    async def _enter(self, shard: PlacedShard, audit: Audit) -> None:
+        """Queue what was found bad, if it is this node's to have."""
+        name = DamagedName(shard.base, shard.index, shard.profile)
+        if place_here(self._view(), self._me, name) is not None:
+            reason = MISSING if audit.state is ShardState.MISSING else audit.reason
+            await self._runtime.disk(self._queue.found, *name.parts, reason)
+
     async def _audited(self, shard: PlacedShard) -> admin_pb2.AuditedShard:
         audit = await self._auditor.look(shard.base, shard.index, shard.profile)
+        if audit.state is not ShardState.WHOLE and audit.reason != "other-layout":
+            await self._enter(shard, audit)
         facts = await self._auditor.facts(shard.base, shard.profile)
         return admin_pb2.AuditedShard(
             base=bytes(shard.base),

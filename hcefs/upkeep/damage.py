@@ -50,6 +50,11 @@ class DamagedName:
     index: int
     profile: str
 
+    @property
+    def parts(self) -> tuple[BlobBase, int, str]:
+        """Base, index and profile."""
+        return self.base, self.index, self.profile
+
     def key(self) -> bytes:
         """The key of its row: position on the ring, base, index, profile."""
         base = bytes(self.base)

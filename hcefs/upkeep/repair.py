@@ -56,6 +56,8 @@ REST_SECONDS = 60.0
 """After a pass that did not find everything whole; twice as long after each further one."""
 
 REST_HURRIED_SECONDS = 1.0
+PASSES_HURRIED = 5
+"""After an operator's word, as long as not everything is whole."""
 
 FIRST_SECONDS = 60.0
 """After the start: first the replica and the connections."""
@@ -110,7 +112,9 @@ class Repairer:
         self._begins = runtime.monotonic() + min(FIRST_SECONDS, round_seconds)
         self._rest = self._rest_first = min(REST_SECONDS, round_seconds)
         self._pass: Stocktaking | None = None
-        self._hurried = False
+        self._hurried = 0
+        """Passes that are still to be made without a pause."""
+
         self.meter = PaceMeter()
         self.last: Stock | None = None
         """What the last pass found that came to its end."""
@@ -123,7 +127,7 @@ class Repairer:
     def now(self) -> None:
         """Begin a pass at once and keep to the ceiling until it and its work are done."""
         self._begins = self._runtime.monotonic()
-        self._hurried = True
+        self._hurried = PASSES_HURRIED
         self._rest = min(REST_HURRIED_SECONDS, self._rest_first)
         self._queue.hurry()
         self._throttle.hurry(True)
@@ -176,9 +180,8 @@ class Repairer:
         batch = [entry for entry in self._queue.due(BATCH) if entry.shard.live is not None]
         if batch and await self._restore(current, batch):
             return Progress.BUSY
-        if not batch and self._hurried:
-            self._hurried = False
-            self._throttle.hurry(False)
+        if not batch:
+            self._throttle.hurry(bool(self._hurried))
         return Progress.IDLE
 
     async def _take_stock(self, current: ClusterMap) -> None:
@@ -200,8 +203,10 @@ class Repairer:
         if stock.is_whole:
             self.whole_ms = stock.ended_ms
             rest, self._rest = self._round, self._rest_first
+            self._hurried = 0
         else:
             rest, self._rest = self._rest, min(2 * self._rest, self._round)
+            self._hurried = max(0, self._hurried - 1)
         self._begins = self._runtime.monotonic() + rest
         self._publish(before, stock)
         log.log(
