@@ -61,6 +61,10 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
         from benchmarks import placement_tables
 
         shown += placement_tables.tables(result)
+    if result["benchmark"] == "durability":
+        from benchmarks import durability_tables
+
+        shown += durability_tables.tables(result)
     return [table for table in shown if table.rows] + [goals_table(result["goals"])]
 
 
@@ -411,6 +415,10 @@ def panels(result: Mapping[str, Any]) -> list[Panel]:
         from benchmarks import placement_tables
 
         drawn += placement_tables.panels(result)
+    if result["benchmark"] == "durability":
+        from benchmarks import durability_tables
+
+        drawn += durability_tables.panels(result)
     for operation, title in (
         ("put", "Put"),
         ("get", "Get"),
@@ -509,6 +517,12 @@ def _bar_name(row: Mapping[str, Any]) -> str:
     return f"{size} x {row['concurrency']}, {row['mode']}{sealed}"
 
 
+_BARS: Final = {
+    "slow": "median of the phases",
+    "durability": "found; the thin line is the end of its 95 % interval on the unsafe side",
+}
+
+
 # --- files ------------------------------------------------------------------------------
 
 
@@ -534,7 +548,7 @@ def save(result: Mapping[str, Any], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"bench-{result['benchmark']}{'-quick' if result['quick'] else ''}"
     title = f"hcefs bench {result['benchmark']}"
-    what = "median of the phases" if result["benchmark"] == "slow" else "best"
+    what = _BARS.get(result["benchmark"], "best")
     environment = result["environment"]
     subtitle = (
         f"{environment['cpu']}, {environment['cores']} cores, {environment['kernel']}; "

@@ -43,7 +43,7 @@ M = 2
 REST = 3
 """One round in so many waits until everything is whole, so that losses become possible."""
 
-REST_SECONDS = 30.0
+REST_SECONDS = 12.0
 SELF_HEAL_SECONDS = 45.0
 POLL_SECONDS = 0.5
 BETWEEN_SECONDS = (0.2, 1.5)
