@@ -139,8 +139,11 @@ class Cycle:
         shape: Shape,
         assumed: Assumptions,
         seats: Sequence[Sequence[int]],
+        beyond: Sequence[float],
         chance: random.Random,
     ) -> None:
+        """``seats`` are the rows of each node, ``beyond`` is :func:`beyond_repair`."""
+        self._beyond = beyond
         self._shape = shape
         self._assumed = assumed
         self._seats = seats
@@ -156,6 +159,9 @@ class Cycle:
         """(time, row, node) of the rebuilds to come, latest first."""
 
         self._eligible: dict[int, float] = {}
+        self._whole_at: dict[int, float] = {}
+        """When each lost node's last seat is rebuilt."""
+
         self._now = 0.0
         self._weight = 1.0
         row_payload = assumed.node_bytes * shape.nodes * shape.k / shape.n / len(shape.rows)
@@ -176,7 +182,7 @@ class Cycle:
             remaining = self._schedule[0][0] - self._now
             biased = max(natural, BIAS / remaining) if remaining > 0 and up else natural
             after = self._chance.expovariate(biased) if biased else math.inf
-            end = self._next_node_up()
+            end = min(self._whole_at[node] for node in self._down)
             if self._now + after >= end:
                 self._weight *= math.exp((biased - natural) * (end - self._now))
                 self._rebuild_until(end)
@@ -186,13 +192,6 @@ class Cycle:
             alive = [node for node in range(self._shape.nodes) if node not in self._down]
             self._fail(self._chance.choice(alive))
             self._plan()
-
-    def _next_node_up(self) -> float:
-        """When the first of the lost nodes is whole again."""
-        last: dict[int, float] = {}
-        for at, _, node in self._schedule:
-            last.setdefault(node, at)  # latest first
-        return min(last.values())
 
     def _fail(self, node: int) -> None:
         rows = set(self._seats[node])
@@ -209,11 +208,18 @@ class Cycle:
             self.bytes += self._weight * newly * self._row_bytes
 
     def _plan(self) -> None:
-        """When each lost seat is rebuilt: the least margin first, at the pace of all nodes."""
-        assumed = self._assumed
-        if assumed.exponential_repair_seconds:
+        """When each lost seat is rebuilt, and so each node."""
+        if self._assumed.exponential_repair_seconds:
             self._plan_exponential()
-            return
+        else:
+            self._plan_by_urgency()
+        self._whole_at = {}
+        for at, _, node in self._schedule:  # latest first
+            self._whole_at.setdefault(node, at)
+
+    def _plan_by_urgency(self) -> None:
+        """The least margin first, at the pace of all nodes together."""
+        assumed = self._assumed
         up = max(1, self._shape.nodes - len(self._down))
         pace = assumed.rebuild_bytes_s * up
         each = assumed.node_bytes * self._shape.nodes / (len(self._shape.rows) * self._shape.n)
@@ -262,15 +268,23 @@ class Cycle:
 
     def _count_damage(self, row: int) -> None:
         """Blobs of a row that cannot be rebuilt because other shards of them are damaged."""
-        shape, lost = self._shape, self._lost[row]
-        more = shape.m + 1 - lost
-        damage = self._assumed.damage
-        if row in self._gone or more < 1 or not damage:
+        blobs = self._beyond[self._lost[row]]
+        if not blobs or row in self._gone:
             return
-        one = math.comb(shape.n - lost, more) * damage**more
-        blobs = self._row_bytes / self._blob_bytes * one
         self.loss = min(max(self.loss, self._weight), self.loss + self._weight * min(1.0, blobs))
         self.bytes += self._weight * blobs * self._blob_bytes
+
+
+def beyond_repair(shape: Shape, assumed: Assumptions) -> tuple[float, ...]:
+    """By lost seats of a row: its blobs of which too many other shards are damaged."""
+    row_bytes = assumed.node_bytes * shape.nodes * shape.k / shape.n / len(shape.rows)
+    blobs = row_bytes / (assumed.shard_bytes * shape.k)
+    found = []
+    for lost in range(shape.n + 1):
+        more = shape.m + 1 - lost
+        chance = math.comb(shape.n - lost, more) * assumed.damage**more if more > 0 else 0.0
+        found.append(blobs * min(1.0, chance))
+    return tuple(found)
 
 
 # --- the year ---------------------------------------------------------------------------
@@ -295,6 +309,7 @@ def simulate(shape: Shape, assumed: Assumptions, cycles: int, seed: int) -> Year
     for number, row in enumerate(shape.rows):
         for node in row:
             seats[node].append(number)
+    beyond = beyond_repair(shape, assumed)
     zones = sorted(set(shape.zones))
     rate = assumed.node_rate * shape.nodes
     strata = [Stratum(NODE, rate * (1 - assumed.mistakes))]
@@ -303,19 +318,26 @@ def simulate(shape: Shape, assumed: Assumptions, cycles: int, seed: int) -> Year
     if assumed.mistakes:
         strata.append(Stratum(MISTAKE, rate * assumed.mistakes))
     for stratum in strata:
-        for _ in range(cycles):
-            cycle = Cycle(shape, assumed, seats, chance)
-            cycle.run(_first(stratum.name, shape, zones, chance))
+        for number in range(cycles):
+            cycle = Cycle(shape, assumed, seats, beyond, chance)
+            cycle.run(_first(stratum.name, shape, zones, number, chance))
             stratum.loss.add(cycle.loss)
             stratum.lost_bytes.add(cycle.bytes)
     return _year(shape, assumed, strata)
 
 
-def _first(name: str, shape: Shape, zones: Sequence[int], chance: random.Random) -> list[int]:
+def _first(
+    name: str, shape: Shape, zones: Sequence[int], number: int, chance: random.Random
+) -> list[int]:
+    """Who is lost at the start: each zone and node in turn, so that none is missed by chance."""
     if name == ZONE:
-        zone = chance.choice(zones)
+        zone = zones[number % len(zones)]
         return [node for node, each in enumerate(shape.zones) if each == zone]
-    return chance.sample(range(shape.nodes), 2 if name == MISTAKE else 1)
+    node = number % shape.nodes
+    if name == NODE:
+        return [node]
+    other = chance.randrange(shape.nodes - 1)
+    return [node, other + (other >= node)]
 
 
 def _year(shape: Shape, assumed: Assumptions, strata: Sequence[Stratum]) -> Year:
