@@ -31,14 +31,13 @@ CELLS: Final = (
     ("ec-4-2", 16),
     ("ec-8-3", 16),
     ("ec-10-4", 16),
-    ("ec-4-2", 48),
-    ("ec-8-3", 48),
-    ("ec-10-4", 48),
     ("copy-3", 48),
+    ("ec-4-2", 48),
+    ("ec-10-4", 48),
 )
 QUICK_CELLS: Final = (("copy-3", 6), ("ec-4-2", 6), ("ec-4-2", 16))
-CYCLES: Final = 400
-QUICK_CYCLES: Final = 60
+CYCLES: Final = 150
+QUICK_CYCLES: Final = 40
 
 AS_ASSUMED: Final = "as assumed"
 CASES: Final[Mapping[str, Callable[[Assumptions], Assumptions]]] = {
