@@ -36,8 +36,8 @@ CELLS: Final = (
     ("ec-10-4", 48),
 )
 QUICK_CELLS: Final = (("copy-3", 6), ("ec-4-2", 6), ("ec-4-2", 16))
-CYCLES: Final = 150
-QUICK_CYCLES: Final = 40
+CYCLES: Final = 60
+QUICK_CYCLES: Final = 20
 
 AS_ASSUMED: Final = "as assumed"
 CASES: Final[Mapping[str, Callable[[Assumptions], Assumptions]]] = {

@@ -321,6 +321,10 @@ def durability_(
             "--repair", metavar="FILE.json", help="A result of `hcefs bench repair`: its pace."
         ),
     ] = None,
+    cycles: Annotated[
+        int,
+        typer.Option("--cycles", metavar="N", help="Histories of each beginning; more narrow it."),
+    ] = 0,
     seed: SeedOption = DEFAULT_SEED,
     quick: QuickOption = False,
     as_json: JsonOption = False,
@@ -328,7 +332,7 @@ def durability_(
 ) -> None:
     """How likely a blob is lost in a year, by simulation on the real placement; no cluster.
 
-    Without --quick it takes a quarter of an hour.
+    Without --quick it takes a minute or two of CPU.
     """
     _require_benchmarks()
     from benchmarks import durability, machine
@@ -338,6 +342,8 @@ def durability_(
         options = durability.Options(
             durability.QUICK_CYCLES, durability.QUICK_CELLS, seed, quick=True
         )
+    if cycles:
+        options = replace(options, cycles=_count(str(cycles)))
     if repair_result is not None:
         options = durability.with_measured_pace(options, repair_result.expanduser())
 

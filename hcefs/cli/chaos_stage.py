@@ -43,7 +43,7 @@ from hcefs.ids import RecordId
 from hcefs.placement.cluster_map import ClusterMap, Node, NodeState
 from hcefs.runtime import SystemRuntime
 
-LEASE_MS = 3_000
+LEASE_MS = 5_000
 UPKEEP = UpkeepConfig(rate_min_mib=32.0, rate_max_mib=512.0, grace_s=2.0, round_s=2.0)
 PUT_DEADLINE_SECONDS = 3.0
 SMALL_DISK_BYTES = 512 << 20
