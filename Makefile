@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: venv demo test test-long check lint types contracts proto proto-check vectors lock clean
+.PHONY: venv demo test test-long chaos check lint types contracts proto proto-check vectors lock clean
 
 venv: .venv/.installed
 
@@ -24,6 +24,12 @@ test: venv
 # More seeds and larger clusters than the fast tier: minutes of CPU, no processes.
 test-long: venv
 	$(BIN)/pytest -q -n 2 -m long
+
+# Real processes under faults, then a full verification; exit code 1 on a violation.
+MINUTES ?= 5
+SEED ?= -1
+chaos: venv
+	$(BIN)/hcefs chaos --minutes $(MINUTES) --seed $(SEED) --report chaos-report.md
 
 lint: venv
 	$(BIN)/ruff check .

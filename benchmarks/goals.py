@@ -255,6 +255,20 @@ def repair_goals(
     return goals
 
 
+# --- durability ---------------------------------------------------------------------
+
+
+def durability_goals(checks: Sequence[Mapping[str, Any]]) -> list[Goal]:
+    """That the simulation agrees with the closed form, within three half widths of 95 %."""
+    goals = []
+    for check in checks:
+        away = abs(check["simulated"] - check["closed_form"])
+        widths = away / check["half_width"] if check["half_width"] else None
+        name = f"{check['profile']}: distance from the closed form, in half widths of 95 %"
+        goals.append(_at_most(name, 3, (widths, "no history with a loss")))
+    return goals
+
+
 # --- small --------------------------------------------------------------------------
 
 PUT_SINGLE: Final = 1_000

@@ -79,8 +79,14 @@ def tick_step(largest: float) -> float:
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
 
 
-def chart(title: str, subtitle: str, panels: Sequence[Panel], bars: str = "best") -> str:
-    """The drawing of some panels; ``bars`` says what a bar is."""
+def chart(
+    title: str,
+    subtitle: str,
+    panels: Sequence[Panel],
+    bars: str = "best",
+    line: str = "median",
+) -> str:
+    """The drawing of some panels; ``bars`` and ``line`` say what a bar and a thin line are."""
     parts: list[str] = []
     top = TITLE_HEIGHT
     for panel in panels:
@@ -97,20 +103,20 @@ def chart(title: str, subtitle: str, panels: Sequence[Panel], bars: str = "best"
         f'<rect width="{WIDTH}" height="{top}" fill="#ffffff"/>',
         _text(24, 32, title, "title"),
         _text(24, 52, subtitle, "sub"),
-        *_legend(panels, bars),
+        *_legend(panels, bars, line),
     ]
     return "\n".join([*head, *parts, "</svg>"]) + "\n"
 
 
-def _legend(panels: Sequence[Panel], what: str) -> list[str]:
+def _legend(panels: Sequence[Panel], what: str, line: str) -> list[str]:
     bars = [bar for panel in panels for bar in panel.bars]
     if not bars:
         return []
     parts = ['<rect class="bar" x="24" y="62" width="22" height="10"/>', _text(52, 71, what)]
     x = 52 + LETTER * len(what) + LEGEND_GAP
     if any(bar.median is not None for bar in bars):
-        parts += [_line("median", x, 60, 74), _text(x + 7, 71, "median")]
-        x += 7 + LETTER * len("median") + LEGEND_GAP
+        parts += [_line("median", x, 60, 74), _text(x + 7, 71, line)]
+        x += 7 + LETTER * len(line) + LEGEND_GAP
     if any(bar.goal is not None for bar in bars):
         parts += [_line("goal", x, 60, 74), _text(x + 8, 71, "to reach")]
         x += 8 + LETTER * len("to reach") + LEGEND_GAP

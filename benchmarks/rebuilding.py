@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -114,6 +114,6 @@ def also_needed(k: int) -> list[Term]:
     ]
 
 
-def shares(stages: Mapping[str, Mapping[str, Any]], chosen: Sequence[Term]) -> dict[str, float]:
+def shares(stages: dict[str, dict[str, Any]], chosen: Sequence[Term]) -> dict[str, float]:
     """CPU-s/GB rebuilt of each term."""
     return {term.stage: term.factor * stage_cost(term.stage, stages, "best") for term in chosen}

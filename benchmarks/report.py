@@ -63,6 +63,10 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
         from benchmarks import placement_tables
 
         shown += placement_tables.tables(result)
+    if result["benchmark"] == "durability":
+        from benchmarks import durability_tables
+
+        shown += durability_tables.tables(result)
     return [table for table in shown if table.rows] + [goals_table(result["goals"])]
 
 
@@ -429,6 +433,10 @@ def panels(result: Mapping[str, Any]) -> list[Panel]:
         from benchmarks import placement_tables
 
         drawn += placement_tables.panels(result)
+    if result["benchmark"] == "durability":
+        from benchmarks import durability_tables
+
+        drawn += durability_tables.panels(result)
     for operation, title in (
         ("put", "Put"),
         ("get", "Get"),
@@ -527,6 +535,12 @@ def _bar_name(row: Mapping[str, Any]) -> str:
     return f"{size} x {row['concurrency']}, {row['mode']}{sealed}"
 
 
+_BARS: Final = {
+    "slow": ("median of the phases", "median"),
+    "durability": ("found", "the end of its 95 % interval on the unsafe side"),
+}
+
+
 # --- files ------------------------------------------------------------------------------
 
 
@@ -552,7 +566,7 @@ def save(result: Mapping[str, Any], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"bench-{result['benchmark']}{'-quick' if result['quick'] else ''}"
     title = f"hcefs bench {result['benchmark']}"
-    what = "median of the phases" if result["benchmark"] == "slow" else "best"
+    bars, line = _BARS.get(result["benchmark"], ("best", "median"))
     environment = result["environment"]
     subtitle = (
         f"{environment['cpu']}, {environment['cores']} cores, {environment['kernel']}; "
@@ -561,7 +575,7 @@ def save(result: Mapping[str, Any], folder: Path) -> list[Path]:
     written = {
         f"{stem}.json": json.dumps(result, indent=2) + "\n",
         f"{stem}.txt": text_of(result),
-        f"{stem}.svg": chart(title, subtitle, panels(result), what),
+        f"{stem}.svg": chart(title, subtitle, panels(result), bars, line),
     }
     for name, text in written.items():
         (folder / name).write_text(text, encoding="utf-8")

@@ -342,6 +342,56 @@ def placement_(
     _perform(measure, as_json=as_json, out=out, work=None)
 
 
+@app.command("durability")
+@verb
+def durability_(
+    repair_result: Annotated[
+        Path | None,
+        typer.Option(
+            "--repair", metavar="FILE.json", help="A result of `hcefs bench repair`: its pace."
+        ),
+    ] = None,
+    cycles: Annotated[
+        int,
+        typer.Option("--cycles", metavar="N", help="Histories of each beginning; more narrow it."),
+    ] = 0,
+    seed: SeedOption = DEFAULT_SEED,
+    quick: QuickOption = False,
+    as_json: JsonOption = False,
+    out: OutOption = None,
+) -> None:
+    """How likely a blob is lost in a year, by simulation on the real placement; no cluster.
+
+    Without --quick it takes a minute or two of CPU.
+    """
+    _require_benchmarks()
+    from benchmarks import durability, machine
+
+    options = durability.Options(seed=seed)
+    if quick:
+        options = durability.Options(
+            durability.QUICK_CYCLES, durability.QUICK_CELLS, seed, quick=True
+        )
+    if cycles:
+        options = replace(options, cycles=_count(str(cycles)))
+    if repair_result is not None:
+        options = durability.with_measured_pace(options, repair_result.expanduser())
+
+    async def measure(folder: Path, runtime: SystemRuntime, report: Report) -> Result:
+        started = runtime.monotonic()
+        found = durability.run(options, report)
+        return {
+            "benchmark": "durability",
+            "quick": quick,
+            "seconds": runtime.monotonic() - started,
+            "environment": machine.environment(folder),
+            "settings": {"cycles": options.cycles, "seed": seed, "pace": options.pace_from},
+            **found,
+        }
+
+    _perform(measure, as_json=as_json, out=out, work=None)
+
+
 # --- running ----------------------------------------------------------------------------
 
 Measure = Callable[[Path, SystemRuntime, Report], Awaitable[Result]]

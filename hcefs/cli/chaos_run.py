@@ -50,7 +50,7 @@ async def perform(root: Path, options: Options, runtime: SystemRuntime, say: Say
     stage = Stage(root, runtime, say)
     report = Report(options.seed, options.minutes, options.nodes, "")
     try:
-        await stage.start(options.nodes)
+        await stage.start(options.nodes, small_disk=Kind.FULL in options.kinds)
         report.full_by = stage.full_by
         clients = Clients(stage, options.seed)
         load = clients.load

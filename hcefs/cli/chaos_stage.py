@@ -43,7 +43,7 @@ from hcefs.ids import RecordId
 from hcefs.placement.cluster_map import ClusterMap, Node, NodeState
 from hcefs.runtime import SystemRuntime
 
-LEASE_MS = 3_000
+LEASE_MS = 5_000
 UPKEEP = UpkeepConfig(rate_min_mib=32.0, rate_max_mib=512.0, grace_s=2.0, round_s=2.0)
 PUT_DEADLINE_SECONDS = 3.0
 SMALL_DISK_BYTES = 512 << 20
@@ -81,8 +81,10 @@ class Stage:
 
     # -- coming and going
 
-    async def start(self, nodes: int) -> None:
+    async def start(self, nodes: int, *, small_disk: bool) -> None:
         """Bring the cluster up behind its relays, and let a patient in.
+
+        ``small_disk`` asks for a small disk of its own for the last node.
 
         Raises:
             HcefsError: it does not come up.
@@ -94,7 +96,8 @@ class Stage:
         with reserved_ports(len(numbers), self.runtime.random) as ports:
             for number, port in zip(numbers, ports, strict=True):
                 await self._insert_relays(number, port)
-            self.small_disk = await self.runtime.disk(self._mount, numbers[-1])
+            if small_disk:
+                self.small_disk = await self.runtime.disk(self._mount, numbers[-1])
             await self.start_processes(map(node_name, numbers))
         keys = [self.folder.load_keys(name) for name in OPERATORS[:THRESHOLD]]
         self.operator = self._client(keys[0])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cases, data, slow, small
+from benchmarks import cases, data, repair, report, slow, small
 from benchmarks.goals import KIB, MIB
 from hcefs.runtime import SystemRuntime
 
@@ -78,3 +78,24 @@ async def test_a_slow_node_at_toy_size(tmp_path: Path) -> None:
     assert [row["operations"] for row in result["cases"]] == [5] * 4
     assert all(0 < result["ratios"][mode]["slow_node_ran"] < 1 for mode in slow.MODES)
     assert len(result["goals"]) == 2
+
+
+async def test_repair_at_toy_size(tmp_path: Path) -> None:
+    runtime = SystemRuntime()
+    effort = repair.Effort(4 * MIB, MIB, 0.5, 2 * MIB, 1, 120.0)
+    try:
+        result = await repair.run(repair.Options(tmp_path, effort), runtime, lambda _: None)
+    finally:
+        runtime.close()
+    for found in result["rebuilds"].values():
+        # Every shard of the lost node is made again, and nothing else.
+        assert 0.5 * found["bytes_lost"] < found["bytes"] < 2 * found["bytes_lost"]
+        assert found["cpu_s"] > 0
+        assert found["mb_s"] > 0
+    assert 0 < result["limit"]["ratio"] < 1
+    clients = {row["operation"]: row for row in result["clients"]}
+    assert clients["failed"]["idle"]["requests"] == 0
+    assert clients["get"]["idle"]["requests"] > 0
+    assert len(result["goals"]) == 4
+    assert "MB rebuilt/s" in report.text_of(result)
+    assert report.panels(result)
