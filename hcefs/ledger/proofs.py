@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hcefs.errors import Corrupt, HcefsError, Invalid
+from hcefs.encoding import Encoded
+from hcefs.errors import Conflict, Corrupt, HcefsError, Invalid
 from hcefs.integrity import blake3_digest
 from hcefs.ledger.block import Block, SignedHead
 from hcefs.ledger.genesis import FIRST_TERM, Genesis
@@ -29,6 +30,32 @@ class CheckedFork:
     term: int
     ours: str
     theirs: str
+
+
+@dataclass(frozen=True)
+class ForkEvidence(Encoded):
+    """A proof with all that is needed to check it: an exported file."""
+
+    KIND = "fork-evidence"
+    MAX_BYTES = 8 << 20
+
+    genesis: Genesis
+    terms: tuple[SignedTermChange, ...]
+    proof: ForkProof
+
+    def check(self) -> CheckedFork:
+        """Check it; whether the genesis is the right cluster's is for the reader to compare.
+
+        Raises:
+            Corrupt: ``no-fork``.
+        """
+        terms = Terms(self.genesis)
+        try:
+            for signed in self.terms:
+                terms = terms.followed_by(signed)
+        except Conflict as error:
+            raise _no_fork(error.message) from error
+        return check_proof(self.proof, terms)
 
 
 def statement_of(data: bytes) -> Statement:
