@@ -29,7 +29,7 @@ from typing import Protocol
 
 from hcefs.crypto.signing import SigningKey
 from hcefs.encoding import Encoded
-from hcefs.errors import Conflict, Corrupt, HcefsError, Invalid, Unavailable
+from hcefs.errors import Conflict, Corrupt, HcefsError, Invalid, NotFound, Unavailable
 from hcefs.ids import AccountId, ClusterId
 from hcefs.ledger import machine
 from hcefs.ledger.block import Block, SignedHead
@@ -347,13 +347,9 @@ async def _agree(
     Raises:
         Conflict: ``forked``.
     """
-    with contextlib.suppress(HcefsError):
-        head = SignedHead.decode(answer.head)
-        key = log.terms.key_of(head.term)
-        mine = log.block_hash(head.height)
-        if key is not None and mine is not None and mine != head.block_hash:
-            head.check(key)
-            await _keep_fork(log, runtime, head.height, answer.head)
+    contradicted = _contradicted(log, answer)
+    if contradicted is not None:
+        await _keep_fork(log, runtime, contradicted, answer.head)
     if answer.height > log.height or log.block_hash(answer.height) == answer.block_hash:
         return ""
     try:
@@ -373,10 +369,30 @@ async def _agree(
     )
 
 
+def _contradicted(log: LedgerLog, answer: ReplicaAnswer) -> int | None:
+    """The height at which the head of an answer, signed by a writer, contradicts this log."""
+    try:
+        head = SignedHead.decode(answer.head)
+        key = log.terms.key_of(head.term)
+        here = log.block_hash(head.height)
+        if key is None or here is None or here == head.block_hash:
+            return None
+        end = log.terms.end_of(head.term)
+        if end is not None and head.height > end:
+            return None  # void, and no contradiction: an honest writer had signed it
+        head.check(key)
+    except HcefsError:
+        return None
+    return head.height
+
+
 async def _judge(log: LedgerLog, runtime: Runtime, block: Block) -> None:
     height = block.header.height
     key = log.terms.key_of(block.header.term)
+    end = log.terms.end_of(block.header.term)
     if key is None or log.block_hash(height) in (None, block.hash()):
+        return
+    if end is not None and height > end:
         return
     block.check_signature(key)
     await _keep_fork(log, runtime, height, replace(block, transactions=()).encode())
@@ -429,7 +445,8 @@ async def _look_for_fork(
     height = log.height
     if height == 0:
         return
-    with contextlib.suppress(Corrupt, Invalid, Unavailable):
+    # Not Conflict: that is the fork that is looked for.
+    with contextlib.suppress(Corrupt, Invalid, Unavailable, NotFound):
         feed = replicas.blocks(answer.account, _address(log, answer.account), height, height)
         async with contextlib.aclosing(feed) as messages:
             async for message in messages:
