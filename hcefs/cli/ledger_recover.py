@@ -356,7 +356,9 @@ def _show_proposal(found: Proposal) -> None:
             rows.append([account.text, "-", "-", "-", "does not answer"])
             continue
         terms = str(len(answer.terms) + 1)
-        status = answer.problem or answer.status
+        # That a node cannot reach the ledger goes without saying here.
+        plain = answer.status in ("following", "disconnected", "stopped")
+        status = answer.status if plain else f"{answer.status}: {answer.problem}"
         rows.append([account.text, str(answer.height), answer.block_hash.hex()[:16], terms, status])
     print_table(console, ["node", "height", "block", "term", "status"], rows)
     _print_statement(console, found.statement)
