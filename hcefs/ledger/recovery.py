@@ -232,7 +232,7 @@ async def survey(
             async with runtime.timeout(ASK_SECONDS):
                 answer = await replicas.describe(account, address)
         except (HcefsError, TimeoutError) as error:
-            _logger.info("%s says nothing of its replica: %s", account, error)
+            _logger.debug("%s says nothing of its replica: %s", account, error)
             return None
         return answer if answer.account == account else None
 

@@ -98,3 +98,24 @@ async def old_writer_is_refused(cluster: LiveCluster, backup: Path) -> None:
         assert not process.writer.running
     finally:
         await process.stop()
+
+
+async def test_a_restored_backup_of_the_ledger_fetches_what_it_lacks(
+    mortal_cluster: LiveCluster, open_client: OpenClient, tmp_path: Path
+) -> None:
+    cluster = mortal_cluster
+    data = load_ledger_config(cluster.folder.config_of(LEDGER)).data
+    patient = await open_client(cluster, "patient")
+    cluster.kill(LEDGER)
+    shutil.copytree(data, tmp_path / "backup")
+    await cluster.start(LEDGER)
+    record = (await patient.open_record()).record  # acknowledged, and not in the backup
+    cluster.kill(LEDGER)
+    shutil.rmtree(data)
+    shutil.copytree(tmp_path / "backup", data)
+    await cluster.start(LEDGER)
+    after = (await patient.open_record()).record
+    assert {record, after} <= {each.record for each in await patient.records()}
+    await cluster.level()
+    for number in range(1, NODES + 1):
+        assert cluster.metric(node_name(number), "hcefs_ledger_fork_proofs") == 0
