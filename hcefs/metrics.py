@@ -197,6 +197,8 @@ FAMILIES: Final[tuple[Family, ...]] = (
     ),
     # Ledger
     _gauge("ledger_height", "Highest ledger height applied."),
+    _gauge("ledger_term", "Term of the ledger that is followed: 1, and one more a recovery."),
+    _gauge("ledger_fork_proofs", "Proofs kept here that a writer signed two histories."),
     _gauge("ledger_lease_age_seconds", "Age of the newest signed head: the node's lease."),
     _counter("ledger_transactions_total", "Transactions applied, by outcome.", "outcome"),
     _histogram("ledger_commit_seconds", "Seconds from a submit to its answer."),

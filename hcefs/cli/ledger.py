@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from hcefs.cli import ledger_recover
 from hcefs.cli.bringup import OPERATORS, THRESHOLD, upgrade_protocol
 from hcefs.cli.cluster_files import LEDGER, ClusterFolder
 from hcefs.cli.node import ConfigOption
@@ -23,17 +24,31 @@ from hcefs.ledger.cluster_facts import ProtocolStatus
 from hcefs.ledger.genesis import Genesis
 
 app = typer.Typer(help="The embedded ledger.", no_args_is_help=True)
+ledger_recover.register(app)
 
 
 @app.command("start")
 @verb
-def start(config: ConfigOption) -> None:
-    """Run the ledger in the foreground until SIGTERM or SIGINT."""
+def start(
+    config: ConfigOption,
+    alone: Annotated[
+        bool,
+        typer.Option(
+            "--without-followers",
+            help="Write without asking any node what it holds: only when they are gone for good.",
+        ),
+    ] = False,
+) -> None:
+    """Run the ledger in the foreground until SIGTERM or SIGINT.
+
+    Before it writes it asks the nodes of its map what they hold, and fetches blocks that
+    its log lacks: one that was restored from a backup would sign a second history.
+    """
     settings = load_ledger_config(config)
     # The database is loaded by the process that needs it, not by every command.
     from hcefs.node.ledger_process import run
 
-    asyncio.run(run(settings))
+    asyncio.run(run(settings, alone=alone))
 
 
 @app.command("upgrade")

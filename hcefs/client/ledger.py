@@ -34,6 +34,7 @@ from hcefs.ledger.cluster_facts import (
 )
 from hcefs.ledger.genesis import Genesis
 from hcefs.ledger.outcome import Leaf, LeafResult
+from hcefs.ledger.terms import Terms, founders_terms
 from hcefs.ledger.transactions import (
     SignedTransaction,
     Transaction,
@@ -88,6 +89,7 @@ class LedgerClient(Session):
         super().__init__(connection, keys, runtime, dialer)
         self.ledger_time_ms = 0
         self._genesis: Genesis | None = None
+        self._terms: Terms | None = None
         self._accounts: Recent[AccountId, Account] = Recent(
             self.runtime, FACTS_MAX, ACCOUNT_SECONDS
         )
@@ -118,6 +120,28 @@ class LedgerClient(Session):
                 )
             self._genesis = genesis
         return self._genesis
+
+    async def _writer_key(self, term: int, genesis: Genesis) -> bytes:
+        """The key of a term's writer, by the genesis and the statements of its operators.
+
+        Raises:
+            Corrupt: ``unknown-term``: the ledger shows no statement of it that the
+                threshold of the founding operators signed.
+        """
+        known = self._terms or Terms(genesis)
+        if term > known.term:
+            answer = await self._ledger(
+                "GetGenesis", ledger_pb2.GetGenesisRequest, ledger_pb2.GetGenesisResponse
+            )
+            known = self._terms = founders_terms(genesis, answer.terms)
+        key = known.key_of(term)
+        if key is None:
+            raise Corrupt(
+                f"the ledger's answer is of term {term}, and nothing that the founding operators "
+                "signed names its writer: check the connection file",
+                reason="unknown-term",
+            )
+        return key
 
     async def submit(self, signed: SignedTransaction) -> Submitted:
         """Commit a signed transaction; a repeat returns the first result.
@@ -546,7 +570,7 @@ class LedgerClient(Session):
         if answer.head:
             head = SignedHead.decode(answer.head)
             _require_same(head.cluster, self.connection.cluster)
-            head.check(genesis.writer_key)
+            head.check(await self._writer_key(head.term, genesis))
             self._saw(head.height)
             self.ledger_time_ms = max(self.ledger_time_ms, head.time_ms)
         return list(answer.facts)

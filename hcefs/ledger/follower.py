@@ -9,6 +9,11 @@ Owns the replica's growth, the lease, and the detection of forks.  Invariants:
   the blocks says that the ledger lives, not that this replica knows it.
 * What is persisted is never replaced.  Two signed statements of the writer that
   contradict each other end service for good; both are kept in the log.
+* A term that the operators have begun is never left: no block and no head of an older
+  writer counts beyond it, and none renews the lease.  A replica that holds blocks which
+  the term voids serves no more; it is made anew, for nothing here can be undone.
+* A contradiction of a writer whose term has ended is kept as proof and stops nobody:
+  operators have settled it.
 * A block that the writer signed and that does not replay here ends service until
   the process is restarted: state or software differ, and neither can be trusted.
 
@@ -30,12 +35,13 @@ from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.errors import Corrupt, HcefsError, Internal, Invalid, Unavailable
 from hcefs.ledger import machine
 from hcefs.ledger.block import Block, BlockHeader, SignedHead, transaction_root
-from hcefs.ledger.genesis import FIRST_TERM, Genesis
-from hcefs.ledger.link import BlockBytes, HeadBytes, LedgerLink
+from hcefs.ledger.genesis import Genesis
+from hcefs.ledger.link import BlockBytes, HeadBytes, LedgerLink, TermBytes
 from hcefs.ledger.log import LedgerLog
 from hcefs.ledger.outcome import Event, Outcome
 from hcefs.ledger.rows import AppliedBlock, ForkProof
 from hcefs.ledger.state import Overlay, State
+from hcefs.ledger.terms import SignedTermChange
 from hcefs.runtime import Runtime
 
 __all__ = [
@@ -45,7 +51,10 @@ __all__ = [
     "FollowerStatus",
     "HeadBytes",
     "LedgerLink",
+    "TermBytes",
 ]
+
+_Message = BlockBytes | HeadBytes | TermBytes
 
 REQUIRE_TIMEOUT_S = 5.0
 BACKOFF_FIRST_S = 0.1
@@ -69,23 +78,33 @@ class FollowerStatus(enum.StrEnum):
     DISCONNECTED = "disconnected"
     DIVERGED = "diverged"
     FORKED = "forked"
+    SUPERSEDED = "superseded"
     FAILED = "failed"
 
 
-_TERMINAL = (FollowerStatus.DIVERGED, FollowerStatus.FORKED, FollowerStatus.FAILED)
+_TERMINAL = (
+    FollowerStatus.DIVERGED,
+    FollowerStatus.FORKED,
+    FollowerStatus.SUPERSEDED,
+    FollowerStatus.FAILED,
+)
 
 BlockCallback = Callable[[Block, tuple[Event, ...]], None]
 
 
 class _Forked(Exception):
-    """The writer signed two histories.  Never leaves this module.
+    """A writer signed two histories.  Never leaves this module.
 
-    ``ours`` None stands for this log's own block at ``height``.
+    ``ours`` None stands for this log's own block at ``height``.  ``settled`` says that
+    its term has ended, so that operators have said which history counts.
     """
 
-    def __init__(self, height: int, *, theirs: bytes, ours: bytes | None = None) -> None:
+    def __init__(
+        self, height: int, *, theirs: bytes, ours: bytes | None = None, settled: bool = False
+    ) -> None:
         super().__init__()
         self.height = height
+        self.settled = settled
         self.theirs = theirs
         self.ours = ours
 
@@ -118,6 +137,8 @@ class Follower:
         self._applied_head: SignedHead | None = None
         self._newest_time_ms = 0
         self._seen: dict[bytes, SignedHead] = {}
+        # One at a time: a block that is being replayed must not outlive its term.
+        self._turn = asyncio.Lock()
         self._told_height = log.height
         kept = log.head
         if kept is not None:
@@ -152,9 +173,13 @@ class Follower:
         if await self._runtime.disk(self._log.fork) is not None:
             self._end(FollowerStatus.FORKED, _forked_error())
             return
+        voided = await self._runtime.disk(self._log.superseded)
+        if voided is not None:
+            self._end(FollowerStatus.SUPERSEDED, self._superseded_error(voided))
+            return
         self._told_height = self._log.height
         kept = self._log.head
-        if kept is not None:
+        if kept is not None and kept.term == self._log.terms.term:
             try:
                 # A crash may have come between the block and its comparison with this head.
                 self._check_head(kept)
@@ -162,6 +187,9 @@ class Follower:
                 self._end(FollowerStatus.FORKED, _forked_error())
                 await self._keep_fork(fork)
                 return
+        self._follow_on()
+
+    def _follow_on(self) -> None:
         self._status = FollowerStatus.DISCONNECTED
         self._task = self._runtime.spawn(self._run(), name="ledger-follower")
 
@@ -246,6 +274,10 @@ class Follower:
         try:
             height = self._check_head(head)
         except _Forked as fork:
+            if fork.settled:
+                self._remember(data, head)
+                self._runtime.spawn(self._keep_fork(fork), name="ledger-fork")
+                return
             # The status first: no decision may be made while the proof is being written.
             self._end(FollowerStatus.FORKED, _forked_error())
             self._runtime.spawn(self._keep_fork(fork), name="ledger-fork")
@@ -277,9 +309,10 @@ class Follower:
                 await self._follow_once()
                 self._last_error = None
             except _Forked as fork:
-                self._end(FollowerStatus.FORKED, _forked_error())
+                if not fork.settled:
+                    self._end(FollowerStatus.FORKED, _forked_error())
                 await self._keep_fork(fork)
-                return
+                self._last_error = _ended_term_error()
             except HcefsError as error:
                 self._last_error = error
                 if error.reason in ("diverged", "ledger-log-failed"):
@@ -312,7 +345,7 @@ class Follower:
 
     async def _follow_once(self) -> None:
         """One connection: a reader fills a bounded queue, this task verifies and persists."""
-        queue: asyncio.Queue[BlockBytes | HeadBytes | None] = asyncio.Queue(QUEUED_MESSAGES_MAX)
+        queue: asyncio.Queue[_Message | None] = asyncio.Queue(QUEUED_MESSAGES_MAX)
         reader = self._runtime.spawn(self._read(queue), name="ledger-follower-feed")
         try:
             ended = False
@@ -332,7 +365,7 @@ class Follower:
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
 
-    async def _read(self, queue: asyncio.Queue[BlockBytes | HeadBytes | None]) -> None:
+    async def _read(self, queue: asyncio.Queue[_Message | None]) -> None:
         try:
             feed = self._link.follow(self._log.height + 1, self._acknowledgements())
             async with contextlib.aclosing(feed) as messages:
@@ -363,7 +396,25 @@ class Follower:
         if self._status not in _TERMINAL:
             self._status = FollowerStatus.FOLLOWING
 
-    async def _take_in(self, messages: Sequence[BlockBytes | HeadBytes]) -> None:
+    async def _take_in(self, messages: Sequence[_Message]) -> None:
+        """Verify and persist what came, in order: blocks and heads up to each new term."""
+        run: list[BlockBytes | HeadBytes] = []
+        for message in messages:
+            if not isinstance(message, TermBytes):
+                run.append(message)
+                continue
+            await self._take_run(run)
+            run = []
+            await self.begin_term(message.data)
+            if self._status in _TERMINAL:
+                return
+        await self._take_run(run)
+
+    async def _take_run(self, messages: Sequence[BlockBytes | HeadBytes]) -> None:
+        async with self._turn:
+            await self._take_in_turn(messages)
+
+    async def _take_in_turn(self, messages: Sequence[BlockBytes | HeadBytes]) -> None:
         """Verify and persist the blocks of a batch, then place its heads."""
         blocks = [message.data for message in messages if isinstance(message, BlockBytes)]
         if blocks:
@@ -438,18 +489,29 @@ class Follower:
             return False
         try:
             header.check()
-            block.check_signature(self._genesis.writer_key)
+            block.check_signature(self._writer_key(header.term))
         except HcefsError as error:
+            if error.reason == "unknown-term":
+                raise
             raise Corrupt(
                 f"block {header.height} of the feed is not signed by the writer: the feed is not "
                 "to be trusted; it is asked again",
                 reason="bad-block-signature",
             ) from error
-        if header.cluster != self._genesis.cluster or header.term != FIRST_TERM:
+        if header.cluster != self._genesis.cluster:
             raise Corrupt(
-                "the feed carries blocks of another cluster or term: check the configuration",
+                "the feed carries blocks of another cluster: check the configuration",
                 reason="wrong-cluster",
             )
+        terms = self._log.terms
+        if header.term != terms.term_at(header.height):
+            raise Corrupt(
+                f"the feed carries block {header.height} of term {header.term}, where operators "
+                f"have begun term {terms.term_at(header.height)}: the configured ledger is an "
+                "old one; stop it and correct ledger_address",
+                reason="wrong-term",
+            )
+        settled = header.term != terms.term
         if header.transaction_root != transaction_root(block.transactions):
             # Only the header is signed, so whoever carried the block may have changed the rest.
             raise Corrupt(
@@ -463,7 +525,7 @@ class Follower:
                 reason="wrong-height",
             )
         if header.height < due:
-            raise _Forked(header.height, theirs=_statement(block))
+            raise _Forked(header.height, theirs=_statement(block), settled=settled)
         if previous is not None and header.previous != previous.hash():
             # The writer signed a successor of another block at our height.
             raise _Forked(previous.height, theirs=_statement(block))
@@ -477,7 +539,7 @@ class Follower:
     ) -> tuple[Overlay, Sequence[Outcome]]:
         """Replay a block that passed :meth:`_is_next`, which saw to its signature and root."""
         try:
-            return machine.replay_signed(state, block, self._genesis, previous)
+            return machine.replay_signed(state, block, self._genesis, previous, self._log.terms)
         except Corrupt as error:
             raise Corrupt(
                 f"the writer signed block {block.header.height}, but it does not replay here "
@@ -494,17 +556,41 @@ class Follower:
         Returns the height of the replica that it was compared at: a block that a disk
         thread persists meanwhile must not make the head count uncompared.
         """
-        head.check(self._genesis.writer_key)
+        head.check(self._writer_key(head.term))
         return self._compare_head(head)
+
+    def _writer_key(self, term: int) -> bytes:
+        key = self._log.terms.key_of(term)
+        if key is None:
+            raise Invalid(
+                f"this is of term {term}, and this replica knows none after "
+                f"{self._log.terms.term}: it learns of it from the ledger, or by `hcefs ledger "
+                "recover --announce`",
+                reason="unknown-term",
+            )
+        return key
 
     def _compare_head(self, head: SignedHead) -> int:
         """As :meth:`_check_head`, of a head whose signature was checked before."""
         height = self._log.height
-        if head.cluster != self._genesis.cluster or head.term != FIRST_TERM:
+        if head.cluster != self._genesis.cluster:
             raise Invalid(
-                "this head is of another cluster or term: check the configuration",
+                "this head is of another cluster: check the configuration",
                 reason="wrong-cluster",
             )
+        terms = self._log.terms
+        end = terms.end_of(head.term)
+        if end is not None:
+            here = self._log.block_hash(head.height) if head.height <= end else None
+            if here is not None and here != head.block_hash:
+                raise _Forked(head.height, theirs=head.encode(), settled=True)
+            raise Invalid(
+                f"this head is of term {head.term}, which has ended: whoever signs it must be "
+                "stopped",
+                reason="ended-term",
+            )
+        if head.height < terms.begin:
+            raise Invalid("this head is of a height before its term", reason="bad-head")
         known = self._ahead.get(head.height)
         if known is not None and not _agrees(head, known.block_hash, known.app_hash):
             raise _Forked(head.height, ours=known.encode(), theirs=head.encode())
@@ -525,7 +611,7 @@ class Follower:
         self._newest_time_ms = max(self._newest_time_ms, head.time_ms)
         if head.height <= height:
             known = self._applied_head
-            if known is None or head.time_ms > known.time_ms:
+            if known is None or (head.term, head.time_ms) > (known.term, known.time_ms):
                 self._applied_head = head
             return
         known = self._ahead.get(head.height)
@@ -547,6 +633,76 @@ class Follower:
         except HcefsError as error:
             self._end(FollowerStatus.FAILED, error)
 
+    # Terms.
+
+    async def begin_term(self, data: bytes) -> None:
+        """Take a statement of the operators, from the feed or from whoever carries it.
+
+        A replica that stands at its block follows the new writer from then on, also if a
+        fork had stopped it.  One that holds blocks which the statement voids serves no
+        more.  A repeat does nothing.
+
+        Raises:
+            Invalid, Unauthenticated, Denied: it is not the operators' word.
+            Conflict: ``wrong-term``: an earlier statement is missing.
+            Unavailable: ``behind``: blocks are missing; try again when they are here.
+        """
+        signed = SignedTermChange.decode(data)
+        async with self._turn:
+            try:
+                verdict = await self._runtime.disk(self._judge_term, signed)
+            except _Forked as fork:
+                self._end(FollowerStatus.FORKED, _forked_error())
+                await self._keep_fork(fork)
+                return
+            if verdict is FollowerStatus.SUPERSEDED:
+                # The status first, as for a fork.
+                self._end(verdict, self._superseded_error(signed))
+                await self._runtime.disk(self._log.keep_superseded, signed)
+            elif verdict is FollowerStatus.FOLLOWING:
+                await self._runtime.disk(self._log.begin_term, signed)
+                self._reign()
+
+    def _judge_term(self, signed: SignedTermChange) -> FollowerStatus | None:
+        """What a statement does to this replica; None: it is known."""
+        terms, change = self._log.terms, signed.change
+        known = terms.statement(change.term)
+        if known is not None and known.change == change:
+            return None
+        signed.check(self._log, self._genesis)
+        if known is not None:
+            raise _Forked(change.height, ours=known.encode(), theirs=signed.encode())
+        terms.followed_by(signed)
+        if self._log.height < change.height:
+            raise Unavailable(
+                f"term {change.term} begins after block {change.height}, this replica stands at "
+                f"block {self._log.height}: it gets the blocks between first",
+                reason="behind",
+            )
+        stands = (self._log.height, self._log.tip_hash) == (change.height, change.block_hash)
+        return FollowerStatus.FOLLOWING if stands else FollowerStatus.SUPERSEDED
+
+    def _reign(self) -> None:
+        """Forget what older writers said, and follow again if their fork had ended that."""
+        self._ahead.clear()
+        self._seen.clear()
+        _logger.warning("the ledger's term %d has begun here", self._log.terms.term)
+        if self._status is FollowerStatus.FORKED:
+            self._refusal = None
+            self._told_height = self._log.height
+            self._follow_on()
+        self._pulse()
+
+    def _superseded_error(self, signed: SignedTermChange) -> Unavailable:
+        change = signed.change
+        return Unavailable(
+            f"operators recovered the ledger at block {change.height} (term {change.term}), and "
+            f"this replica holds other blocks up to {self._log.height}; they are void, and the "
+            "statement is kept: stop this process, move its folder 'ledger' away and start it "
+            "again, so that it fetches the ledger anew",
+            reason="superseded",
+        )
+
     # The end of trust.
 
     async def _keep_fork(self, fork: _Forked) -> None:
@@ -566,7 +722,7 @@ class Follower:
         self._log.keep_fork(ForkProof(fork.height, ours=ours, theirs=fork.theirs))
 
     def _end(self, status: FollowerStatus, error: HcefsError) -> None:
-        if self._status is FollowerStatus.FORKED:
+        if self._status in (FollowerStatus.FORKED, FollowerStatus.SUPERSEDED):
             return
         _logger.error("this replica of the ledger serves no more: %s", error.message)
         self._refusal = error
@@ -581,9 +737,17 @@ class Follower:
 
 def _forked_error() -> Unavailable:
     return Unavailable(
-        "the ledger's writer signed two histories; the proof is kept in the log: compare the "
-        "replicas and recover from the right one",
+        "two signed histories of the ledger contradict each other; the proof is kept in the log "
+        "(`hcefs ledger proof`): compare the replicas and recover from the right one",
         reason="forked",
+    )
+
+
+def _ended_term_error() -> Unavailable:
+    return Unavailable(
+        "the feed is of a writer whose term has ended, and contradicts it; the proof is kept: "
+        "stop that writer and correct ledger_address",
+        reason="ended-term",
     )
 
 

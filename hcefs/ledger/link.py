@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hcefs.ids import AccountId
-from hcefs.ledger.block import Block
+from hcefs.ledger.block import Block, SignedHead
+from hcefs.ledger.terms import SignedTermChange
 from hcefs.ledger.writer import LedgerWriter
 from hcefs.runtime import Runtime
 
@@ -32,12 +33,19 @@ class HeadBytes:
     data: bytes
 
 
+@dataclass(frozen=True)
+class TermBytes:
+    """An encoded ``SignedTermChange`` as it arrives; it comes before the blocks of its term."""
+
+    data: bytes
+
+
 class LedgerLink(Protocol):
     """The way to the writer, or to whoever relays its blocks."""
 
     def follow(
         self, from_height: int, acknowledgements: AsyncIterator[int]
-    ) -> AsyncGenerator[BlockBytes | HeadBytes, None]:
+    ) -> AsyncGenerator[BlockBytes | HeadBytes | TermBytes, None]:
         """Blocks from ``from_height`` on in order, then new blocks and heads as they come.
 
         ``acknowledgements`` yields the persisted height, first the present one and
@@ -57,16 +65,17 @@ class LocalLink:
 
     async def follow(
         self, from_height: int, acknowledgements: AsyncIterator[int]
-    ) -> AsyncGenerator[BlockBytes | HeadBytes, None]:
+    ) -> AsyncGenerator[BlockBytes | HeadBytes | TermBytes, None]:
         """See :class:`LedgerLink`."""
         acknowledging = self._runtime.spawn(
             self._acknowledge(acknowledgements), name="ledger-acknowledgements"
         )
         try:
-            async with contextlib.aclosing(self._writer.subscribe(from_height)) as feed:
+            async with contextlib.aclosing(
+                self._writer.subscribe(from_height, self._account)
+            ) as feed:
                 async for item in feed:
-                    data = item.encode()
-                    yield BlockBytes(data) if isinstance(item, Block) else HeadBytes(data)
+                    yield _message(item)
         finally:
             acknowledging.cancel()
             await asyncio.gather(acknowledging, return_exceptions=True)
@@ -74,3 +83,13 @@ class LocalLink:
     async def _acknowledge(self, heights: AsyncIterator[int]) -> None:
         async for height in heights:
             self._writer.acknowledge(self._account, height)
+
+
+def _message(item: Block | SignedHead | SignedTermChange) -> BlockBytes | HeadBytes | TermBytes:
+    match item:
+        case Block():
+            return BlockBytes(item.encode())
+        case SignedHead():
+            return HeadBytes(item.encode())
+        case SignedTermChange():
+            return TermBytes(item.encode())

@@ -7,6 +7,8 @@ Every replica, the writer's included, is one of these.  Its rows are laid out in
   one atomic, fsynced batch; :meth:`LedgerLog.append` returns after the fsync.
 * A row carries the CRC32C of its key and value; a row that fails it is
   ``Corrupt(reason="bad-row")`` and never an answer.
+* A term begins where this log stands, in one batch with all that it ends; terms never
+  go back.
 * Only the next block can be appended.  After a failed write nothing more is
   written: what is on disk is not known until the folder is opened again.
 * Reads are safe from any thread.  Facts of the state are remembered until the
@@ -30,7 +32,7 @@ from typing import Any, Self, TypeVar, cast
 import rocksdict
 
 from hcefs.encoding import Encoded
-from hcefs.errors import Conflict, Corrupt, HcefsError, Internal, NotFound
+from hcefs.errors import Conflict, Corrupt, HcefsError, Internal, Invalid, NotFound
 from hcefs.ids import AccountId, RecordId
 from hcefs.integrity import leaf_hash
 from hcefs.ledger import machine
@@ -39,11 +41,13 @@ from hcefs.ledger.draft import Draft
 from hcefs.ledger.facts import FactMemory
 from hcefs.ledger.genesis import Genesis
 from hcefs.ledger.outcome import Leaf
+from hcefs.ledger.proofs import term_of_proof
 from hcefs.ledger.rows import (
     FORK_ROW,
     GENESIS_ROW,
     HEAD_ROW,
     STATE_ROWS,
+    SUPERSEDED_ROW,
     TIP_ROW,
     AppliedBlock,
     ForkProof,
@@ -57,13 +61,16 @@ from hcefs.ledger.rows import (
     leaf_rows,
     result_row,
     seal,
+    settled_fork_row,
     split_leaf_value,
     subtree_row,
+    term_row,
     u64,
     unseal,
 )
 from hcefs.ledger.state import MAP_KEY, StateView
-from hcefs.ledger.verify import verify_rows
+from hcefs.ledger.terms import SignedTermChange, Terms
+from hcefs.ledger.verify import stored_terms, verify_rows
 from hcefs.placement.cluster_map import ClusterMap
 from hcefs.placement.waves import SeatName
 
@@ -193,6 +200,7 @@ class LedgerLog(StateView):
         self._broken = False
         self._genesis_app_hash = machine.genesis_state(genesis)[1]
         self._tip = self._fact(TIP_ROW, BlockHeader)
+        self._terms = stored_terms(self._rows, genesis)
         # Shown at once and written later: each under its own lock, taken in this order.
         self._showing = threading.Lock()
         self._head = self._fact(HEAD_ROW, SignedHead)
@@ -297,6 +305,11 @@ class LedgerLog(StateView):
     def head(self) -> SignedHead | None:
         """The highest, then newest, signed head seen; it may be ahead of the blocks here."""
         return self._head
+
+    @property
+    def terms(self) -> Terms:
+        """Who wrote which blocks, and who writes now."""
+        return self._terms
 
     def cluster_map(self) -> ClusterMap | None:
         """The cluster map in force, or None before the first; kept decoded."""
@@ -508,18 +521,83 @@ class LedgerLog(StateView):
             self._head = head
             return True
 
-    def keep_fork(self, proof: ForkProof) -> None:
-        """Keep the proof that the writer signed two histories; the first one stays."""
+    def begin_term(self, signed: SignedTermChange) -> None:
+        """Begin the term that operators have signed; returns when it is on disk.
+
+        The caller has checked the signatures.  What the term ends goes in the same
+        batch: a head beyond this point, and a fork, whose proof is kept as settled.
+
+        Raises:
+            Conflict: ``wrong-term``: it does not follow the term in force;
+                ``not-there``: this log does not stand at the block that it names.
+        """
         with self._writing:
             self._check_writable()
-            if self.fork() is None:
+            terms = self._terms.followed_by(signed)
+            change = signed.change
+            if (self.height, self.tip_hash) != (change.height, change.block_hash):
+                raise Conflict(
+                    f"term {change.term} begins after block {change.height}, and this log "
+                    f"stands at block {self.height}: it does not begin here",
+                    reason="not-there",
+                )
+            batch = rocksdict.WriteBatch(raw_mode=True)
+            key = term_row(change.term)
+            batch.put(key, seal(key, signed.encode()))
+            head = self._head
+            beyond = head is not None and head.height > change.height
+            if beyond:
+                batch.delete(HEAD_ROW)
+            fork = self.fork()
+            if fork is not None:
+                batch.delete(FORK_ROW)
+                settled = settled_fork_row(self._fork_term(fork))
+                batch.put(settled, seal(settled, fork.encode()))
+            batch.delete(SUPERSEDED_ROW)
+            self._write(batch)
+            with self._showing:
+                if beyond:
+                    self._head = self._head_written = None
+                self._terms = terms
+
+    def keep_fork(self, proof: ForkProof) -> None:
+        """Keep the proof that a writer signed two histories; the first one of a term stays."""
+        with self._writing:
+            self._check_writable()
+            term = self._fork_term(proof)
+            row = FORK_ROW if term >= self._terms.term else settled_fork_row(term)
+            if self._rows.row(row) is None:
                 batch = rocksdict.WriteBatch(raw_mode=True)
-                batch.put(FORK_ROW, seal(FORK_ROW, proof.encode()))
+                batch.put(row, seal(row, proof.encode()))
                 self._write(batch)
 
     def fork(self) -> ForkProof | None:
-        """The proof of a fork, if one was ever seen."""
+        """The proof of a fork that no later term has settled, if one was seen."""
         return self._fact(FORK_ROW, ForkProof)
+
+    def fork_proofs(self) -> list[ForkProof]:
+        """Every proof that is kept, settled ones first."""
+        found = [decode_row(ForkProof, row) for _, row in self._rows.rows(b"f")]
+        fork = self.fork()
+        return found if fork is None else [*found, fork]
+
+    def keep_superseded(self, signed: SignedTermChange) -> None:
+        """Keep the statement that voids blocks which this log holds."""
+        with self._writing:
+            self._check_writable()
+            batch = rocksdict.WriteBatch(raw_mode=True)
+            batch.put(SUPERSEDED_ROW, seal(SUPERSEDED_ROW, signed.encode()))
+            self._write(batch)
+
+    def superseded(self) -> SignedTermChange | None:
+        """The statement that voids blocks of this log, if there is one."""
+        return self._fact(SUPERSEDED_ROW, SignedTermChange)
+
+    def _fork_term(self, proof: ForkProof) -> int:
+        try:
+            return term_of_proof(proof)
+        except Invalid:
+            return self._terms.term  # evidence is kept, whatever this software makes of it
 
     # Verification.
 
@@ -589,7 +667,9 @@ def _leaf_row(row: bytes) -> tuple[Leaf, int]:
 
 
 def _is_newer(head: SignedHead, known: SignedHead | None) -> bool:
-    return known is None or (head.height, head.time_ms) > (known.height, known.time_ms)
+    if known is None:
+        return True
+    return (head.term, head.height, head.time_ms) > (known.term, known.height, known.time_ms)
 
 
 def _batch(draft: Draft) -> rocksdict.WriteBatch:

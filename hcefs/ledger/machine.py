@@ -39,7 +39,7 @@ from hcefs.ledger.block import (
     previous_hash,
     transaction_root,
 )
-from hcefs.ledger.genesis import FIRST_TERM, Genesis
+from hcefs.ledger.genesis import Genesis
 from hcefs.ledger.outcome import (
     AccountChanged,
     BlockContext,
@@ -54,6 +54,7 @@ from hcefs.ledger.outcome import (
     Outcome,
 )
 from hcefs.ledger.state import MemoryState, Overlay, State, StateView
+from hcefs.ledger.terms import Terms
 from hcefs.ledger.transactions import (
     TRANSACTION_BYTES_MAX,
     Append,
@@ -199,26 +200,31 @@ def next_app_hash(previous: bytes, overlay: Overlay) -> bytes:
 
 
 def replay(
-    base: State, block: Block, genesis: Genesis, previous: BlockHeader | None
+    base: State,
+    block: Block,
+    genesis: Genesis,
+    previous: BlockHeader | None,
+    terms: Terms | None = None,
 ) -> tuple[Overlay, list[Outcome]]:
     """Verify a block as a follower must and return its writes over ``base`` and outcomes.
 
     ``base`` is the state after ``previous`` (None: that of :func:`genesis_state`).
-    Neither is changed.
+    Neither is changed.  ``terms`` say who writes; without them it is the genesis's writer.
 
     Raises:
         Corrupt: the reason names what is wrong with the block, and nothing after
             it may be believed; or ``bad-state``: ``base`` itself is damaged.
     """
     header = block.header
-    _check_header(base, block, genesis, previous)
+    reign = terms or Terms(genesis)
+    _check_header(base, block, reign, previous)
     if header.transaction_root != transaction_root(block.transactions):
         raise Corrupt(
             f"block {header.height} does not carry the transactions that its header names",
             reason="bad-transaction-root",
         )
     try:
-        block.check_signature(genesis.writer_key)
+        block.check_signature(reign.key_at(header.height))
     except HcefsError as error:
         raise Corrupt(
             f"block {header.height}: its writer did not sign it", reason="bad-block-signature"
@@ -227,7 +233,11 @@ def replay(
 
 
 def replay_signed(
-    base: State, block: Block, genesis: Genesis, previous: BlockHeader | None
+    base: State,
+    block: Block,
+    genesis: Genesis,
+    previous: BlockHeader | None,
+    terms: Terms | None = None,
 ) -> tuple[Overlay, list[Outcome]]:
     """As :func:`replay`, of a block that the caller knows to be the writer's.
 
@@ -237,7 +247,7 @@ def replay_signed(
     Raises:
         Corrupt: as :func:`replay`.
     """
-    _check_header(base, block, genesis, previous)
+    _check_header(base, block, terms or Terms(genesis), previous)
     return _replay_signed(base, block, genesis, previous)
 
 
@@ -273,10 +283,8 @@ def protocol_at(state: State, height: int) -> int:
     return StateView(state, height, 0).protocol().at(height)
 
 
-def _check_header(
-    base: State, block: Block, genesis: Genesis, previous: BlockHeader | None
-) -> None:
-    header = block.header
+def _check_header(base: State, block: Block, terms: Terms, previous: BlockHeader | None) -> None:
+    header, genesis = block.header, terms.genesis
     if not PROTOCOL_FIRST <= header.protocol_version <= PROTOCOL_NEWEST:
         # First, because another version may give every other field another meaning.
         raise Corrupt(
@@ -289,13 +297,12 @@ def _check_header(
         check_limits(block.transactions)
     except Invalid as error:
         raise Corrupt(f"block {header.height}: {error.message}", reason=error.reason) from error
-    term = FIRST_TERM if previous is None else previous.term
     height = 1 if previous is None else previous.height + 1
     time_ms = genesis.time_ms if previous is None else previous.time_ms
     version = protocol_at(base, height)
     refusals = (
         (header.cluster == genesis.cluster, "wrong-cluster", "is of another cluster"),
-        (header.term == term, "wrong-term", "is of another term"),
+        (header.term == terms.term_at(height), "wrong-term", "is of another term"),
         (header.height == height, "wrong-height", f"comes where block {height} is due"),
         (
             header.protocol_version == version,

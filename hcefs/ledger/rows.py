@@ -11,7 +11,9 @@ key, numbers big-endian::
     d <record> <commitment> <account>  u64 index of a later one, by its signer
     n <record> <u8 level> <u64 index>  root of the complete subtree of 2^level leaves
     t <hash of a transaction>          SubmitResult
-    m <name>                           genesis, tip, head, fork
+    r <u64 term>                       SignedTermChange that began the term
+    m <name>                           genesis, tip, head, fork, superseded
+    f <u64 term>                       ForkProof of a term that has ended
 
 Invariant: a row is the CRC32C of its key and value, then the value, so that a row
 that was damaged or put in another's place is never an answer.
@@ -34,6 +36,8 @@ from hcefs.ledger.block import Block
 from hcefs.ledger.outcome import Leaf, LeafResult, Outcome
 
 GENESIS_ROW, TIP_ROW, HEAD_ROW, FORK_ROW = b"mgenesis", b"mtip", b"mhead", b"mfork"
+SUPERSEDED_ROW = b"msuperseded"
+TERM_ROWS = b"r"
 STATE_ROWS = b"s"
 
 _DECODED_FACTS_MAX = 8192
@@ -58,7 +62,8 @@ class ForkProof(Encoded):
     """Two contradicting statements that the writer signed about ``height``.
 
     Each is a ``SignedHead`` or a ``Block`` without its transactions (the
-    signature covers the header), in canonical bytes.
+    signature covers the header), in canonical bytes; ``ours`` may be the ``Genesis``, and
+    both may be a ``SignedTermChange`` of one term.
     """
 
     KIND = "fork-proof"
@@ -129,6 +134,15 @@ def unseal(key: bytes, row: bytes) -> bytes:
             reason="bad-row",
         )
     return value
+
+
+def term_row(term: int) -> bytes:
+    return TERM_ROWS + u64(term)
+
+
+def settled_fork_row(term: int) -> bytes:
+    """Where the proof of a fork is kept that operators have settled with a later term."""
+    return b"f" + u64(term)
 
 
 def block_row(height: int) -> bytes:

@@ -42,13 +42,14 @@ from hcefs.ledger.block import (
     sign_head,
     transaction_root,
 )
-from hcefs.ledger.genesis import FIRST_TERM, Genesis
+from hcefs.ledger.genesis import Genesis
 from hcefs.ledger.log import LedgerLog
 from hcefs.ledger.outcome import BlockContext, Outcome
 from hcefs.ledger.rows import AppliedBlock, SubmitResult
 from hcefs.ledger.state import Overlay
+from hcefs.ledger.terms import SignedTermChange
 from hcefs.ledger.transactions import SignedTransaction
-from hcefs.placement.cluster_map import ClusterMap, NodeState
+from hcefs.placement.cluster_map import ClusterMap, Node, NodeState
 from hcefs.runtime import Runtime
 
 __all__ = ["PENDING_BYTES_MAX", "PENDING_MAX", "LedgerWriter", "SubmitResult"]
@@ -102,9 +103,10 @@ class LedgerWriter:
         *,
         own_account: AccountId | None = None,
     ) -> None:
-        if key.public_key != genesis.writer_key:
+        if key.public_key != log.terms.writer_key:
             raise Invalid(
-                "this is not the key that the genesis names as the writer's: give the right one",
+                f"this is not the key of the writer of term {log.terms.term}, which the genesis "
+                "or the operators' last statement names: give the right one",
                 reason="wrong-writer-key",
             )
         self._log = log
@@ -118,12 +120,16 @@ class LedgerWriter:
         self._work = asyncio.Event()
         self._changed = asyncio.Event()
         self._running = False
+        self._stopped = False
+        self._refusal: HcefsError | None = None
+        self._term = log.terms.term
         self._head: SignedHead | None = None
         self._newest: Block | None = None
         self._acknowledged: dict[AccountId, int] = {}
         self._replicated_height = 0
         self._counted_map: ClusterMap | None = None
         self._counted: frozenset[AccountId] = frozenset()
+        self._settling_height = 0
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -150,10 +156,12 @@ class LedgerWriter:
         """Sign a first head and begin to commit.
 
         Raises:
-            Conflict: ``forked``: the log holds the proof of two histories.
+            Conflict: ``forked``: the log holds the proof of two histories;
+                ``superseded``: it holds blocks that operators have voided.
         """
         if self._running:
             return
+        self._require_own_term()
         if self._log.fork() is not None:
             raise Conflict(
                 "this log holds the proof that the ledger forked: compare the followers and "
@@ -161,6 +169,7 @@ class LedgerWriter:
                 reason="forked",
             )
         self._running = True
+        self._stopped = False
         try:
             await self._renew_head()
         except BaseException:
@@ -198,6 +207,14 @@ class LedgerWriter:
                 followers have said so in time; ``ledger-stopped``.
             Internal: ``ledger-log-failed``: the disk failed; it may be committed.
         """
+        try:
+            async with self._runtime.timeout(REPLICATION_TIMEOUT_S):
+                await self._wait_started()
+        except TimeoutError:
+            raise Unavailable(
+                "the ledger asks its followers what they hold before it writes: try again",
+                reason="ledger-waiting",
+            ) from None
         self._require_running()
         name = blake3_digest(transaction)
         pending = self._in_flight.get(name)
@@ -218,30 +235,46 @@ class LedgerWriter:
         Only nodes of the current map count; what is beyond this log is ignored.
         """
         known = self._acknowledged.get(follower, 0)
-        if known < height <= self._log.height and follower in self._counted_nodes():
+        if known < height <= self._log.height and follower in _nodes_of(self._log.cluster_map()):
             self._acknowledged[follower] = height
             self._count_acknowledgements()
+
+    def _begins(self, follower: AccountId, height: int) -> None:
+        """Note where a follower begins: what it once had may have gone with its disk."""
+        if self._acknowledged.get(follower, 0) > height:
+            self._acknowledged[follower] = height
 
     def head_of(self, block: Block) -> SignedHead | None:
         """The newest head, when ``block`` is the one that it names."""
         head = self._head
         return head if head is not None and head.height == block.header.height else None
 
-    async def subscribe(self, from_height: int) -> AsyncGenerator[Block | SignedHead, None]:
+    async def subscribe(
+        self, from_height: int, follower: AccountId | None = None
+    ) -> AsyncGenerator[Block | SignedHead | SignedTermChange, None]:
         """Blocks from a height on, and after the last one the newest head, for ever.
 
-        Only the newest head is sent to a reader that is slow.  Ends when the
-        writer stops.
+        Before the first block the statements of all terms that have begun by then, and
+        each later one where it begins.  Only the newest head is sent to a reader that is
+        slow.  A reader that comes before the writer has started waits for that.  Ends
+        when the writer stops.  ``follower`` is who reads, if it acknowledges.
 
         Raises:
             Invalid: ``bad-height``: the height is below 1.
             Conflict: ``follower-ahead``: the reader has blocks that this log lacks.
             Unavailable: ``ledger-stopped``.
         """
+        await self._wait_started()
         self._require_running()
         if from_height < 1:
             raise Invalid("the first block has height 1: ask from there", reason="bad-height")
+        if follower is not None:
+            self._begins(follower, from_height - 1)
+        changes = list(self._log.terms.changes)
         if from_height > self._log.height + 1:
+            # Whoever holds voided blocks is to learn why they are void.
+            for change in changes:
+                yield change
             raise Conflict(
                 f"block {from_height - 1} was asked past, but this ledger ends at "
                 f"{self._log.height}: the writer has lost blocks or the follower is of another "
@@ -252,6 +285,8 @@ class LedgerWriter:
         while self._running:
             changed = self._changed
             while cursor <= self._log.height:
+                while changes and changes[0].change.height < cursor:
+                    yield changes.pop(0)
                 newest = self._newest
                 if newest is not None and newest.header.height == cursor:
                     # All followers that keep up want this one: none of them reads it.
@@ -259,8 +294,12 @@ class LedgerWriter:
                     cursor += 1
                     continue
                 for block in await self._runtime.disk(self._read_feed, cursor):
+                    if changes and changes[0].change.height < cursor:
+                        break
                     yield block
                     cursor += 1
+            while changes:
+                yield changes.pop(0)
             head = self._head
             if head is not None and head is not sent and head.height < cursor:
                 sent = head
@@ -269,7 +308,31 @@ class LedgerWriter:
 
     # Committing.
 
+    def refuse(self, error: HcefsError) -> None:
+        """Never start: ``error`` says why, and is what submissions and readers get."""
+        self._refusal = error
+        self._pulse()
+
+    async def _wait_started(self) -> None:
+        while not self._running and not self._ended:
+            await self._changed.wait()
+
+    @property
+    def _ended(self) -> bool:
+        return self._stopped or self._refusal is not None
+
+    def _require_own_term(self) -> None:
+        voided = self._log.superseded()
+        if voided is not None:
+            raise Conflict(
+                "operators have begun a later term of the ledger without this writer: it must "
+                "never write again; start the ledger that `hcefs ledger recover` made",
+                reason="superseded",
+            )
+
     def _require_running(self) -> None:
+        if self._refusal is not None:
+            raise Unavailable(self._refusal.message, reason=self._refusal.reason)
         if not self._running:
             raise Unavailable(
                 "the ledger's writer is not running here: try again later",
@@ -400,7 +463,7 @@ class LedgerWriter:
         log = self._log
         header = BlockHeader(
             cluster=self._genesis.cluster,
-            term=FIRST_TERM,
+            term=self._term,
             height=context.height,
             time_ms=context.time_ms,
             previous=log.tip_hash,
@@ -425,6 +488,7 @@ class LedgerWriter:
 
     def _halt(self) -> None:
         self._running = False
+        self._stopped = True
         self._work.set()
         self._pulse()
 
@@ -451,10 +515,12 @@ class LedgerWriter:
     def _sign_head(self, header: BlockHeader | None, app_hash: bytes, now_ms: int) -> SignedHead:
         """A head no older than any before it, so that a clock set back renews no lease early."""
         last = self._log.head
+        if last is not None and last.term < self._term:
+            last = None  # its clock was another machine's, and its word has ended
         time_ms = max(now_ms, self._genesis.time_ms, last.time_ms if last is not None else 0)
         if header is not None:
             time_ms = max(time_ms, header.time_ms)
-        return sign_head(self._genesis, header, app_hash, time_ms, self._key, term=FIRST_TERM)
+        return sign_head(self._genesis, header, app_hash, time_ms, self._key, term=self._term)
 
     def _show_head(self, head: SignedHead) -> None:
         known = self._head
@@ -476,27 +542,39 @@ class LedgerWriter:
         return blocks
 
     def _counted_nodes(self) -> frozenset[AccountId]:
+        """The followers that count for blocks up to the end of this log.
+
+        A block that changes the map, and what follows it, is acknowledged by nodes that
+        the map before it has too.  Else it could be on new nodes alone, whom nobody
+        counts who knows only the old map: a recovery that reaches all but one of the
+        nodes that it knows of could miss it.
+        """
         cluster_map = self._log.cluster_map()
         if cluster_map is not self._counted_map:
             # Asked for every acknowledgement; a map is one object until the next comes.
-            gone = (NodeState.OUT, NodeState.REMOVED)
-            nodes = cluster_map.nodes if cluster_map is not None else ()
-            accounts = {node.account for node in nodes if node.state not in gone}
-            self._counted = frozenset(accounts - {self._own_account})
+            nodes = _nodes_of(cluster_map) - {self._own_account}
+            both = nodes & self._counted
             self._counted_map = cluster_map
+            self._settling_height = self._log.height if both and both != nodes else 0
+            self._counted = frozenset(both or nodes)
         return self._counted
 
     def _count_acknowledgements(self) -> None:
         nodes = self._counted_nodes()
-        required = min(FOLLOWERS_REQUIRED, len(nodes))
-        if required:
-            heights = sorted((self._acknowledged.get(node, 0) for node in nodes), reverse=True)
-            replicated = heights[required - 1]
-        else:
-            replicated = self._log.height
+        if 0 < self._settling_height <= self._replicated_among(nodes):
+            self._settling_height = 0
+            nodes = self._counted = frozenset(_nodes_of(self._counted_map) - {self._own_account})
+        replicated = self._replicated_among(nodes)
         if replicated != self._replicated_height:
             self._replicated_height = replicated
             self._pulse()
+
+    def _replicated_among(self, nodes: frozenset[AccountId]) -> int:
+        required = min(FOLLOWERS_REQUIRED, len(nodes))
+        if required:
+            heights = sorted((self._acknowledged.get(node, 0) for node in nodes), reverse=True)
+            return heights[required - 1]
+        return self._log.height
 
     async def _wait_replicated(self, height: int) -> None:
         if self._replicated_height >= height:
@@ -519,6 +597,27 @@ class LedgerWriter:
         """Wake everyone who waits for a change, once."""
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _nodes_of(cluster_map: ClusterMap | None) -> frozenset[AccountId]:
+    """The accounts of the nodes whose word a map counts."""
+    return frozenset(node.account for node in counted_nodes(cluster_map))
+
+
+def counted_nodes(cluster_map: ClusterMap | None) -> tuple[Node, ...]:
+    """The nodes whose acknowledgements count under a map, in its order."""
+    gone = (NodeState.OUT, NodeState.REMOVED)
+    nodes = cluster_map.nodes if cluster_map is not None else ()
+    return tuple(node for node in nodes if node.state not in gone)
+
+
+def answers_needed(nodes: int) -> int:
+    """How many of so many followers must say what they hold, so that none of them can miss.
+
+    What was acknowledged is on :data:`FOLLOWERS_REQUIRED` of them (on all, where there are
+    fewer), so one of those is among any so many.
+    """
+    return nodes - min(FOLLOWERS_REQUIRED, nodes) + 1 if nodes else 0
 
 
 def _machine_fault() -> Internal:

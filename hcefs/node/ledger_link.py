@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from hcefs.errors import Unavailable
-from hcefs.ledger.follower import BlockBytes, HeadBytes
+from hcefs.ledger.follower import BlockBytes, HeadBytes, TermBytes
 from hcefs.runtime import Runtime
 from hcefs.transport.dial import ServerDialer
 from hcefs.transport.grpc_peers import CHANNEL_OPTIONS
@@ -31,7 +31,7 @@ class GrpcLedgerLink:
 
     async def follow(
         self, from_height: int, acknowledgements: AsyncIterator[int]
-    ) -> AsyncGenerator[BlockBytes | HeadBytes, None]:
+    ) -> AsyncGenerator[BlockBytes | HeadBytes | TermBytes, None]:
         """See :class:`hcefs.ledger.follower.LedgerLink`."""
         async with self._dialer.to_server(self._address, CHANNEL_OPTIONS) as channel:
             method: Any = channel.stream_stream(
@@ -54,7 +54,10 @@ class GrpcLedgerLink:
                 await call.write(ledger_pb2.FollowRequest(from_height=from_height))
                 sender = self._runtime.spawn(acknowledge(), name="ledger-acknowledgements")
                 async for message in call:
-                    if message.WhichOneof("message") == "block":
+                    kind = message.WhichOneof("message")
+                    if kind == "term_change":
+                        yield TermBytes(message.term_change)
+                    elif kind == "block":
                         yield BlockBytes(message.block)
                         if message.block_head:
                             yield HeadBytes(message.block_head)

@@ -17,10 +17,12 @@ from hcefs.ledger.genesis import Genesis
 from hcefs.ledger.log import LedgerLog
 from hcefs.ledger.writer import LedgerWriter
 from hcefs.metrics import Metrics
+from hcefs.node.ledger_start import LedgerStart
 from hcefs.runtime import Runtime
 from hcefs.services.admin_service import AdminService
 from hcefs.services.handlers import admin_handlers, ledger_handlers
 from hcefs.services.ledger_service import LedgerService, NodeKeys
+from hcefs.transport.dial import ServerDialer
 from hcefs.transport.limit import Gate
 from hcefs.wire.v1 import admin_pb2
 
@@ -34,11 +36,23 @@ class LedgerNode:
     its peer port: generic handlers of gRPC.
     """
 
-    def __init__(self, runtime: Runtime, genesis: Genesis, key: SigningKey, log: LedgerLog) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        genesis: Genesis,
+        key: SigningKey,
+        log: LedgerLog,
+        dialer: ServerDialer | None = None,
+    ) -> None:
+        """``dialer`` leads to the followers, who are asked before anything is signed.
+
+        Without one nobody is asked: only where an operator has said that nobody can be.
+        """
         self._runtime = runtime
         self.metrics = Metrics()
         self.log = log
         self.writer = LedgerWriter(log, key, runtime, genesis)
+        self.beginning = LedgerStart(runtime, log, self.writer, key, dialer)
         gate = Gate("ledger-calls", CALLS_MAX, runtime)
         verifier = Verifier(genesis.cluster, log, AccountId.zero(), TokenCache(), NonceMemory())
         admin = AdminService(runtime, verifier, log, self.report, self.metrics, gate)
@@ -65,16 +79,27 @@ class LedgerNode:
             app_hash=self.log.app_hash,
             lease_age_ms=max(0, age),
             epoch=current.epoch if current else 0,
-            warnings=[] if self.writer.running else ["the writer has stopped; see the log"],
+            warnings=self._warnings(),
         )
+
+    def _warnings(self) -> list[str]:
+        if self.writer.running:
+            return []
+        failure = self.beginning.failure
+        if failure is not None:
+            return [failure.message]
+        return [self.beginning.waits_for or "the writer does not run; see the log"]
 
     async def start(self) -> None:
         """Begin to commit; whatever comes of it, :meth:`stop` is to follow."""
         self.metrics.set("build_info", 1, version=__version__)
         self.metrics.set("ledger_height", lambda: self.log.height)
-        await self.writer.start()
+        self.metrics.set("ledger_term", lambda: self.log.terms.term)
+        self.metrics.set("ledger_fork_proofs", lambda: len(self.log.fork_proofs()))
+        await self.beginning.start()
 
     async def stop(self) -> None:
         """Finish the block in the making and close the log; nothing may call it any more."""
+        await self.beginning.stop()
         await self.writer.stop()
         self.log.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from hcefs.config import LedgerConfig
 from hcefs.crashpoints import arm_from_environment
@@ -14,18 +15,31 @@ from hcefs.node.ledger_node import CALLS_MAX, LedgerNode
 from hcefs.node.logs import configure
 from hcefs.node.servers import Port, load_genesis, load_identity, until_signal
 from hcefs.runtime import Runtime, SystemRuntime
+from hcefs.transport.dial import TlsDialer
+
+log = logging.getLogger(__name__)
 
 
 class LedgerProcess:
     """The ledger's writer, and what a process puts around it."""
 
-    def __init__(self, config: LedgerConfig, runtime: Runtime) -> None:
+    def __init__(self, config: LedgerConfig, runtime: Runtime, *, alone: bool = False) -> None:
+        """``alone``: an operator has said that no follower can be asked."""
+        self._runtime = runtime
         self._config = config
         self._page: MetricsServer | None = None
         genesis = load_genesis(config.genesis)
         key = load_account(config.writer_key).signing_key
         identity = load_identity(config.tls)
-        self.node = LedgerNode(runtime, genesis, key, LedgerLog.open(config.data, genesis))
+        dialer = None if alone else TlsDialer(runtime, identity)
+        if alone:
+            log.warning("this ledger writes without asking any follower, as an operator said")
+        ledger_log = LedgerLog.open(config.data, genesis)
+        try:
+            self.node = LedgerNode(runtime, genesis, key, ledger_log, dialer)
+        except BaseException:
+            ledger_log.close()
+            raise
         self._clients = Port(
             config.client_address,
             identity,
@@ -73,22 +87,36 @@ class LedgerProcess:
         if self._page is not None:
             self._page.close()
 
+    async def _until_end(self) -> None:
+        """Return at a signal; raise when the followers' answers forbid this ledger to write."""
+        beginning = self.node.beginning
+        signalled = self._runtime.spawn(until_signal(), name="signal")
+        failed = self._runtime.spawn(beginning.failed.wait(), name="start-failed")
+        try:
+            await asyncio.wait((signalled, failed), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (signalled, failed):
+                task.cancel()
+            await asyncio.gather(signalled, failed, return_exceptions=True)
+        if beginning.failure is not None:
+            raise beginning.failure
+
     async def run(self) -> None:
         """Serve until a signal."""
         try:
             await self.start()
             print(f"ready ledger {self._config.client_address}", flush=True)
-            await until_signal()
+            await self._until_end()
         finally:
             await self.stop()
 
 
-async def run(config: LedgerConfig) -> None:
-    """Run the ledger until SIGTERM or SIGINT."""
+async def run(config: LedgerConfig, *, alone: bool = False) -> None:
+    """Run the ledger until SIGTERM or SIGINT; ``alone``: it asks no follower first."""
     configure(config.log)
     arm_from_environment()
     runtime = SystemRuntime()
     try:
-        await LedgerProcess(config, runtime).run()
+        await LedgerProcess(config, runtime, alone=alone).run()
     finally:
         runtime.close()

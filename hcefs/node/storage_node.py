@@ -36,9 +36,16 @@ from hcefs.services.admin_service import AdminService
 from hcefs.services.batch_desk import BatchDesk
 from hcefs.services.blob_service import BlobService
 from hcefs.services.desk import Desk
-from hcefs.services.handlers import admin_handlers, blob_handlers, shard_handlers, upkeep_handlers
+from hcefs.services.handlers import (
+    admin_handlers,
+    blob_handlers,
+    replica_handlers,
+    shard_handlers,
+    upkeep_handlers,
+)
 from hcefs.services.pack_service import PackService
 from hcefs.services.pack_shard_service import PackShardService
+from hcefs.services.replica_service import ReplicaService
 from hcefs.services.shard_service import ShardService
 from hcefs.services.upkeep_service import UpkeepService
 from hcefs.store.health import DiskHealth
@@ -411,6 +418,16 @@ class StorageNode:
             blob_handlers(blobs, packs),
             shard_handlers(direct),
             admin_handlers(admin),
+            replica_handlers(
+                ReplicaService(
+                    runtime,
+                    self.follower,
+                    verifier,
+                    self.account,
+                    metrics,
+                    Gate("replica-calls", UPKEEP_CALLS, runtime),
+                )
+            ),
         )
         self.peer_handlers: tuple[Any, ...] = (
             shard_handlers(shards, pack_shards),
@@ -531,6 +548,8 @@ class StorageNode:
         metrics.set("disk_free_bytes", lambda: shards.usage().free_bytes)
         metrics.set("disk_total_bytes", lambda: shards.usage().total_bytes)
         metrics.set("ledger_height", lambda: self._log.height)
+        metrics.set("ledger_term", lambda: self._log.terms.term)
+        metrics.set("ledger_fork_proofs", lambda: len(self._log.fork_proofs()))
         metrics.set("ledger_lease_age_seconds", self._lease_age)
         metrics.set("pending_blobs", self._collector.pending)
 

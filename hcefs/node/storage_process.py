@@ -87,7 +87,7 @@ class StorageProcess:
             config.client_address,
             identity,
             self.node.client_handlers,
-            ["hcefs.v1.Blobs", "hcefs.v1.Shards", "hcefs.v1.Admin"],
+            ["hcefs.v1.Blobs", "hcefs.v1.Shards", "hcefs.v1.Admin", "hcefs.v1.Replica"],
             mutual=False,
             streams=streams,
         )

@@ -20,10 +20,11 @@ from hcefs.services.ledger_service import LedgerService
 from hcefs.services.messages import decoded
 from hcefs.services.pack_service import PackService
 from hcefs.services.pack_shard_service import PackShardService
+from hcefs.services.replica_service import ReplicaService
 from hcefs.services.shard_service import ShardService
 from hcefs.services.upkeep_service import UpkeepService
 from hcefs.transport.status import abort
-from hcefs.wire.v1 import admin_pb2, blob_pb2, ledger_pb2, shard_pb2, upkeep_pb2
+from hcefs.wire.v1 import admin_pb2, blob_pb2, ledger_pb2, replica_pb2, shard_pb2, upkeep_pb2
 
 
 def unary(kind: type[Message], method: Callable[[Any, Any], Awaitable[Any]]) -> Any:
@@ -140,6 +141,18 @@ def ledger_handlers(service: LedgerService) -> Any:
             "HasLeaf": unary(ledger_pb2.HasLeafRequest, service.HasLeaf),
             "HasLeaves": unary(ledger_pb2.HasLeavesRequest, service.HasLeaves),
             "Prove": unary(ledger_pb2.ProveRequest, service.Prove),
+        },
+    )
+
+
+def replica_handlers(service: ReplicaService) -> Any:
+    """``hcefs.v1.Replica``."""
+    return grpc.method_handlers_generic_handler(
+        "hcefs.v1.Replica",
+        {
+            "Describe": unary(replica_pb2.DescribeRequest, service.Describe),
+            "ReadBlocks": streaming(replica_pb2.ReadBlocksRequest, service.ReadBlocks),
+            "BeginTerm": unary(replica_pb2.BeginTermRequest, service.BeginTerm),
         },
     )
 

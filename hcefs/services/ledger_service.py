@@ -20,6 +20,7 @@ from hcefs.ledger.block import SignedHead
 from hcefs.ledger.genesis import Genesis
 from hcefs.ledger.log import LedgerLog
 from hcefs.ledger.queries import Questions
+from hcefs.ledger.terms import SignedTermChange
 from hcefs.ledger.writer import LedgerWriter
 from hcefs.metrics import Metrics
 from hcefs.runtime import Runtime
@@ -88,8 +89,11 @@ class LedgerService:
 
     @served("get-genesis")
     async def GetGenesis(self, request: Any, context: Any) -> ledger_pb2.GetGenesisResponse:
-        """The genesis document; public."""
-        return ledger_pb2.GetGenesisResponse(genesis=self._genesis.encode())
+        """The genesis document and the statements of later terms; public."""
+        return ledger_pb2.GetGenesisResponse(
+            genesis=self._genesis.encode(),
+            terms=[signed.encode() for signed in self._log.terms.changes],
+        )
 
     @served("submit")
     async def Submit(
@@ -134,7 +138,7 @@ class LedgerService:
 
         self._count_follower(1)
         reader = self.runtime.spawn(acknowledge(), name="follow-acknowledgements")
-        stream: Any = self._writer.subscribe(first.from_height)
+        stream: Any = self._writer.subscribe(first.from_height, account.account)
         sent: SignedHead | None = None
         try:
             async for item in stream:
@@ -142,6 +146,8 @@ class LedgerService:
                     if item is sent:
                         continue
                     yield ledger_pb2.FollowResponse(head=item.encode())
+                elif isinstance(item, SignedTermChange):
+                    yield ledger_pb2.FollowResponse(term_change=item.encode())
                 else:
                     sent = self._writer.head_of(item)
                     yield ledger_pb2.FollowResponse(

@@ -11,10 +11,12 @@ class GetGenesisRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetGenesisResponse(_message.Message):
-    __slots__ = ("genesis",)
+    __slots__ = ("genesis", "terms")
     GENESIS_FIELD_NUMBER: _ClassVar[int]
+    TERMS_FIELD_NUMBER: _ClassVar[int]
     genesis: bytes
-    def __init__(self, genesis: _Optional[bytes] = ...) -> None: ...
+    terms: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, genesis: _Optional[bytes] = ..., terms: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class SubmitRequest(_message.Message):
     __slots__ = ("transaction",)
@@ -51,14 +53,16 @@ class FollowRequest(_message.Message):
     def __init__(self, from_height: _Optional[int] = ..., persisted_height: _Optional[int] = ...) -> None: ...
 
 class FollowResponse(_message.Message):
-    __slots__ = ("block", "head", "block_head")
+    __slots__ = ("block", "head", "term_change", "block_head")
     BLOCK_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
+    TERM_CHANGE_FIELD_NUMBER: _ClassVar[int]
     BLOCK_HEAD_FIELD_NUMBER: _ClassVar[int]
     block: bytes
     head: bytes
+    term_change: bytes
     block_head: bytes
-    def __init__(self, block: _Optional[bytes] = ..., head: _Optional[bytes] = ..., block_head: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, block: _Optional[bytes] = ..., head: _Optional[bytes] = ..., term_change: _Optional[bytes] = ..., block_head: _Optional[bytes] = ...) -> None: ...
 
 class QueryRequest(_message.Message):
     __slots__ = ("proof", "account", "record", "grant", "grants_on_record", "my_grants", "my_records", "cluster_map", "generation", "leaves", "head", "map_progress", "upkeep_policy", "node_reports", "map_history_from", "protocol_version")

@@ -28,6 +28,7 @@ from hcefs.errors import (
 from hcefs.ledger import writer as writer_module
 from hcefs.ledger.block import Block, SignedHead
 from hcefs.ledger.log import ForkProof, LedgerLog
+from hcefs.ledger.terms import SignedTermChange
 from hcefs.ledger.transactions import SignedTransaction
 from hcefs.ledger.writer import LedgerWriter, SubmitResult
 from tests.unit.ledger.replicas import (
@@ -388,9 +389,14 @@ async def test_the_disk_of_the_writer_itself_is_no_follower(bench: Bench) -> Non
 # Heads.
 
 
-async def next_item(feed: AsyncIterator[Block | SignedHead]) -> Block | SignedHead:
+async def next_item(
+    feed: AsyncIterator[Block | SignedHead | SignedTermChange],
+) -> Block | SignedHead:
+    item: Block | SignedHead | SignedTermChange
     async with asyncio.timeout(WAIT_S):
-        return await anext(feed)
+        item = await feed.__anext__()
+    assert not isinstance(item, SignedTermChange)
+    return item
 
 
 async def test_heads_are_signed_when_nothing_happens(bench: Bench) -> None:
