@@ -2,8 +2,8 @@
 
 On the peer port only.  No client's right stands behind such a call, so the map must: a
 node is answered about a partition only if the map in force here gives it a seat of the
-row or names it as the source of one, and its account is active.  Such loads are bounded
-in number and counted.
+row, names it as the source of one or has it stand in for one, and its account is active.
+Such loads are bounded in number and counted.  Any active node may say what it has.
 
 Stated limit: a malicious holder can gather ciphertext of its own partitions.
 Source: docs/ARCHITECTURE.md, "Rights"; docs/decisions/0019-change-without-a-gap.md.
@@ -12,14 +12,15 @@ Source: docs/ARCHITECTURE.md, "Rights"; docs/decisions/0019-change-without-a-gap
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from hcefs.errors import Denied, Invalid
 from hcefs.ids import AccountId, BlobBase, RecordId
 from hcefs.ledger.cluster_facts import UpkeepPolicy
 from hcefs.metrics import Metrics
-from hcefs.placement.cluster_map import SEATS_MAX, ClusterMap
+from hcefs.placement.cluster_map import SEATS_MAX, ClusterMap, Node
 from hcefs.placement.ring import partition_of, position_of, positions_of
+from hcefs.placement.stand_ins import stand_ins_of
 from hcefs.runtime import Runtime
 from hcefs.services.desk import Desk
 from hcefs.services.messages import decoded
@@ -40,6 +41,20 @@ ROWS_ASKED_MAX = 4096
 HINTS_MAX = 256
 
 
+class Offers(Protocol):
+    """What fetches what other nodes give."""
+
+    def offer(
+        self,
+        current: ClusterMap,
+        place: Place,
+        shards: Sequence[ShardName],
+        records: Sequence[RecordId],
+        giver: Node,
+    ) -> None:
+        """Note what a node gives; forgets it when there is too much."""
+
+
 class UpkeepService:
     """Servicer over what this node has."""
 
@@ -54,10 +69,13 @@ class UpkeepService:
         taker: LayoutTaker,
         policy: Callable[[], UpkeepPolicy],
         hints: Callable[[AccountId, str, Sequence[ShardName]], int],
+        offers: Offers,
     ) -> None:
         """``policy`` is the one in force: it says which profiles are to be left; ``hints``
-        takes what a node says about this one's shards, and tells how much of it."""
+        takes what a node says about this one's shards, and tells how much of it; ``offers``
+        takes what other nodes give."""
         self._hints = hints
+        self._offers = offers
         self._taker = taker
         self._policy = policy
         self.runtime = runtime
@@ -68,11 +86,18 @@ class UpkeepService:
         self._heads = heads
 
     async def _admit(
-        self, context: Any, place: upkeep_pb2.Place, *, seated: bool = True, base: bytes = b""
+        self,
+        context: Any,
+        place: upkeep_pb2.Place,
+        *,
+        seated: bool = True,
+        base: bytes = b"",
+        stand_ins: bool = True,
     ) -> tuple[ClusterMap, range]:
         """Who asks, and about which positions of the ring.
 
         About a ``base`` those may ask, too, who are to re-profile it to that profile.
+        ``stand_ins`` have no part in that themselves.
 
         Raises:
             Unavailable: this node may not answer now, or has another map.
@@ -92,10 +117,11 @@ class UpkeepService:
         if (
             seated
             and not _is_seated(current, place, peer)
+            and not (stand_ins and _stands_in(current, place, peer))
             and not (base and self._may_reprofile(current, place.profile, base, peer))
         ):
             raise Denied(
-                "the map names you neither as seat nor as source of that partition",
+                "the map names you neither as seat nor as source nor as stand-in of that partition",
                 reason="not-a-seat",
             )
         return current, positions
@@ -240,6 +266,29 @@ class UpkeepService:
         giver = self._desk.peer_of(context)
         return upkeep_pb2.HintResponse(taken=self._hints(giver, request.place.profile, shards))
 
+    @served("offer")
+    async def Offer(
+        self, request: upkeep_pb2.OfferRequest, context: Any
+    ) -> upkeep_pb2.OfferResponse:
+        """Which of some shards are here; the others are fetched from the caller."""
+        current, positions = await self._admit(context, request.place, seated=False)
+        if max(len(request.shards), len(request.records)) > SHARDS_ASKED_MAX:
+            raise Invalid(f"offer at most {SHARDS_ASKED_MAX} shards at once", reason="too-large")
+        if request.records:
+            _require_default(current, request.place)
+        shards = [
+            ShardName(BlobBase(_inside(each.base, positions)), _index(each.index))
+            for each in request.shards
+        ]
+        records = [RecordId(_inside(each, positions)) for each in request.records]
+        place = Place(request.place.epoch, request.place.profile, request.place.partition)
+        held = await self._exporter.has_shards(shards, place.profile)
+        giver = current.node_of_account(self._desk.peer_of(context))
+        if giver is not None:
+            missing = [each for each, here in zip(shards, held, strict=True) if not here]
+            self._offers.offer(current, place, missing, records, giver)
+        return upkeep_pb2.OfferResponse(held=bytes(held))
+
     # Outside the gate: a node that is busy with copies is not away, and this holds nothing.
     @served("ping", gated=False)
     async def Ping(self, request: upkeep_pb2.PingRequest, context: Any) -> upkeep_pb2.PingResponse:
@@ -263,7 +312,7 @@ class UpkeepService:
     ) -> upkeep_pb2.TakeLayoutResponse:
         """Take part in re-profiling a base."""
         place = request.place
-        current, positions = await self._admit(context, place, base=request.base)
+        current, positions = await self._admit(context, place, base=request.base, stand_ins=False)
         base = BlobBase(_inside(request.base, positions))
         giver = current.node_of_account(self._desk.peer_of(context))
         try:
@@ -289,6 +338,12 @@ def _is_seated(current: ClusterMap, place: upkeep_pb2.Place, peer: AccountId) ->
     named |= {move.source for move in table.moving if move.partition == place.partition}
     node = current.node_of_account(peer)
     return node is not None and node.node_id in named
+
+
+def _stands_in(current: ClusterMap, place: upkeep_pb2.Place, peer: AccountId) -> bool:
+    """Whether a node may stand in for a seat of a row."""
+    nodes = stand_ins_of(current, place.profile, place.partition)
+    return any(node.account == peer for node in nodes)
 
 
 def _require_default(current: ClusterMap, place: upkeep_pb2.Place) -> None:
