@@ -2,8 +2,9 @@
 
 On the peer port only.  No client's right stands behind such a call, so the map must: a
 node is answered about a partition only if the map in force here gives it a seat of the
-row, names it as the source of one or has it stand in for one, and its account is active.
-Such loads are bounded in number and counted.  Any active node may say what it has.
+row or names it as the source of one, and its account is active.  Such loads are bounded
+in number and counted.  Any active node may say what it has (``Offer``): who stands in for a
+seat gives, and takes nothing.
 
 Stated limit: a malicious holder can gather ciphertext of its own partitions.
 Source: docs/ARCHITECTURE.md, "Rights"; docs/decisions/0019-change-without-a-gap.md.
@@ -20,7 +21,6 @@ from hcefs.ledger.cluster_facts import UpkeepPolicy
 from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import SEATS_MAX, ClusterMap, Node
 from hcefs.placement.ring import partition_of, position_of, positions_of
-from hcefs.placement.stand_ins import stand_ins_of
 from hcefs.runtime import Runtime
 from hcefs.services.desk import Desk
 from hcefs.services.messages import decoded
@@ -86,18 +86,11 @@ class UpkeepService:
         self._heads = heads
 
     async def _admit(
-        self,
-        context: Any,
-        place: upkeep_pb2.Place,
-        *,
-        seated: bool = True,
-        base: bytes = b"",
-        stand_ins: bool = True,
+        self, context: Any, place: upkeep_pb2.Place, *, seated: bool = True, base: bytes = b""
     ) -> tuple[ClusterMap, range]:
         """Who asks, and about which positions of the ring.
 
         About a ``base`` those may ask, too, who are to re-profile it to that profile.
-        ``stand_ins`` have no part in that themselves.
 
         Raises:
             Unavailable: this node may not answer now, or has another map.
@@ -117,11 +110,10 @@ class UpkeepService:
         if (
             seated
             and not _is_seated(current, place, peer)
-            and not (stand_ins and _stands_in(current, place, peer))
             and not (base and self._may_reprofile(current, place.profile, base, peer))
         ):
             raise Denied(
-                "the map names you neither as seat nor as source nor as stand-in of that partition",
+                "the map names you neither as seat nor as source of that partition",
                 reason="not-a-seat",
             )
         return current, positions
@@ -312,7 +304,7 @@ class UpkeepService:
     ) -> upkeep_pb2.TakeLayoutResponse:
         """Take part in re-profiling a base."""
         place = request.place
-        current, positions = await self._admit(context, place, base=request.base, stand_ins=False)
+        current, positions = await self._admit(context, place, base=request.base)
         base = BlobBase(_inside(request.base, positions))
         giver = current.node_of_account(self._desk.peer_of(context))
         try:
@@ -338,12 +330,6 @@ def _is_seated(current: ClusterMap, place: upkeep_pb2.Place, peer: AccountId) ->
     named |= {move.source for move in table.moving if move.partition == place.partition}
     node = current.node_of_account(peer)
     return node is not None and node.node_id in named
-
-
-def _stands_in(current: ClusterMap, place: upkeep_pb2.Place, peer: AccountId) -> bool:
-    """Whether a node may stand in for a seat of a row."""
-    nodes = stand_ins_of(current, place.profile, place.partition)
-    return any(node.account == peer for node in nodes)
 
 
 def _require_default(current: ClusterMap, place: upkeep_pb2.Place) -> None:
