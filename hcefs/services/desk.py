@@ -55,6 +55,9 @@ MAP_SECONDS = 3.0
 """How long to wait for a map that another node has already."""
 
 SERVING = frozenset({NodeState.JOINING, NodeState.UP, NodeState.DOWN, NodeState.DRAINING})
+GIVING = SERVING | {NodeState.OUT}
+"""States of nodes that may still give to others what they have."""
+
 STRANGERS_MAX = 8
 PERMIT_MS = 500
 """A running stream is decided again at every new height, and at least this often."""
@@ -150,7 +153,7 @@ class Desk:
         self.fanout = fanout
         self.me = me
         self._strangers = Gate("waiting strangers", STRANGERS_MAX, runtime)
-        self._spki: dict[bytes, AccountId] = {}
+        self._spki: dict[bytes, Node] = {}
         self._spki_epoch = 0
 
     @property
@@ -158,8 +161,8 @@ class Desk:
         """The node's replica of the ledger."""
         return self.follower.view
 
-    def cluster_map(self) -> ClusterMap:
-        """The current map.
+    def cluster_map(self, states: Collection[NodeState] = SERVING) -> ClusterMap:
+        """The current map, in which this node has one of some states.
 
         Raises:
             Unavailable: there is none yet, or it does not name this node.
@@ -170,7 +173,7 @@ class Desk:
                 "the ledger has no cluster map yet; the operators set one", reason="no-map"
             )
         node = current.node_of_account(self.me)
-        if node is None or node.state not in SERVING:
+        if node is None or node.state not in states:
             raise Unavailable(
                 "the cluster map does not name this node; ask another one", reason="not-in-map"
             )
@@ -242,14 +245,14 @@ class Desk:
             raise other_epoch(current.epoch, asked.epoch)
         return current
 
-    async def newer_map(self, epoch: int) -> ClusterMap:
+    async def newer_map(self, epoch: int, states: Collection[NodeState] = SERVING) -> ClusterMap:
         """The map of a later epoch, as soon as this node has it.
 
         Raises:
             Unavailable: ``other-epoch``: not in time.
         """
         until = self.runtime.monotonic() + MAP_SECONDS
-        while (current := self.cluster_map()).epoch <= epoch:
+        while (current := self.cluster_map(states)).epoch <= epoch:
             try:
                 async with self.runtime.timeout(until - self.runtime.monotonic()):
                     await self.follower.require(self.view.height + 1)
@@ -282,8 +285,8 @@ class Desk:
         async with self._strangers:
             await self.follower.require(asked.min_height)
 
-    def peer_of(self, context: Any) -> AccountId:
-        """The node at the other end of a mutual TLS connection.
+    def peer_of(self, context: Any, states: Collection[NodeState] = SERVING) -> AccountId:
+        """The node at the other end of a mutual TLS connection, which has one of some states.
 
         Raises:
             Unauthenticated: its key is not that of an active node in the map.
@@ -296,17 +299,19 @@ class Desk:
             self._spki = {}
             for node in current.nodes:
                 account = self.view.account(node.account)
-                if account is not None and node.state in SERVING:
-                    self._spki[account.spki] = node.account
+                if account is not None and node.state in GIVING:
+                    self._spki[account.spki] = node
             self._spki_epoch = current.epoch
         found = self._spki.get(spki) if spki else None
-        account = self.view.account(found) if found is not None else None
+        if found is not None and found.state not in states:
+            found = None
+        account = self.view.account(found.account) if found is not None else None
         if found is None or account is None or not account.active or account.spki != spki:
             raise Unauthenticated(
                 "the TLS key of the caller is not that of an active node in the map",
                 reason="unknown-node",
             )
-        return found
+        return found.account
 
     def blob_seats(self, profile: str, blob: BlobId) -> tuple[Seat, ...]:
         """The seats of a blob's partition under one profile."""

@@ -22,7 +22,7 @@ from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import SEATS_MAX, ClusterMap, Node
 from hcefs.placement.ring import partition_of, position_of, positions_of
 from hcefs.runtime import Runtime
-from hcefs.services.desk import Desk
+from hcefs.services.desk import GIVING, Desk
 from hcefs.services.messages import decoded
 from hcefs.services.serving import served, streamed
 from hcefs.services.shard_service import wire_header
@@ -100,12 +100,13 @@ class UpkeepService:
         """
         observe(self._heads, context.invocation_metadata())
         self._desk.follower.require_fresh()
-        current = self._desk.cluster_map()
+        # Who was given up may come back with what nobody else has: it gives, and takes nothing.
+        current = self._desk.cluster_map(GIVING)
         if place.epoch > current.epoch:
-            current = await self._desk.newer_map(place.epoch - 1)
+            current = await self._desk.newer_map(place.epoch - 1, GIVING)
         if place.epoch != current.epoch:
             raise other_epoch(current.epoch, place.epoch)
-        peer = self._desk.peer_of(context)
+        peer = self._desk.peer_of(context, GIVING)
         positions = positions_of(place.partition, current.table(place.profile).bits)
         if (
             seated
@@ -275,7 +276,7 @@ class UpkeepService:
         records = [RecordId(_inside(each, positions)) for each in request.records]
         place = Place(request.place.epoch, request.place.profile, request.place.partition)
         held = await self._exporter.has_shards(shards, place.profile)
-        giver = current.node_of_account(self._desk.peer_of(context))
+        giver = current.node_of_account(self._desk.peer_of(context, GIVING))
         if giver is not None:
             missing = [each for each, here in zip(shards, held, strict=True) if not here]
             self._offers.offer(current, place, missing, records, giver)

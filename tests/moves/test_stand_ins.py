@@ -9,10 +9,12 @@ import pytest
 
 from hcefs.errors import HcefsError, Unavailable
 from hcefs.ids import BlobBase, BlobId
+from hcefs.node.storage_process import StorageProcess
 from hcefs.placement import changes
-from hcefs.placement.ring import partition_of, seats
+from hcefs.placement.ring import seats
+from hcefs.store.interface import Table
 from hcefs.stripes.exports import has_shard
-from hcefs.wire.v1 import upkeep_pb2
+from hcefs.stripes.placed import shard_key
 from tests.moves.moving import MovingRig
 from tests.services.rig import Running
 
@@ -69,8 +71,26 @@ async def put_all(rig: MovingRig) -> dict[str, tuple[BlobId, bytes]]:
     return done
 
 
+def holders_decide(rig: MovingRig) -> None:
+    """Whatever the gateway says: a seat stands in for nobody, and who stands in has no seat."""
+    base = rig.receipt.ref.blob.base
+    held = seats(rig.current(), "ec-4-2", base)
+    for node in running(rig):
+        desk = node.process.node._desk
+        own = [seat.index for seat in held if seat.node.account == node.account]
+        for index in range(N):
+            for stand_in in (True, False):
+                if not own if stand_in else index in own:
+                    desk.require_holder("ec-4-2", base, index, stand_in)
+                else:
+                    with pytest.raises(HcefsError) as caught:
+                        desk.require_holder("ec-4-2", base, index, stand_in)
+                    assert caught.value.reason == "not-a-seat"
+
+
 async def test_puts_while_a_node_is_away_have_n_shards_that_come_home(rig: MovingRig) -> None:
     await seven(rig)
+    holders_decide(rig)
     lost = rig.nodes[2]
     await rig.lose(lost)
     done = await put_all(rig)
@@ -117,6 +137,7 @@ def waiting(node: Running) -> float:
     return node.process.metrics.value("stand_ins_waiting")
 
 
+@pytest.mark.long
 async def test_a_repeated_append_is_one_entry_whatever_was_put_again(rig: MovingRig) -> None:
     """A put that is tried again draws a new blob id; only what is appended is an entry, once."""
     await seven(rig)
@@ -160,56 +181,32 @@ def lost_answer() -> HcefsError:
     return Unavailable("the answer was lost", reason="unreachable")
 
 
-# -- who may offer, and store
-
-
-async def test_any_active_node_may_offer_and_what_is_not_of_the_row_is_refused(
+@pytest.mark.long
+async def test_a_node_that_was_given_up_hands_over_what_its_successor_lacks(
     rig: MovingRig,
 ) -> None:
-    blob = rig.receipt.ref.blob
-    current = rig.current()
-    seat = seats(current, "ec-4-2", blob.base)[0]
-    partition = partition_of(blob.base, current.table("ec-4-2").bits)
-    where = upkeep_pb2.Place(epoch=current.epoch, profile="ec-4-2", partition=partition)
-    holder = rig.nodes[seat.node.node_id - 1]
-    other = next(node for node in rig.nodes if node is not holder)
-    shard = upkeep_pb2.ListedShard(base=bytes(blob.base), index=seat.index)
-
-    async def offer(asking: Running, request: upkeep_pb2.OfferRequest) -> bytes:
-        data = await rig.unary(
-            holder.config.peer_address, "/hcefs.v1.Upkeep/Offer", request, asking.identity
-        )
-        return upkeep_pb2.OfferResponse.FromString(data).held
-
-    assert await offer(other, upkeep_pb2.OfferRequest(place=where, shards=[shard])) == b"\x01"
-    wrong = upkeep_pb2.Place(epoch=current.epoch, profile="ec-4-2", partition=partition ^ 1)
-    for request, kind, reason in (
-        (upkeep_pb2.OfferRequest(place=wrong, shards=[shard]), "denied", "wrong-partition"),
-        (upkeep_pb2.OfferRequest(place=where, shards=[shard] * 1001), "invalid", "too-large"),
-        (
-            upkeep_pb2.OfferRequest(place=where, records=[bytes(blob.base)] * 1001),
-            "invalid",
-            "too-large",
-        ),
-    ):
-        await rig.refused(offer(other, request), kind, reason)
-    stranger = offer(rig.stranger, upkeep_pb2.OfferRequest(place=where, shards=[shard]))
-    await rig.refused(stranger, "unauthenticated", "unknown-node")
-
-
-async def test_a_holder_takes_it_only_where_its_own_map_makes_it_one(rig: MovingRig) -> None:
-    """Whatever the gateway says: a seat stands in for nobody, and who stands in has no seat."""
     await seven(rig)
-    base = rig.receipt.ref.blob.base
-    held = seats(rig.current(), "ec-4-2", base)
-    for node in rig.nodes:
-        desk = node.process.node._desk
-        own = [seat.index for seat in held if seat.node.account == node.account]
-        for index in range(N):
-            for stand_in in (True, False):
-                if not own if stand_in else index in own:
-                    desk.require_holder("ec-4-2", base, index, stand_in)
-                else:
-                    with pytest.raises(HcefsError) as caught:
-                        desk.require_holder("ec-4-2", base, index, stand_in)
-                    assert caught.value.reason == "not-a-seat"
+    await rig.fill(2, 300_000)
+    blob, _ = rig.blobs[0]
+    profile = rig.profile_of(blob.base)
+    # Of the zone with three nodes: the other ones cannot do with one less.
+    held = seats(rig.current(), profile, blob.base)
+    seat = next(seat for seat in held if seat.node.zone == "zone-1")
+    lost = next(node for node in rig.nodes if node.account == seat.node.account)
+    await rig.lose(lost)
+    await rig.apply(lambda m: changes.mark_out(m, [lost.number]))
+    await rig.carried_out()
+    after = next(s for s in seats(rig.current(), profile, blob.base) if s.index == seat.index)
+    assert after.node.account != lost.account
+    successor = next(node for node in rig.nodes if node.account == after.node.account)
+    stores = successor.process.stores
+    await rig.happens(lambda: has_shard(stores, blob.base, seat.index, profile))
+    stores.rows.delete([(Table.PLACED, shard_key(blob.base, seat.index))])
+    stores.shards.remove(blob.base, seat.index)
+    # Nobody else looks for it here: its round is an hour.
+    rig.gone.remove(lost)
+    lost.process = StorageProcess(lost.config, lost.runtime)
+    await lost.process.start()
+    await rig.happens(lambda: has_shard(stores, blob.base, seat.index, profile))
+    await rig.happens(lambda: not has_shard(lost.process.stores, blob.base, seat.index, profile))
+    await rig.read_all()
