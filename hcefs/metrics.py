@@ -189,6 +189,13 @@ FAMILIES: Final[tuple[Family, ...]] = (
     ),
     _gauge("moving_seats", "Seats of this node that are being filled."),
     _gauge("retiring_shards", "Shards here whose seat has moved, not deleted yet."),
+    _counter("stand_in_shards_total", "Shards stored here in the place of a node that was away."),
+    _counter(
+        "brought_home_total", "What stood in for others here and was brought home, by kind.", "kind"
+    ),
+    _gauge(
+        "stand_ins_waiting", "Shards, and records with rows, that wait here to be brought home."
+    ),
     _gauge("upkeep_rate_bytes", "Bytes a second that copies may take now."),
     _gauge("unreachable_nodes", "Other nodes of the map that this one cannot reach."),
     _gauge(

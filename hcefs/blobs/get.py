@@ -15,6 +15,7 @@ from hcefs.crypto.stream import open_segment_pieces_into, segment_secret
 from hcefs.erasure.scheme import Geometry, profile_named
 from hcefs.errors import Corrupt, Denied
 from hcefs.metrics import Metrics
+from hcefs.placement.cluster_map import Node
 from hcefs.placement.ring import Seat
 from hcefs.runtime import Runtime
 from hcefs.stripes.fanout import Manifest
@@ -59,7 +60,10 @@ class Secrets:
 
 @dataclass(frozen=True)
 class GetPlan:
-    """One get: a checked manifest, a range, and what opens it (None: sealed)."""
+    """One get: a checked manifest, a range, and what opens it (None: sealed).
+
+    ``standing_in`` are nodes that may have what seats lack.
+    """
 
     call: Call
     manifest: Manifest
@@ -67,6 +71,7 @@ class GetPlan:
     range_start: int
     range_length: int
     secrets: Secrets | None
+    standing_in: tuple[Node, ...] = ()
 
     @property
     def geometry(self) -> Geometry:
@@ -170,6 +175,7 @@ class BlobReader:
             metrics,
             hedge,
             suspect,
+            plan.standing_in,
         )
         if (
             plan.secrets is not None

@@ -203,6 +203,7 @@ class PutSession:
             deadline_seconds,
             plan.expected_length,
             fanout.reseat,
+            fanout.standby,
         )
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:

@@ -30,13 +30,15 @@ from hcefs.formats.pack import PackedKey, PackLayout, PackProof
 from hcefs.ids import AccountId, BlobId, GrantId, RecordId, RequestId
 from hcefs.integrity import Hasher
 from hcefs.metrics import Metrics
-from hcefs.placement.cluster_map import Node
+from hcefs.placement.cluster_map import ClusterMap, Node
 from hcefs.placement.ring import Seat, seats
+from hcefs.placement.stand_ins import record_stand_ins, stand_ins
 from hcefs.runtime import Runtime
 from hcefs.stripes.fanout import Fanout
 from hcefs.stripes.fanout import Manifest as StoredManifest
 from hcefs.stripes.hedge import HedgeTimer
 from hcefs.stripes.reseat import other_epoch
+from hcefs.stripes.standby import Standby
 from hcefs.transport.dial import ServerDialer
 from hcefs.transport.grpc_peers import GrpcPeer
 from hcefs.transport.peers import Call, ManifestRows, Peer
@@ -98,6 +100,8 @@ class DirectClient(StatClient):
         super().__init__(connection, keys, runtime, dialer)
         self._direct_metrics = Metrics()
         self._direct_hedge = HedgeTimer()
+        self._direct_map: ClusterMap | None = None
+        self._standby = Standby(self.runtime, self._stand_ins)
         self._layout_signer = NodeIdentity(keys.account, keys.key_version, keys.signing_key)
 
     def _direct_call(self, method: str, scope: Scope, epoch: int) -> Call:
@@ -139,6 +143,7 @@ class DirectClient(StatClient):
         chosen = profile_named(profile or cluster_map.default_profile)
         default = profile_named(cluster_map.default_profile)
         peers = DirectPeers(self.runtime, self._channels, self._authorizer, right)
+        self._direct_map = cluster_map
         plan = PutPlan(
             call=self._direct_call("put", Scope(record, blob), cluster_map.epoch),
             cluster=self.connection.cluster,
@@ -160,13 +165,21 @@ class DirectClient(StatClient):
         return PutSession(
             self.runtime,
             peers,
-            Fanout(self.runtime, peers, None, self._reseat),
+            Fanout(self.runtime, peers, None, self._reseat, self._standby),
             self._layout_signer,
             self._direct_metrics,
             plan,
             DEADLINE_SECONDS,
             content,
         )
+
+    def _stand_ins(self, profile: str, name: bytes) -> tuple[Node, ...]:
+        """By the map that the last put began with: a holder with another one refuses."""
+        if self._direct_map is None:
+            return ()
+        if not profile:
+            return record_stand_ins(self._direct_map, name)
+        return stand_ins(self._direct_map, profile, name)
 
     async def _reseat(self, profile: str, name: bytes, epoch: int) -> tuple[int, tuple[Seat, ...]]:
         """See :data:`hcefs.stripes.reseat.Reseat`."""
@@ -175,6 +188,7 @@ class DirectClient(StatClient):
             self._maps.forget("")
             current = await self.cluster_map()
             if current.epoch > epoch:
+                self._direct_map = current
                 return current.epoch, seats(current, profile or current.default_profile, name)
             if self.runtime.monotonic() > until:
                 raise other_epoch(current.epoch, epoch + 1)
@@ -237,6 +251,7 @@ class DirectClient(StatClient):
                 offset,
                 stop - offset,
                 secrets,
+                stand_ins(cluster_map, layout.profile, core.blob.base),
             ),
         )
         try:

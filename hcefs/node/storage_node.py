@@ -63,12 +63,14 @@ from hcefs.stripes.pack_rows import RowReader
 from hcefs.stripes.pack_write import PackWriter
 from hcefs.stripes.placed import ensure_placed
 from hcefs.stripes.relayout import LayoutTaker
+from hcefs.stripes.standby import Standby
 from hcefs.stripes.uploads import Uploads
 from hcefs.transport.dial import Dialer
 from hcefs.transport.grpc_packs import GrpcPackPeers
 from hcefs.transport.grpc_peers import Channels, GrpcPeers
 from hcefs.transport.grpc_upkeep import GrpcUpkeepPeers
 from hcefs.transport.limit import ByteGate, Gate
+from hcefs.upkeep.bring_home import HomeBringer
 from hcefs.upkeep.collect import Collector
 from hcefs.upkeep.fill import SeatFiller
 from hcefs.upkeep.latency import LatencyMeter
@@ -76,6 +78,7 @@ from hcefs.upkeep.rebalance import Rebalancer
 from hcefs.upkeep.replaced import ReplacedSweeper
 from hcefs.upkeep.reprofile import LayoutSigner, Reprofiler
 from hcefs.upkeep.retire import Retirer
+from hcefs.upkeep.stand_in import StandInKeeper
 from hcefs.upkeep.throttle import Throttle
 from hcefs.upkeep.watch import Watcher
 from hcefs.upkeep.witness import Witness
@@ -157,7 +160,8 @@ class StorageNode:
         self.channels = Channels(runtime, parts.dialer, self._spki_of, heads)
         self.peers = peers = GrpcPeers(runtime, self.channels, self.account, holder)
         verifier = Verifier(genesis.cluster, self._log, self.account, TokenCache(), NonceMemory())
-        fanout = Fanout(runtime, peers, self._log, self._reseat)
+        standby = Standby(runtime, self._stand_ins)
+        fanout = Fanout(runtime, peers, self._log, self._reseat, standby)
         desk = Desk(runtime, self.follower, verifier, fanout, self.account)
         self._desk = desk
         batches = BatchDesk(desk)
@@ -187,6 +191,7 @@ class StorageNode:
                 keys.signing_key,
                 limits.put_deadline_s,
                 self._reseat,
+                standby,
             ),
             PackReader(
                 runtime,
@@ -197,11 +202,13 @@ class StorageNode:
                     self._log,
                     self.account,
                     lambda base: desk.seats_of_any(BlobId.of(base)),
+                    desk.stand_ins_of_any,
                 ),
                 metrics,
                 HedgeTimer(),
                 self.account,
                 lambda profile, base: desk.blob_seats(profile, BlobId.of(base)),
+                desk.stand_ins,
                 self._suspect,
             ),
             metrics,
@@ -280,6 +287,16 @@ class StorageNode:
             self._throttle.spend,
             pack_holder.forget,
         )
+        self._filler = filler = SeatFiller(
+            runtime,
+            others,
+            adopter,
+            metrics,
+            self._throttle,
+            self.account,
+            lambda record: runtime.disk(record_digest, self.stores, record),
+        )
+        bringer = HomeBringer(runtime, filler, metrics, self.account)
         upkeep = UpkeepService(
             runtime,
             desk,
@@ -290,16 +307,8 @@ class StorageNode:
             taker,
             self._log.policy,
             lambda giver, profile, shards: self.repairs.listener.take(giver, profile, shards),
+            bringer,
             lambda: self.care.is_restoring(),
-        )
-        self._filler = filler = SeatFiller(
-            runtime,
-            others,
-            adopter,
-            metrics,
-            self._throttle,
-            self.account,
-            lambda record: runtime.disk(record_digest, self.stores, record),
         )
         self._submitter = parts.submitter
         self._signer = (keys.account, keys.key_version, keys.signing_key)
@@ -322,6 +331,17 @@ class StorageNode:
             metrics,
             self.account,
             upkeep_config.grace_s,
+            pack_holder.forget,
+        )
+        stand_ins = StandInKeeper(
+            runtime,
+            self._log,
+            self.stores,
+            others,
+            holder.pending,
+            metrics,
+            self.account,
+            lambda: self._log.height,
             pack_holder.forget,
         )
         self.repairs = Repairs(
@@ -407,6 +427,8 @@ class StorageNode:
             self._collector,
             self._rebalancer,
             retirer,
+            bringer,
+            stand_ins,
             *self.repairs.workers,
             *self.care.workers,
             reprofiler,
@@ -458,6 +480,9 @@ class StorageNode:
 
     def _suspect(self, node: Node, base: BlobBase, index: int, profile: str) -> None:
         self.repairs.suspect(node, base, index, profile)
+
+    def _stand_ins(self, profile: str, name: bytes) -> tuple[Node, ...]:
+        return self._desk.stand_ins(profile, name)
 
     def _epoch(self) -> int:
         """The epoch of this node's map; 0 without one."""

@@ -33,13 +33,15 @@ class Seat:
     """Seat ``seat`` of a row, held by ``node``, which stores the shard ``index``.
 
     ``source`` is who held the seat before, while its shards are being copied: what
-    ``node`` does not have yet is there.
+    ``node`` does not have yet is there.  ``absent`` is who is to have the seat, while
+    ``node`` stands in for it: no map says so, a writer does (:mod:`.stand_ins`).
     """
 
     seat: int
     index: int
     node: Node
     source: Node | None = None
+    absent: Node | None = None
 
 
 def _digest(base: bytes) -> bytes:

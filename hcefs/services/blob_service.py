@@ -328,7 +328,8 @@ class BlobService:
         start, length = resolve_range(
             core.plaintext_length, message.range_start, message.range_length
         )
-        plan = GetPlan(call, manifest, held, start, length, secrets)
+        others = self._desk.stand_ins(manifest.layout.profile, core.blob.base)
+        plan = GetPlan(call, manifest, held, start, length, secrets, others)
         reader = BlobReader(
             self.runtime, self._peers, self.metrics, self._hedge, plan, framed=True,
             suspect=self._suspect,
@@ -386,7 +387,9 @@ class BlobService:
             entry=True,
         )
         held, _ = self._desk.record_seats(call.record)
-        answers = await self._desk.fanout.load(held, lambda peer: peer.load_listing(call))
+        answers = await self._desk.fanout.load(
+            held, lambda peer: peer.load_listing(call), call.record
+        )
         union: dict[bytes, int] = {}
         for entries in answers:
             for entry in entries:
@@ -459,7 +462,9 @@ class BlobService:
             entry=True,
         )
         held, _ = self._desk.record_seats(call.record)
-        answers = await self._desk.fanout.load(held, lambda peer: peer.load_boxes(call))
+        answers = await self._desk.fanout.load(
+            held, lambda peer: peer.load_boxes(call), call.record
+        )
         boxes = {box: None for found, _ in answers for box in found}
         links = {link: None for _, found in answers for link in found}
         return blob_pb2.GetBoxesResponse(boxes=list(boxes), links=list(links))

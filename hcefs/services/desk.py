@@ -7,7 +7,7 @@ decision.  Source: docs/ARCHITECTURE.md, "Rights".
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,10 +23,11 @@ from hcefs.errors import (
     Unauthenticated,
     Unavailable,
 )
-from hcefs.ids import AccountId, BlobId, RecordId, RequestId
+from hcefs.ids import AccountId, BlobBase, BlobId, RecordId, RequestId
 from hcefs.ledger.follower import Follower
-from hcefs.placement.cluster_map import ClusterMap, NodeState
+from hcefs.placement.cluster_map import ClusterMap, Node, NodeState
 from hcefs.placement.ring import Seat, seats
+from hcefs.placement.stand_ins import record_stand_ins, stand_ins
 from hcefs.runtime import Runtime
 from hcefs.services.serving import CURRENT
 from hcefs.stripes.fanout import Fanout, Manifest
@@ -54,6 +55,9 @@ MAP_SECONDS = 3.0
 """How long to wait for a map that another node has already."""
 
 SERVING = frozenset({NodeState.JOINING, NodeState.UP, NodeState.DOWN, NodeState.DRAINING})
+GIVING = SERVING | {NodeState.OUT}
+"""States of nodes that may still give to others what they have."""
+
 STRANGERS_MAX = 8
 PERMIT_MS = 500
 """A running stream is decided again at every new height, and at least this often."""
@@ -149,7 +153,7 @@ class Desk:
         self.fanout = fanout
         self.me = me
         self._strangers = Gate("waiting strangers", STRANGERS_MAX, runtime)
-        self._spki: dict[bytes, AccountId] = {}
+        self._spki: dict[bytes, Node] = {}
         self._spki_epoch = 0
 
     @property
@@ -157,8 +161,8 @@ class Desk:
         """The node's replica of the ledger."""
         return self.follower.view
 
-    def cluster_map(self) -> ClusterMap:
-        """The current map.
+    def cluster_map(self, states: Collection[NodeState] = SERVING) -> ClusterMap:
+        """The current map, in which this node has one of some states.
 
         Raises:
             Unavailable: there is none yet, or it does not name this node.
@@ -169,7 +173,7 @@ class Desk:
                 "the ledger has no cluster map yet; the operators set one", reason="no-map"
             )
         node = current.node_of_account(self.me)
-        if node is None or node.state not in SERVING:
+        if node is None or node.state not in states:
             raise Unavailable(
                 "the cluster map does not name this node; ask another one", reason="not-in-map"
             )
@@ -241,14 +245,14 @@ class Desk:
             raise other_epoch(current.epoch, asked.epoch)
         return current
 
-    async def newer_map(self, epoch: int) -> ClusterMap:
+    async def newer_map(self, epoch: int, states: Collection[NodeState] = SERVING) -> ClusterMap:
         """The map of a later epoch, as soon as this node has it.
 
         Raises:
             Unavailable: ``other-epoch``: not in time.
         """
         until = self.runtime.monotonic() + MAP_SECONDS
-        while (current := self.cluster_map()).epoch <= epoch:
+        while (current := self.cluster_map(states)).epoch <= epoch:
             try:
                 async with self.runtime.timeout(until - self.runtime.monotonic()):
                     await self.follower.require(self.view.height + 1)
@@ -281,8 +285,8 @@ class Desk:
         async with self._strangers:
             await self.follower.require(asked.min_height)
 
-    def peer_of(self, context: Any) -> AccountId:
-        """The node at the other end of a mutual TLS connection.
+    def peer_of(self, context: Any, states: Collection[NodeState] = SERVING) -> AccountId:
+        """The node at the other end of a mutual TLS connection, which has one of some states.
 
         Raises:
             Unauthenticated: its key is not that of an active node in the map.
@@ -295,17 +299,19 @@ class Desk:
             self._spki = {}
             for node in current.nodes:
                 account = self.view.account(node.account)
-                if account is not None and node.state in SERVING:
-                    self._spki[account.spki] = node.account
+                if account is not None and node.state in GIVING:
+                    self._spki[account.spki] = node
             self._spki_epoch = current.epoch
         found = self._spki.get(spki) if spki else None
-        account = self.view.account(found) if found is not None else None
+        if found is not None and found.state not in states:
+            found = None
+        account = self.view.account(found.account) if found is not None else None
         if found is None or account is None or not account.active or account.spki != spki:
             raise Unauthenticated(
                 "the TLS key of the caller is not that of an active node in the map",
                 reason="unknown-node",
             )
-        return found
+        return found.account
 
     def blob_seats(self, profile: str, blob: BlobId) -> tuple[Seat, ...]:
         """The seats of a blob's partition under one profile."""
@@ -321,19 +327,55 @@ class Desk:
         """Whether this node is a seat of the record's partition, by the current map."""
         return any(seat.node.account == self.me for seat in self.record_seats(record)[0])
 
-    def require_seat(self, held: Sequence[Seat], index: int | None = None) -> None:
-        """Check that this node holds one of the seats (of that shard index).
+    def require_holder(self, profile: str, base: BlobBase, index: int, stand_in: bool) -> None:
+        """Check that this node holds a shard of that index, or may stand in for who does.
 
         Raises:
-            Conflict: it does not: the caller's map is another one.
+            Conflict: it does not, or may not: the caller's map is another one.
         """
-        for seat in held:
-            if seat.node.account == self.me and index in (None, seat.index):
-                return
-        raise Conflict(
-            "this node is not a seat of that partition; refresh the cluster map",
-            reason="not-a-seat",
-        )
+        current = self.cluster_map()
+        if stand_in:
+            self._require_stand_in(stand_ins(current, profile, base))
+            return
+        held = seats(current, profile, base)
+        self._require_seat(seat for seat in held if seat.index == index)
+
+    def require_record_holder(self, record: RecordId, stand_in: bool) -> None:
+        """Check that this node keeps rows of a record, or may stand in for who does.
+
+        Raises:
+            Conflict: as :meth:`require_holder`.
+        """
+        if stand_in:
+            self._require_stand_in(record_stand_ins(self.cluster_map(), record))
+        else:
+            self._require_seat(self.record_seats(record)[0])
+
+    def _require_seat(self, held: Iterable[Seat]) -> None:
+        if not any(seat.node.account == self.me for seat in held):
+            raise Conflict(
+                "this node is not a seat of that partition; refresh the cluster map",
+                reason="not-a-seat",
+            )
+
+    def _require_stand_in(self, nodes: Sequence[Node]) -> None:
+        if not any(node.account == self.me for node in nodes):
+            raise Conflict(
+                "this node does not stand in for that partition; refresh the cluster map",
+                reason="not-a-seat",
+            )
+
+    def stand_ins(self, profile: str, name: bytes) -> tuple[Node, ...]:
+        """Who stands in for the seats of a base; for those of a record without a profile."""
+        current = self.cluster_map()
+        if not profile:
+            return record_stand_ins(current, name)
+        return stand_ins(current, profile, name)
+
+    def stand_ins_of_any(self, base: BlobBase) -> list[tuple[Node, ...]]:
+        """Who stands in for the seats of a base under each profile of the map."""
+        current = self.cluster_map()
+        return [stand_ins(current, table.profile, base) for table in current.tables]
 
     def seats_of_any(self, blob: BlobId) -> list[tuple[Seat, ...]]:
         """The blob's seats under each profile of the map, the default one first."""
@@ -345,6 +387,13 @@ class Desk:
     def own_first(self, held: Sequence[Seat]) -> list[Seat]:
         """The same seats with this node's own in front: it answers without a hop."""
         return sorted(held, key=lambda seat: (seat.node.account != self.me, seat.seat))
+
+    def _asked_in_turn(self, blob: BlobId) -> Iterator[Sequence[Seat]]:
+        """Whom to ask for a manifest: the seats, and where those have nothing, stand-ins."""
+        for held in self.seats_of_any(blob):
+            yield self.own_first(held)
+        for table in self.cluster_map().tables:
+            yield self.fanout.standing_in(table.profile, bytes(blob.base))
 
     async def manifest(
         self, call: Call, refused: Collection[bytes] = ()
@@ -358,9 +407,9 @@ class Desk:
             raise Invalid("this method needs a blob id", reason="bad-id")
         # A seat that is down under one profile may have nothing to do with the blob.
         worst: HcefsError | None = None
-        for held in self.seats_of_any(call.blob):
+        for held in self._asked_in_turn(call.blob):
             try:
-                manifest = await self.fanout.manifest(self.own_first(held), call, refused)
+                manifest = await self.fanout.manifest(held, call, refused)
             except HcefsError as error:
                 unknown = isinstance(worst, NotFound) and not isinstance(error, NotFound)
                 if worst is None or unknown:

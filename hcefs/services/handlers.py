@@ -123,6 +123,7 @@ def upkeep_handlers(service: UpkeepService) -> Any:
             "HasShards": unary(upkeep_pb2.HasShardsRequest, service.HasShards),
             "HasRows": unary(upkeep_pb2.HasRowsRequest, service.HasRows),
             "Hint": unary(upkeep_pb2.HintRequest, service.Hint),
+            "Offer": unary(upkeep_pb2.OfferRequest, service.Offer),
             "Ping": unary(upkeep_pb2.PingRequest, service.Ping),
             "TakeLayout": unary(upkeep_pb2.TakeLayoutRequest, service.TakeLayout),
         },

@@ -2,17 +2,18 @@
 
 As :mod:`.shard_service`: a holder trusts no gateway.  It checks the presenter's proof
 and tokens again, that the proof names the TLS peer as the gateway, and that it is a
-seat itself.
+seat itself, or a stand-in where it is asked to be one.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hcefs.access.batch import BatchGroup
 from hcefs.errors import Corrupt, Invalid
 from hcefs.formats.pack import PackLayout, PackOpening
-from hcefs.ids import BlobBase, BlobId, RequestId
+from hcefs.ids import BlobBase, RequestId
 from hcefs.integrity import crc32c
 from hcefs.metrics import Metrics
 from hcefs.runtime import Runtime
@@ -91,7 +92,7 @@ class PackShardService:
             RequestId(sent.request_id),
         )
         call, _ = await self._batches.admit(asked, gateway=gateway, entry=False)
-        return call
+        return replace(call, stand_in=sent.stand_in)
 
     @served("store-pack")
     async def StorePack(
@@ -108,7 +109,7 @@ class PackShardService:
             if crc32c(piece) != request.crc32c:
                 raise Corrupt("a message was damaged on its way", reason="bad-checksum")
             profile = PackLayout.decode(request.layout).profile
-            self._desk.require_seat(self._desk.blob_seats(profile, BlobId.of(base)), request.index)
+            self._desk.require_holder(profile, base, request.index, call.stand_in)
             await self._holder.store_pack(
                 call,
                 PackShard(
@@ -132,7 +133,7 @@ class PackShardService:
             call = await self._admit(context, request.context, "put-many")
             for data in request.openings:
                 record = PackOpening.decode(data).record
-                self._desk.require_seat(self._desk.record_seats(record)[0])
+                self._desk.require_record_holder(record, call.stand_in)
             await self._holder.store_openings(call, list(request.openings), request.commit_by_ms)
         return shard_pb2.StoreOpeningsResponse()
 

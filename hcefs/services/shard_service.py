@@ -2,9 +2,10 @@
 
 A holder trusts no gateway: it checks the presenter's proof and token again, that
 the proof names the TLS peer as the gateway, and that it is a seat of the
-partition itself.  On the client port (``direct``) the proof names this very
-holder and the method ``direct-put`` or ``direct-get``, so that a holder cannot
-use a proof it saw to ask the others (docs/decisions/0009).
+partition itself, or, where the gateway asks it to stand in for one, a stand-in.
+On the client port (``direct``) the proof names this very holder and the method
+``direct-put`` or ``direct-get``, so that a holder cannot use a proof it saw to
+ask the others (docs/decisions/0009).
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class ShardService:
         call, permit = await self._desk.admit(asked, gateway=gateway, entry=self._direct)
         if not begins:
             await self._begun(context)
-        return replace(call, profile=sent.profile), permit
+        return replace(call, profile=sent.profile, stand_in=sent.stand_in), permit
 
     async def admit_call(self, context: Any, sent: shard_pb2.CallContext, *methods: str) -> Call:
         """Take a unary call through the whole path, for what else is served to holders.
@@ -131,7 +132,7 @@ class ShardService:
         call, permit = await self._admit(context, header.context, "put", begins=True)
         if call.blob is None:
             raise Invalid("a shard needs a blob id", reason="bad-id")
-        self._desk.require_seat(self._desk.blob_seats(header.profile, call.blob), header.index)
+        self._desk.require_holder(header.profile, call.blob.base, header.index, call.stand_in)
         upload = await self._holder.store(
             ShardStart(
                 call, header.index, header.profile, header.segment_size, header.expected_length
@@ -169,7 +170,7 @@ class ShardService:
         call, _ = await self._admit(context, header.context, "put")
         if call.blob is None:
             raise Invalid("a shard needs a blob id", reason="bad-id")
-        self._desk.require_seat(self._desk.blob_seats(header.profile, call.blob), header.index)
+        self._desk.require_holder(header.profile, call.blob.base, header.index, call.stand_in)
         start = ShardStart(
             call, header.index, header.profile, header.segment_size, header.expected_length
         )
@@ -220,7 +221,7 @@ class ShardService:
     ) -> shard_pb2.StoreOpeningResponse:
         """Keep a pending opening."""
         call, _ = await self._admit(context, request.context, "put")
-        self._desk.require_seat(self._desk.record_seats(call.record)[0])
+        self._desk.require_record_holder(call.record, call.stand_in)
         await self._holder.store_opening(call, request.opening, request.commit_by_ms)
         return shard_pb2.StoreOpeningResponse()
 
@@ -230,7 +231,7 @@ class ShardService:
     ) -> shard_pb2.StoreBoxResponse:
         """Keep a key box or a key link."""
         call, _ = await self._admit(context, request.context, "put-box")
-        self._desk.require_seat(self._desk.record_seats(call.record)[0])
+        self._desk.require_record_holder(call.record, call.stand_in)
         if request.WhichOneof("row") is None:
             raise Invalid("send a box or a link", reason="bad-message")
         await self._holder.store_box(call, request.box, request.link)

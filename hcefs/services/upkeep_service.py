@@ -3,7 +3,8 @@
 On the peer port only.  No client's right stands behind such a call, so the map must: a
 node is answered about a partition only if the map in force here gives it a seat of the
 row or names it as the source of one, and its account is active.  Such loads are bounded
-in number and counted.
+in number and counted.  Any active node may say what it has (``Offer``): who stands in for a
+seat gives, and takes nothing.
 
 Stated limit: a malicious holder can gather ciphertext of its own partitions.
 Source: docs/ARCHITECTURE.md, "Rights"; docs/decisions/0019-change-without-a-gap.md.
@@ -12,16 +13,16 @@ Source: docs/ARCHITECTURE.md, "Rights"; docs/decisions/0019-change-without-a-gap
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from hcefs.errors import Denied, Invalid
 from hcefs.ids import AccountId, BlobBase, RecordId
 from hcefs.ledger.cluster_facts import UpkeepPolicy
 from hcefs.metrics import Metrics
-from hcefs.placement.cluster_map import SEATS_MAX, ClusterMap
+from hcefs.placement.cluster_map import SEATS_MAX, ClusterMap, Node
 from hcefs.placement.ring import partition_of, position_of, positions_of
 from hcefs.runtime import Runtime
-from hcefs.services.desk import Desk
+from hcefs.services.desk import GIVING, Desk
 from hcefs.services.messages import decoded
 from hcefs.services.serving import is_restoring, served, streamed
 from hcefs.services.shard_service import wire_header
@@ -40,6 +41,20 @@ ROWS_ASKED_MAX = 4096
 HINTS_MAX = 256
 
 
+class Offers(Protocol):
+    """What fetches what other nodes give."""
+
+    def offer(
+        self,
+        current: ClusterMap,
+        place: Place,
+        shards: Sequence[ShardName],
+        records: Sequence[RecordId],
+        giver: Node,
+    ) -> None:
+        """Note what a node gives; forgets it when there is too much."""
+
+
 class UpkeepService:
     """Servicer over what this node has."""
 
@@ -54,13 +69,16 @@ class UpkeepService:
         taker: LayoutTaker,
         policy: Callable[[], UpkeepPolicy],
         hints: Callable[[AccountId, str, Sequence[ShardName]], int],
+        offers: Offers,
         restoring: Callable[[], bool] = lambda: False,
     ) -> None:
         """``policy`` is the one in force: it says which profiles are to be left; ``hints``
-        takes what a node says about this one's shards, and tells how much of it;
-        ``restoring``: what is not found here may be there all the same."""
+        takes what a node says about this one's shards, and tells how much of it; ``offers``
+        takes what other nodes give; ``restoring``: what is not found here may be there all
+        the same."""
         self.restoring = restoring
         self._hints = hints
+        self._offers = offers
         self._taker = taker
         self._policy = policy
         self.runtime = runtime
@@ -85,12 +103,13 @@ class UpkeepService:
         """
         observe(self._heads, context.invocation_metadata())
         self._desk.follower.require_fresh()
-        current = self._desk.cluster_map()
+        # Who was given up may come back with what nobody else has: it gives, and takes nothing.
+        current = self._desk.cluster_map(GIVING)
         if place.epoch > current.epoch:
-            current = await self._desk.newer_map(place.epoch - 1)
+            current = await self._desk.newer_map(place.epoch - 1, GIVING)
         if place.epoch != current.epoch:
             raise other_epoch(current.epoch, place.epoch)
-        peer = self._desk.peer_of(context)
+        peer = self._desk.peer_of(context, GIVING)
         positions = positions_of(place.partition, current.table(place.profile).bits)
         if (
             seated
@@ -257,6 +276,29 @@ class UpkeepService:
         ]
         giver = self._desk.peer_of(context)
         return upkeep_pb2.HintResponse(taken=self._hints(giver, request.place.profile, shards))
+
+    @served("offer")
+    async def Offer(
+        self, request: upkeep_pb2.OfferRequest, context: Any
+    ) -> upkeep_pb2.OfferResponse:
+        """Which of some shards are here; the others are fetched from the caller."""
+        current, positions = await self._admit(context, request.place, seated=False)
+        if max(len(request.shards), len(request.records)) > SHARDS_ASKED_MAX:
+            raise Invalid(f"offer at most {SHARDS_ASKED_MAX} shards at once", reason="too-large")
+        if request.records:
+            _require_default(current, request.place)
+        shards = [
+            ShardName(BlobBase(_inside(each.base, positions)), _index(each.index))
+            for each in request.shards
+        ]
+        records = [RecordId(_inside(each, positions)) for each in request.records]
+        place = Place(request.place.epoch, request.place.profile, request.place.partition)
+        held = await self._exporter.has_shards(shards, place.profile)
+        giver = current.node_of_account(self._desk.peer_of(context, GIVING))
+        if giver is not None:
+            missing = [each for each, here in zip(shards, held, strict=True) if not here]
+            self._offers.offer(current, place, missing, records, giver)
+        return upkeep_pb2.OfferResponse(held=bytes(held))
 
     # Outside the gate: a node that is busy with copies is not away, and this holds nothing.
     @served("ping", gated=False)

@@ -66,6 +66,7 @@ class Table(enum.IntEnum):
     RECORDS = 9
     STAGED = 10
     DAMAGED = 11
+    STAND_INS = 12
     SCRUB = 13
 
 

@@ -1,9 +1,9 @@
 """Rows that live on all n seats of a partition: write to all, read from any.
 
 Owns how many seats must agree: a write is acknowledged from k+1 durable copies
-on (as for shards); a manifest is taken from the first seat whose rows prove
-themselves, and a seat that is slow is hedged around; listings and boxes are the
-union over all seats that answer.
+on (as for shards), those of stand-ins among them where seats are away; a manifest is
+taken from the first seat whose rows prove themselves, and a seat that is slow is hedged
+around; listings and boxes are the union over all seats that answer.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from typing import TypeVar
 from hcefs.erasure.scheme import PROFILES, Profile
 from hcefs.errors import Corrupt, HcefsError, NotFound, Unavailable
 from hcefs.formats.manifest import Core, KeyRow, Layout, Opening
-from hcefs.ids import AccountId
+from hcefs.ids import AccountId, RecordId
 from hcefs.placement.ring import Seat
 from hcefs.runtime import Runtime, is_cancelled
 from hcefs.stripes.checks import Replica, check_layout
 from hcefs.stripes.hedge import HedgeTimer
 from hcefs.stripes.reseat import MOVED, RESEATS_MAX, Reseat
+from hcefs.stripes.standby import Standby, is_own_fault
 from hcefs.transport.peers import Call, ManifestRows, Peer, Peers
 
 SEAT_SECONDS = 5.0
@@ -59,8 +60,10 @@ class Fanout:
         peers: Peers,
         replica: Replica | None,
         reseat: Reseat | None = None,
+        standby: Standby | None = None,
     ) -> None:
         self.reseat = reseat
+        self.standby = standby
         self._runtime = runtime
         self._peers = peers
         self._replica = replica
@@ -93,20 +96,18 @@ class Fanout:
     ) -> list[HcefsError]:
         """Run ``action`` on the peer of every seat whose node is not in ``done``.
 
-        ``seats`` are of the call's record.  Nodes that succeed are added to ``done``.
-        When the map moved meanwhile, the seats of the newer one take their place.
-        Returns the failures of the last round.
+        ``seats`` are of the call's record.  Nodes that succeed are added to ``done``; when a
+        stand-in does, the node whose place it takes is added, too.  When the map moved
+        meanwhile, the seats of the newer one take their place.  Returns the failures of
+        the last round.
         """
+        taken = {seat.node.account for seat in seats} | done
         for _ in range(RESEATS_MAX):
             left = [seat for seat in seats if seat.node.account not in done]
-            run = partial(_with, call, action)
-            results = await asyncio.gather(*(self._one(seat, run) for seat in left))
-            errors = [result for result in results if isinstance(result, HcefsError)]
-            done.update(
-                seat.node.account
-                for seat, result in zip(left, results, strict=True)
-                if not isinstance(result, HcefsError)
+            results = await asyncio.gather(
+                *(self._kept(seat, call, action, taken, done) for seat in left)
             )
+            errors = [result for result in results if result is not None]
             if self.reseat is None or not any(error.reason in MOVED for error in errors):
                 break
             try:
@@ -114,16 +115,66 @@ class Fanout:
             except HcefsError:
                 break  # the failures say enough
             call = replace(call, epoch=epoch)
+            taken |= {seat.node.account for seat in seats}
         return errors
 
-    async def load(self, seats: Sequence[Seat], action: Callable[[Peer], Awaitable[T]]) -> list[T]:
+    async def _kept(
+        self,
+        seat: Seat,
+        call: Call,
+        action: Callable[[Peer, Call], Awaitable[None]],
+        taken: set[AccountId],
+        done: set[AccountId],
+    ) -> HcefsError | None:
+        """Run ``action`` on a seat's peer, or on that of who stands in for it; why neither did."""
+        standby, name = self.standby, bytes(call.record)
+        failure: HcefsError | None = None
+        tried = False
+        at: Seat | None = seat
+        if standby is not None and standby.is_away(seat.node):
+            at = standby.seat("", name, seat, taken)
+        while True:
+            if at is None:
+                if tried:
+                    return failure
+                at = seat  # it was passed over, and nobody else is left
+            tried = tried or at is seat
+            taken.add(at.node.account)
+            asking = replace(call, stand_in=at.absent is not None)
+            result = await self._one(at, partial(_with, asking, action))
+            if not isinstance(result, HcefsError):
+                if standby is not None:
+                    standby.heard(at.node)
+                done |= {at.node.account, seat.node.account}
+                return None
+            failure = result
+            if standby is None or not is_own_fault(result):
+                return result
+            standby.note(at.node, result)
+            at = standby.seat("", name, seat, taken)
+
+    async def load(
+        self,
+        seats: Sequence[Seat],
+        action: Callable[[Peer], Awaitable[T]],
+        record: RecordId | None = None,
+    ) -> list[T]:
         """Run ``action`` on every seat's peer; the answers of those that gave one.
+
+        When one of them gives none, those that stand in for seats of ``record`` are asked
+        as well: of the k + 1 copies of a row that were acknowledged one at least is at a
+        seat, so where all seats answer nothing is missing.
 
         Raises:
             Unavailable: none did.
             HcefsError: all refused, and this is why.
         """
         results = await asyncio.gather(*(self._one(seat, action) for seat in seats))
+        if record is not None and any(isinstance(each, HcefsError) for each in results):
+            others = self.standing_in("", bytes(record))
+            found = await asyncio.gather(*(self._one(seat, action) for seat in others))
+            # What they do not answer, a seat may.
+            results += [each for each in found if not isinstance(each, HcefsError)]
         errors = [result for result in results if isinstance(result, HcefsError)]
         answers = [result for result in results if not isinstance(result, HcefsError)]
         if not answers:
@@ -132,6 +183,11 @@ class Fanout:
                     raise error
             raise Unavailable("no seat of this record answers; retry later", reason="no-seat")
         return answers
+
+    def standing_in(self, profile: str, name: bytes) -> list[Seat]:
+        """Who may have something in the place of a seat, as seats of no index."""
+        nodes = self.standby.nodes(profile, name) if self.standby is not None else ()
+        return [Seat(-1, -1, node) for node in nodes]
 
     async def _one(self, seat: Seat, action: Callable[[Peer], Awaitable[T]]) -> T | HcefsError:
         try:

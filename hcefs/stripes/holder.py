@@ -40,6 +40,7 @@ from hcefs.stripes.checks import (
 from hcefs.stripes.pending import PENDING_BLOB, PENDING_OPENING, PendingNames
 from hcefs.stripes.placed import form_here, form_of, record_row, shard_row
 from hcefs.stripes.shard_index import ShardIndex
+from hcefs.stripes.standing_in import record_mark, shard_mark
 from hcefs.stripes.transfers import LocalDownload, LocalUpload, begin_shard, opened, whole
 from hcefs.stripes.uploads import Uploads
 from hcefs.transport.peers import (
@@ -183,6 +184,7 @@ class Holder:
         lists = self._lists(record)
         waiting = [(PENDING_BLOB, base, bytes(blob) + bytes([start.index]))]
         kept = [
+            *self._marks(start.call, blob.base, start.index),
             (Table.CORES, base, rows.core),
             (Table.LAYOUTS, base, rows.layout),
             (Table.OPENINGS, base, rows.opening),
@@ -205,6 +207,19 @@ class Holder:
             self._stores.rows.put(kept)
             crash_point(CrashPoint.BLOB_ROWS)
         return lists
+
+    def _marks(self, call: Call, base: BlobBase, index: int) -> list[tuple[Table, bytes, bytes]]:
+        """What marks a shard that is stored here in the place of a seat that is away."""
+        if not call.stand_in:
+            return []
+        self._metrics.count("stand_in_shards_total")
+        return [shard_mark(base, index, call.epoch, self._runtime.now_ms())]
+
+    def _record_marks(self, call: Call) -> list[tuple[Table, bytes, bytes]]:
+        """The same of rows of the call's record."""
+        if not call.stand_in:
+            return []
+        return [record_mark(call.record, call.epoch, self._runtime.now_ms())]
 
     def _require_listing(self, name: bytes, opening: bytes) -> bool:
         """Whether this opening is in the record's listing already; no other one may be.
@@ -363,8 +378,11 @@ class Holder:
                 known = self._require_listing(name, opening)
                 self.pending.add([(PENDING_OPENING, name, name)], commit_by_ms)
                 crash_point(CrashPoint.OPENING_PENDING)
+                kept = self._record_marks(call)
                 if not known:
-                    self._stores.rows.put([(Table.INDEX, name, opening), record_row(value.record)])
+                    kept += [(Table.INDEX, name, opening), record_row(value.record)]
+                if kept:
+                    self._stores.rows.put(kept)
                 crash_point(CrashPoint.OPENING_ROWS)
 
         with self._uploads.begin(call.epoch, (value.record,)):
@@ -374,23 +392,27 @@ class Holder:
         if box:
             value = KeyBox.decode(box)
             check_box(self._replica, call, value)
-            keep = partial(self._keep_key, value.record, KeyTable.BOXES, box_key(value), box)
+            keep = partial(self._keep_key, call, KeyTable.BOXES, box_key(value), box)
         else:
             bridge = KeyLink.decode(link)
             check_link(self._replica, call, bridge)
             key = link_key(bridge.record, bridge.generation)
-            keep = partial(self._keep_key, bridge.record, KeyTable.LINKS, key, link)
+            keep = partial(self._keep_key, call, KeyTable.LINKS, key, link)
         with self._uploads.begin(call.epoch, (call.record,)):
             await whole(self._runtime, keep)
 
-    def _keep_key(self, record: RecordId, table: KeyTable, key: bytes, value: bytes) -> None:
-        """Keep a box or a link, which is a row of its record."""
-        named = record_row(record)
-        if self._stores.rows.get(named[0], named[1]) is None:
-            self._stores.rows.put([named])
+    def _keep_key(self, call: Call, table: KeyTable, key: bytes, value: bytes) -> None:
+        """Keep a box or a link, which is a row of the call's record."""
+        named = record_row(call.record)
+        marks = self._record_marks(call)
+        if marks or self._stores.rows.get(named[0], named[1]) is None:
+            self._stores.rows.put([*marks, named])
         crash_point(CrashPoint.BOX_RECORD)
         self._stores.keys.put_new(table, key, value)
         crash_point(CrashPoint.BOX_KEPT)
+        if marks:
+            # It may have been removed meanwhile, because there was no such row yet.
+            self._stores.rows.put(marks)
 
     async def load_manifest(self, call: Call) -> ManifestRows:
         if call.blob is None:

@@ -44,7 +44,7 @@ class ColumnJob:
     """The columns of some payloads in one data piece, and what came of reading them.
 
     ``avoid`` are indexes that proved damaged; ``every`` asks for all indexes instead of
-    as few as it takes, to find out which are.
+    as few as it takes, to find out which are.  ``standing_in`` may have what seats lack.
     """
 
     payloads: PackWanted
@@ -57,6 +57,9 @@ class ColumnJob:
     asked: set[int] = field(default_factory=set)
     late: set[int] = field(default_factory=set)
     failed: dict[int, HcefsError] = field(default_factory=dict)
+    standing_in: Sequence[Node] = ()
+    turned: dict[int, int] = field(default_factory=dict)
+    """How many of them each index was asked of."""
 
     @property
     def length(self) -> int:
@@ -74,6 +77,23 @@ class ColumnJob:
         """Indexes that were not asked yet."""
         tried = {*self.found, *self.asked, *self.failed, *self.late} | self.avoid
         return [index for index in range(self.shape.profile.n) if index not in tried]
+
+    def turn(self) -> bool:
+        """Where all seats were asked and too few gave theirs: go on with who may stand in.
+
+        False when nobody is left.
+        """
+        if self.done or self.every or self.asked or self._spare():
+            return False
+        again = False
+        for index in [index for index in self.failed if index not in self.avoid]:
+            at = self.turned.get(index, 0)
+            if at < len(self.standing_in) and self.failed[index].kind != "corrupt":
+                self.turned[index] = at + 1
+                self.seats[index] = Seat(-1, index, self.standing_in[at])
+                del self.failed[index]
+                again = True
+        return again
 
     def next(self, me: AccountId, slow: Collection[int]) -> list[int]:
         """The indexes to ask now; those of slow nodes only after all others."""
@@ -151,6 +171,10 @@ class ColumnReader:
         try:
             while True:
                 self._ask(call, jobs, running, slow)
+                if not running:
+                    turned = [job.turn() for job in jobs]
+                    if any(turned):
+                        continue
                 if not running or all(job.done for job in jobs):
                     break
                 waiting = any(node.node_id not in slow for node, _ in running.values())
@@ -275,4 +299,6 @@ def _enter(
         job.seats[index] = replace(job.seats[index], node=source, source=None)
         return None
     job.failed[index] = answer
+    if isinstance(answer, NotFound) and job.seats[index].seat < 0:
+        return None  # most who may stand in have nothing
     return answer

@@ -40,6 +40,7 @@ from hcefs.stripes.pack_shape import PackShape
 from hcefs.stripes.pending import PENDING_OPENING, PENDING_PACK, PendingNames, index_name
 from hcefs.stripes.placed import form_here, form_of_version, record_row, shard_row
 from hcefs.stripes.shard_index import ShardIndex
+from hcefs.stripes.standing_in import record_mark, shard_mark
 from hcefs.stripes.transfers import begin_shard, whole
 from hcefs.stripes.uploads import Uploads
 from hcefs.transport.packs import (
@@ -124,10 +125,18 @@ class PackHolder:
                 self._stores.keys.put_all_new(_key_rows(shard))
                 crash_point(CrashPoint.PACK_KEYS)
                 named = shard_row(shard.base, shard.index, checked.shape.profile.name)
-                self._stores.rows.put([*_rows(shard), named, *_index_rows(listed)])
+                marks = self._marks(call, shard)
+                self._stores.rows.put([*marks, *_rows(shard), named, *_index_rows(listed)])
                 crash_point(CrashPoint.PACK_ROWS)
         finally:
             writer.abort()
+
+    def _marks(self, call: BatchCall, shard: PackShard) -> list[tuple[Table, bytes, bytes]]:
+        """What marks a shard that is stored here in the place of a seat that is away."""
+        if not call.stand_in:
+            return []
+        self._metrics.count("stand_in_shards_total")
+        return [shard_mark(shard.base, shard.index, call.epoch, self._runtime.now_ms())]
 
     def _begin(self, shard: PackShard, checked: CheckedPack) -> ShardWriter:
         shape = checked.shape
@@ -170,10 +179,12 @@ class PackHolder:
                     [(PENDING_OPENING, name, name) for name, _ in listed], commit_by_ms
                 )
                 crash_point(CrashPoint.OPENING_PENDING)
-                self._stores.rows.put(_index_rows(listed))
+                self._stores.rows.put([*marks, *_index_rows(listed)])
                 crash_point(CrashPoint.OPENING_ROWS)
 
         records = {PackOpening.decode(opening).record for opening in openings}
+        now = self._runtime.now_ms()
+        marks = [record_mark(each, call.epoch, now) for each in records if call.stand_in]
         with self._uploads.begin(call.epoch, records):
             await whole(self._runtime, keep)
 

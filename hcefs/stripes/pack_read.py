@@ -22,6 +22,7 @@ from hcefs.errors import Corrupt, HcefsError, NotFound, Unavailable
 from hcefs.ids import AccountId, BlobBase, RecordId
 from hcefs.integrity import Buffer, blake3_digest
 from hcefs.metrics import Metrics
+from hcefs.placement.cluster_map import Node
 from hcefs.placement.ring import Seat
 from hcefs.runtime import Runtime
 from hcefs.stripes.hedge import HedgeTimer
@@ -60,7 +61,8 @@ class PackedPayload:
 class PackReader:
     """Reads packed payloads through this node.
 
-    ``seats_of`` gives the seats of a base under a profile.
+    ``seats_of`` gives the seats of a base under a profile, ``stand_ins_of`` who may have
+    what they lack.
     """
 
     def __init__(
@@ -72,9 +74,11 @@ class PackReader:
         hedge: HedgeTimer,
         me: AccountId,
         seats_of: Callable[[str, BlobBase], Sequence[Seat]],
+        stand_ins_of: Callable[[str, BlobBase], Sequence[Node]] = lambda *_: (),
         suspect: Suspect = nobody,
     ) -> None:
         """``suspect`` is told of each shard that proves missing or damaged."""
+        self._stand_ins_of = stand_ins_of
         self._suspect = suspect
         self._runtime = runtime
         self._rows = rows
@@ -176,8 +180,17 @@ class PackReader:
         for row in rows:
             for column in shape.columns_of(row.key[2]):
                 slots.setdefault(column, []).append(row.key[2])
+        others = self._stand_ins_of(shape.profile.name, base)
         return [
-            ColumnJob(PackWanted(record, base, tuple(own)), column, shape, dict(held), avoid, every)
+            ColumnJob(
+                PackWanted(record, base, tuple(own)),
+                column,
+                shape,
+                dict(held),
+                avoid,
+                every,
+                standing_in=others,
+            )
             for column, own in slots.items()
         ]
 

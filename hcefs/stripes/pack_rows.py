@@ -1,8 +1,8 @@
 """The manifest rows of packed payloads, from this node or from the first seat that has them.
 
 A pack's profile is not known before its layout is: the own rows are tried first, then
-the seats under each profile of the map, one of each at a time.  One call goes to a node
-for all payloads that it is asked for.
+the seats under each profile of the map, one of each at a time, and who may stand in for
+them after all seats.  One call goes to a node for all payloads that it is asked for.
 
 Invariants: rows of others prove themselves: the layout by its signature, each core by
 the digest that a path or the opening leads to a commitment on this node's own replica.
@@ -62,7 +62,11 @@ class PackedRow:
 
 
 class RowReader:
-    """Finds rows.  ``tables`` gives the seats of a base under each profile of the map."""
+    """Finds rows.
+
+    ``tables`` gives the seats of a base under each profile of the map, ``standing_in`` who
+    may have what they lack.
+    """
 
     def __init__(
         self,
@@ -71,7 +75,9 @@ class RowReader:
         replica: Replica,
         me: AccountId,
         tables: Callable[[BlobBase], Sequence[Sequence[Seat]]],
+        standing_in: Callable[[BlobBase], Sequence[Sequence[Node]]] = lambda _: (),
     ) -> None:
+        self._standing_in = standing_in
         self._runtime = runtime
         self._peers = peers
         self._replica = replica
@@ -121,22 +127,23 @@ class RowReader:
 
     def _order(self, base: BlobBase) -> list[list[Node]]:
         """Whom to ask for a pack: this node if it is a seat, then a seat of each profile."""
-        tables = self._tables(base)
+        tables = [[seat.node for seat in held] for held in self._tables(base)]
         rounds: list[list[Node]] = []
         seen: set[int] = set()
         for held in tables:
-            for seat in held:
-                if seat.node.account == self._me and seat.node.node_id not in seen:
-                    seen.add(seat.node.node_id)
-                    rounds.append([seat.node])
-        for position in range(max(map(len, tables), default=0)):
-            turn = []
-            for held in tables:
-                if position < len(held) and held[position].node.node_id not in seen:
-                    seen.add(held[position].node.node_id)
-                    turn.append(held[position].node)
-            if turn:
-                rounds.append(turn)
+            for node in held:
+                if node.account == self._me and node.node_id not in seen:
+                    seen.add(node.node_id)
+                    rounds.append([node])
+        for asked in (tables, self._standing_in(base)):
+            for position in range(max(map(len, asked), default=0)):
+                turn = []
+                for nodes in asked:
+                    if position < len(nodes) and nodes[position].node_id not in seen:
+                        seen.add(nodes[position].node_id)
+                        turn.append(nodes[position])
+                if turn:
+                    rounds.append(turn)
         return rounds
 
     @staticmethod

@@ -5,17 +5,20 @@ holder.  A put waits for all holders until its deadline, then for at least k+1; 
 opening of each record must be on at least k+1 of that record's seats, those that hold
 the pack included.
 
+Where a seat is away its stand-in takes its place (:mod:`.standby`): in the plan, so that
+whatever follows from who is to have what follows from the plan alone.
+
 Not guaranteed: that holders which are not counted have nothing.  What they have is
 collected unless the pack is committed.
 
-Source: docs/ARCHITECTURE.md, "Acknowledged means durable"; docs/decisions/0014.
+Source: docs/ARCHITECTURE.md, "Acknowledged means durable"; docs/decisions/0014 and 0021.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hcefs.erasure.scheme import Profile
@@ -29,9 +32,13 @@ from hcefs.placement.cluster_map import Node
 from hcefs.placement.ring import Seat
 from hcefs.runtime import Runtime
 from hcefs.stripes.reseat import MOVED, RESEATS_MAX, Reseat
+from hcefs.stripes.standby import HOLDER_SECONDS, Standby, is_own_fault
 from hcefs.stripes.stripe import EncodedStripe, encode_stripe, stripe_buffer
 from hcefs.stripes.write import Stored
 from hcefs.transport.packs import BatchCall, PackGroupRows, PackPeers, PackShard
+
+ROUNDS_MAX = 8
+"""How often others are asked in the place of who moved or failed."""
 
 log = logging.getLogger(__name__)
 
@@ -90,8 +97,11 @@ class PackWriter:
         key: Signer,
         deadline_seconds: float,
         reseat: Reseat | None = None,
+        standby: Standby | None = None,
     ) -> None:
-        """``reseat`` finds who holds a seat that has moved meanwhile."""
+        """``reseat`` finds who holds a seat that has moved meanwhile; ``standby`` knows who
+        stands in for a holder that is away."""
+        self._standby = standby
         self._reseat = reseat
         self._runtime = runtime
         self._peers = peers
@@ -131,22 +141,98 @@ class PackWriter:
         ).signed(self._key)
 
     async def _store(self, plan: PackPlan, stripe: EncodedStripe, layout: bytes) -> Stored:
-        failures = await self._all(plan, self._jobs(plan, stripe, layout, Told()))
         told = Told()
-        for _ in range(RESEATS_MAX):
-            if self._reseat is None or not any(e.reason in MOVED for e in failures.values()):
-                break
+        plan = self._with_stand_ins(plan, {}, told) or plan
+        jobs = self._jobs(plan, stripe, layout, told)
+        failures = await self._all(plan, jobs, self._patience(plan, told))
+        for _ in range(ROUNDS_MAX):
+            self._note(plan, failures)
             told.add(plan, failures)
-            try:
-                plan = await self._moved(plan)
-            except HcefsError:
-                break  # the failures say enough
+            following = await self._following(plan, failures, told)
+            if following is None:
+                break
+            plan = following
             kept = {account: failures[account] for account in failures.keys() & _named(plan)}
             jobs = self._jobs(plan, stripe, layout, told)
             again = {node.account for node, _ in jobs}
             failures = {account: e for account, e in kept.items() if account not in again}
-            failures |= await self._all(plan, jobs)
+            failures |= await self._all(plan, jobs, self._patience(plan, told))
+        self._note(plan, failures)
         return self._stored(plan, failures)
+
+    async def _following(
+        self, plan: PackPlan, failures: Mapping[AccountId, HcefsError], told: Told
+    ) -> PackPlan | None:
+        """The plan with others in the place of who failed; None when nobody is left to ask."""
+        if self._reseat is not None and any(e.reason in MOVED for e in failures.values()):
+            told.reseats += 1
+            if told.reseats > RESEATS_MAX:
+                return None
+            try:
+                plan = await self._moved(plan)
+            except HcefsError:
+                return None  # the failures say enough
+            return self._with_stand_ins(plan, {}, told) or plan
+        return self._with_stand_ins(plan, failures, told)
+
+    def _note(self, plan: PackPlan, failures: Mapping[AccountId, HcefsError]) -> None:
+        """Remember who is away, and who is not."""
+        if self._standby is None:
+            return
+        for node in _nodes(plan):
+            error = failures.get(node.account)
+            if error is None:
+                self._standby.heard(node)
+            elif is_own_fault(error):
+                self._standby.note(node, error)
+
+    def _with_stand_ins(
+        self, plan: PackPlan, failures: Mapping[AccountId, HcefsError], told: Told
+    ) -> PackPlan | None:
+        """The plan with stand-ins for who failed, or is known to be away; None without any."""
+        if self._standby is None:
+            return None
+        held = self._replaced(plan.profile.name, plan.base, plan.seats, failures, told, told.shards)
+        listing = {
+            record: self._replaced("", record, row, failures, told, told.listing(record))
+            for record, row in plan.record_seats.items()
+        }
+        if held == plan.seats and listing == plan.record_seats:
+            return None
+        return replace(plan, seats=held, record_seats=listing)
+
+    def _replaced(
+        self,
+        profile: str,
+        name: BlobBase | RecordId,
+        held: Sequence[Seat],
+        failures: Mapping[AccountId, HcefsError],
+        told: Told,
+        done: Collection[AccountId],
+    ) -> tuple[Seat, ...]:
+        """A row with stand-ins in the place of who is away and not ``done``."""
+        taken = told.taken.setdefault(bytes(name), set())
+        taken |= {seat.node.account for seat in held}
+        row = []
+        for seat in held:
+            error = failures.get(seat.node.account)
+            if self._standby is not None and seat.node.account not in done:
+                away = self._standby.is_away(seat.node) if error is None else is_own_fault(error)
+                found = self._standby.seat(profile, bytes(name), seat, taken) if away else None
+                if found is not None:
+                    taken.add(found.node.account)
+                    row.append(found)
+                    continue
+            row.append(seat)
+        return tuple(row)
+
+    def _patience(self, plan: PackPlan, told: Told) -> float:
+        """How long to wait for holders: less where others can still take their place."""
+        taken = told.taken.get(bytes(plan.base), set())
+        profile = plan.profile.name
+        others = self._standby.nodes(profile, bytes(plan.base)) if self._standby else ()
+        replaceable = any(node.account not in taken for node in others)
+        return min(self._deadline, HOLDER_SECONDS) if replaceable else self._deadline
 
     async def _moved(self, plan: PackPlan) -> PackPlan:
         """The same pack with the seats of a newer map.
@@ -168,6 +254,7 @@ class PackWriter:
     ) -> list[tuple[Node, Awaitable[None]]]:
         """What is to be sent to which node, but for what it was told already."""
         jobs: list[tuple[Node, Awaitable[None]]] = []
+        standing_in = replace(plan.call, stand_in=True)
         for seat in plan.seats:
             if seat.node.account in told.shards:
                 continue
@@ -181,10 +268,12 @@ class PackWriter:
                 plan.commit_by_ms,
             )
             peer = self._peers.pack_peer(seat.node)
-            jobs.append((seat.node, peer.store_pack(plan.call, shard)))
-        for node, openings in openings_of(plan, told).items():
+            call = standing_in if seat.absent is not None else plan.call
+            jobs.append((seat.node, peer.store_pack(call, shard)))
+        for (node, stands_in), openings in openings_of(plan, told).items():
             peer = self._peers.pack_peer(node)
-            jobs.append((node, peer.store_openings(plan.call, openings, plan.commit_by_ms)))
+            call = standing_in if stands_in else plan.call
+            jobs.append((node, peer.store_openings(call, openings, plan.commit_by_ms)))
         return jobs
 
     def _stored(self, plan: PackPlan, failures: Mapping[AccountId, HcefsError]) -> Stored:
@@ -200,12 +289,13 @@ class PackWriter:
         for held in plan.record_seats.values():
             copies = sum(seat.node.account not in failures for seat in held)
             self._require(copies, len(held), plan.record_profile, failures)
-        return Stored(durable, len(plan.seats))
+        away = {seat.index for seat in plan.seats if seat.absent is not None}
+        return Stored(durable, len(plan.seats), standing_in=tuple(i for i in durable if i in away))
 
     async def _all(
-        self, plan: PackPlan, jobs: Sequence[tuple[Node, Awaitable[None]]]
+        self, plan: PackPlan, jobs: Sequence[tuple[Node, Awaitable[None]]], seconds: float
     ) -> dict[AccountId, HcefsError]:
-        """Run all until the deadline; why each node that failed did."""
+        """Run all for so long at most; why each node that failed did."""
 
         async def one(job: Awaitable[None]) -> HcefsError | None:
             try:
@@ -222,7 +312,7 @@ class PackWriter:
             (node, self._runtime.spawn(one(job), name=f"pack-{node.node_id}")) for node, job in jobs
         ]
         try:
-            await asyncio.wait([task for _, task in tasks], timeout=self._deadline)
+            await asyncio.wait([task for _, task in tasks], timeout=seconds)
         finally:
             for _, task in tasks:
                 task.cancel()
@@ -264,11 +354,16 @@ class PackWriter:
 
 
 class Told:
-    """Which nodes have a shard already, and which a record's opening."""
+    """Which nodes have a shard already, and which a record's opening.
+
+    ``taken`` are, by base or record id, the nodes that were asked to have something of it.
+    """
 
     def __init__(self) -> None:
         self.shards: set[AccountId] = set()
         self.listings: set[tuple[RecordId, AccountId]] = set()
+        self.taken: dict[bytes, set[AccountId]] = {}
+        self.reseats = 0
 
     def add(self, plan: PackPlan, failures: Mapping[AccountId, HcefsError]) -> None:
         """What was sent by a plan arrived at every node that did not fail."""
@@ -280,23 +375,33 @@ class Told:
             if seat.node.account not in failures
         }
 
+    def listing(self, record: RecordId) -> set[AccountId]:
+        """Which nodes have a record's opening."""
+        return {account for each, account in self.listings if each == record}
 
-def _named(plan: PackPlan) -> set[AccountId]:
+
+def _nodes(plan: PackPlan) -> list[Node]:
     """The nodes that a plan sends anything to."""
     seats = [*plan.seats, *(seat for held in plan.record_seats.values() for seat in held)]
-    return {seat.node.account for seat in seats}
+    return [seat.node for seat in seats]
 
 
-def openings_of(plan: PackPlan, told: Told) -> dict[Node, list[bytes]]:
-    """The openings that go to nodes which get no shard now: one call for each node.
+def _named(plan: PackPlan) -> set[AccountId]:
+    return {node.account for node in _nodes(plan)}
+
+
+def openings_of(plan: PackPlan, told: Told) -> dict[tuple[Node, bool], list[bytes]]:
+    """The openings that go to nodes which get no shard now: one call for each node, and
+    one more for what it is to keep in the place of others.
 
     Who gets a shard keeps the openings of the records that it lists.
     """
     holders = {seat.node.account for seat in plan.seats} - told.shards
-    found: dict[Node, list[bytes]] = {}
+    found: dict[tuple[Node, bool], list[bytes]] = {}
     for group in plan.groups:
         for seat in plan.record_seats[group.record]:
-            account = seat.node.account
-            if account not in holders and (group.record, account) not in told.listings:
-                found.setdefault(seat.node, []).append(group.opening)
+            account, stands_in = seat.node.account, seat.absent is not None
+            by_itself = stands_in or account not in holders
+            if by_itself and (group.record, account) not in told.listings:
+                found.setdefault((seat.node, stands_in), []).append(group.opening)
     return found

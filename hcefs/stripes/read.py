@@ -4,7 +4,8 @@ The reader runs k lanes (:mod:`hcefs.stripes.lane`), at first the data indexes,
 so that with all of them healthy nothing is decoded.  A lane that fails or proves
 damaged is replaced by the next index, from the segment where it failed.  When a
 stripe takes longer than the hedge delay, one further lane is started for each
-that is late, and whoever is first wins.  Holders that lose again and again are
+that is late, and whoever is first wins.  Only when the seats do not have k pieces are the
+nodes asked that may stand in for the others.  Holders that lose again and again are
 asked last (:mod:`hcefs.stripes.hedge`).
 
 Checks, in the design's order: lengths always; the pieces are compared with their
@@ -25,6 +26,7 @@ from hcefs.formats.manifest import Layout
 from hcefs.formats.pack import PackLayout
 from hcefs.integrity import blake3_digest
 from hcefs.metrics import Metrics
+from hcefs.placement.cluster_map import Node
 from hcefs.placement.ring import Seat
 from hcefs.runtime import Runtime
 from hcefs.stripes.hedge import HedgeTimer, straggler
@@ -88,9 +90,14 @@ class StripeReader:
         metrics: Metrics,
         hedge: HedgeTimer,
         suspect: Suspect = nobody,
+        standing_in: Sequence[Node] = (),
     ) -> None:
-        """``suspect`` is told of each shard that proves missing or damaged."""
+        """``suspect`` is told of each shard that proves missing or damaged; ``standing_in``
+        may have what seats lack: any index."""
         self._suspect = suspect
+        self._reserve = [
+            Seat(-1, index, node) for node in standing_in for index in range(geometry.profile.n)
+        ]
         self._runtime = runtime
         self._peers = peers
         self._call = replace(call, profile=layout.profile)
@@ -296,13 +303,23 @@ class StripeReader:
         """Start lanes until ``needed`` are running besides those that delivered."""
         running = sum(index not in pieces for index in self._lanes)
         for _ in range(needed + late - running):
-            if not self._spare:
+            if self._spare:
+                seat = self._spare.pop(0)
+            elif running < needed and (found := self._from_reserve(pieces)) is not None:
+                seat = found
+            else:
                 break
-            seat = self._spare.pop(0)
             self._start_lane(seat, segment)
             running += 1
         if running < needed:
             raise self._too_few()
+
+    def _from_reserve(self, pieces: Mapping[int, LoadedPiece]) -> Seat | None:
+        """The next stand-in to ask for an index that nobody gives."""
+        for at, seat in enumerate(self._reserve):
+            if seat.index not in self._lanes and seat.index not in pieces:
+                return self._reserve.pop(at)
+        return None
 
     def _start_lane(self, seat: Seat, segment: int) -> None:
         lane = Lane(seat, segment, self._end)
@@ -331,7 +348,10 @@ class StripeReader:
         """Give up an index for the rest of this read, and say why."""
         lane = self._lanes.get(index)
         node = lane.seat.node.node_id if lane is not None else 0
+        asked_in_vain = lane is not None and lane.seat.seat < 0 and error.kind == "not-found"
         self._leave(index)
+        if asked_in_vain:
+            return  # most stand-ins have nothing
         self._errors.append(error)
         self._degrade()
         if lane is not None and is_telling(error):

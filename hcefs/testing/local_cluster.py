@@ -24,12 +24,14 @@ from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import ClusterMap, Node, NodeState
 from hcefs.placement.planner import first_map
 from hcefs.placement.ring import Seat, seats
+from hcefs.placement.stand_ins import record_stand_ins, stand_ins
 from hcefs.runtime import Runtime
 from hcefs.store.interface import Stores, Table
 from hcefs.store.memory import memory_stores
 from hcefs.stripes.fanout import Fanout
 from hcefs.stripes.hedge import HedgeTimer
 from hcefs.stripes.holder import Holder
+from hcefs.stripes.standby import Standby
 from hcefs.stripes.uploads import Uploads
 from hcefs.transport.framing import Frame, frame_data
 from hcefs.transport.peers import (
@@ -262,7 +264,8 @@ class LocalCluster:
                 partial(self._lists, node.account),
                 self.uploads[node.account],
             )
-        self.fanout = Fanout(runtime, self, self.ledger)
+        self.standby = Standby(runtime, self._stand_ins)
+        self.fanout = Fanout(runtime, self, self.ledger, standby=self.standby)
         self.patient = self._keys(101)
         self.writer = self._keys(102)
         self.record = RecordId(b"the-test-record!")
@@ -321,6 +324,11 @@ class LocalCluster:
 
     def _lists(self, account: AccountId, record: RecordId) -> bool:
         return any(seat.node.account == account for seat in self.seats(bytes(record)))
+
+    def _stand_ins(self, profile: str, name: bytes) -> tuple[Node, ...]:
+        if not profile:
+            return record_stand_ins(self.map, name)
+        return stand_ins(self.map, profile, name)
 
     def peer(self, node: Node) -> Peer:
         """The peer of a node: this cluster is its own ``Peers``."""

@@ -221,6 +221,7 @@ class LocalPacks:
             keys.signing_key,
             deadline_seconds,
             reseat,
+            self.cluster.standby,
         )
 
     async def put(
@@ -248,14 +249,18 @@ class LocalPacks:
         def tables(base: BlobBase) -> list[tuple[Seat, ...]]:
             return [cluster.seats(base, "ec-4-2"), cluster.seats(base, "copy-3")]
 
+        def others(base: BlobBase) -> list[Sequence[Node]]:
+            return [cluster.standby.nodes(profile, base) for profile in ("ec-4-2", "copy-3")]
+
         return PackReader(
             cluster.runtime,
             self,
-            RowReader(cluster.runtime, self, cluster.ledger, me, tables),
+            RowReader(cluster.runtime, self, cluster.ledger, me, tables, others),
             cluster.metrics,
             HedgeTimer(),
             me,
             lambda profile, base: cluster.seats(base, profile),
+            cluster.standby.nodes,
         )
 
     async def read(

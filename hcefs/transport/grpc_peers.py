@@ -90,6 +90,7 @@ def context_of(call: Call) -> shard_pb2.CallContext:
         epoch=call.epoch,
         request_id=bytes(call.request),
         profile=call.profile,
+        stand_in=call.stand_in,
     )
 
 

@@ -171,6 +171,19 @@ class GrpcUpkeepPeer:
         )
         await self._unary("Hint", request, upkeep_pb2.HintResponse)
 
+    async def offer(
+        self, place: Place, shards: Sequence[ShardName], records: Sequence[RecordId]
+    ) -> list[bool]:
+        request = upkeep_pb2.OfferRequest(
+            place=place_message(place),
+            shards=[
+                upkeep_pb2.ListedShard(base=bytes(each.base), index=each.index) for each in shards
+            ],
+            records=[bytes(record) for record in records],
+        )
+        answer = await self._unary("Offer", request, upkeep_pb2.OfferResponse)
+        return _held(answer.held, len(shards))
+
     async def ping(self, own: Pulse, seconds: float) -> Pulse:
         request = upkeep_pb2.PingRequest(epoch=own.epoch, height=own.height)
         answer = await self._unary("Ping", request, upkeep_pb2.PingResponse, seconds)

@@ -49,6 +49,7 @@ def batch_context(call: BatchCall, *, groups: bool = True) -> pack_pb2.BatchCont
         min_height=call.min_height,
         epoch=call.epoch,
         request_id=bytes(call.request),
+        stand_in=call.stand_in,
     )
 
 

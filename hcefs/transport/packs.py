@@ -41,6 +41,8 @@ class BatchCall:
     presenter: AccountId
     refused: Refused
     whole: frozenset[RecordId] = frozenset()
+    stand_in: bool = False
+    """As :attr:`hcefs.transport.peers.Call.stand_in`."""
 
 
 @dataclass(frozen=True)

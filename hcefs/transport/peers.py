@@ -49,6 +49,9 @@ class Call:
     profile: str = ""
     """Of a load: under which profile the shard is asked for; empty: the layout in force."""
 
+    stand_in: bool = False
+    """Of a store: the holder is to keep it in the place of a seat that is away."""
+
 
 @dataclass(frozen=True)
 class ShardStart:

@@ -153,6 +153,12 @@ class UpkeepPeer(LayoutPeer, Protocol):
     async def hint(self, place: Place, shards: Sequence[ShardName]) -> None:
         """Tell the node that some of its shards may be missing or damaged: it looks itself."""
 
+    async def offer(
+        self, place: Place, shards: Sequence[ShardName], records: Sequence[RecordId]
+    ) -> list[bool]:
+        """Which of some shards are there; the others, and rows of the records, that node fetches
+        from this one where they are to be there.  To be repeated until it has them."""
+
     async def ping(self, own: Pulse, seconds: float) -> Pulse:
         """How far that node is, if it may serve now; waits at most ``seconds``."""
 

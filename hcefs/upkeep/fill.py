@@ -137,7 +137,8 @@ class SeatFiller:
         place = Place(current.epoch, name.profile, name.partition)
         others = self.surveyor.others(current, table.node_rows[name.partition], source)
         positions = positions_of(name.partition, table.bits)
-        lists = await self.surveyor.lists(place, positions, others, fenced)
+        others_too = self.surveyor.stand_ins(current, place)
+        lists = await self.surveyor.lists(place, positions, others, fenced, others_too)
         if source not in lists.nodes and len(lists.nodes) < table.k:
             raise Unavailable(
                 f"{len(lists.nodes)} holders of partition {name.partition} answer, {table.k} are "
@@ -174,6 +175,28 @@ class SeatFiller:
             here = await self._adopter.has_all(asked, name.profile)
             found += [shard for shard, held in zip(asked, here, strict=True) if not held]
         return found
+
+    async def bring(self, place: Place, base: BlobBase, index: int, giver: Node) -> Filled:
+        """Copy one shard that another node offers.
+
+        Raises:
+            HcefsError: not now, or what it offers proves nothing.
+        """
+        filled = Filled()
+        if await self._adopter.has(base, index, place.profile):
+            return filled
+        wanted = await self._rows(place, base, {index: {giver.node_id}}, {giver.node_id: giver})
+        if wanted.profile == place.profile:
+            await self._copy(place, wanted, index, giver, filled)
+        return filled
+
+    async def bring_record(self, place: Place, record: RecordId, giver: Node) -> None:
+        """Fetch the rows of a record that another node offers.
+
+        Raises:
+            HcefsError: not now.
+        """
+        await self._record(place, record, giver)
 
     async def has(self, shard: ShardName, profile: str) -> bool:
         """Whether a shard of a profile is here with its rows."""
@@ -222,6 +245,8 @@ class SeatFiller:
                 return Outcome.PENDING  # its put failed at this seat
             await self._rebuild(place, wanted, index, lists, filled)
         except HcefsError as error:
+            if isinstance(error, Conflict) and await self._adopter.has(base, index, place.profile):
+                return Outcome.HERE  # somebody else brought it at the same moment
             return self._give_up(base, index, error, filled)
         return Outcome.HERE
 

@@ -3,8 +3,10 @@
 Copy before delete: a shard is deleted here only when the map gives its seat to another
 node, a grace period has passed (readers with the map before may still come), and that
 node says, at this moment, that it has it.  So a shard that could not be rebuilt there
-stays here, as a source for whoever repairs it, and a node that comes back after it was
-given up finds out by itself what it need not keep.
+stays here, as a source for whoever repairs it, and is offered to its new holder; so a node
+that comes back after it was given up finds out by itself what it need not keep, and what
+nobody else has comes to where it belongs.  What is here in the place of a seat that was
+away is :mod:`.stand_in`'s.
 
 Invariants: rows go first, so that a shard is invisible before it is gone, and its name on
 the ring last, so that what a stop leaves undone is found by the next pass; the rows of a
@@ -16,6 +18,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.errors import HcefsError
@@ -37,7 +40,7 @@ from hcefs.stripes.placed import (
     shards_of,
 )
 from hcefs.stripes.transfers import whole
-from hcefs.transport.upkeep import Place, ShardName, UpkeepPeers
+from hcefs.transport.upkeep import Place, ShardName, UpkeepPeer, UpkeepPeers
 from hcefs.upkeep.rebalance import MapView
 from hcefs.upkeep.worker import Progress
 
@@ -132,9 +135,10 @@ class Retirer:
             return
         sweep.shards_after = page[-1][0]
         moved: dict[tuple[int, str, int], list[PlacedShard]] = {}
-        for _, shard in page:
+        marked = await self._runtime.disk(self._marked, [key for key, _ in page])
+        for key, shard in page:
             owner = self._owner(current, shard)
-            if owner is None:
+            if owner is None or key in marked:
                 continue
             bits = current.table(shard.profile).bits
             partition = partition_of(shard.base, bits)
@@ -147,6 +151,14 @@ class Retirer:
             if owner is not None:
                 place = Place(current.epoch, profile, partition)
                 sweep.found += await self._retire(place, owner, shards)
+
+    def _marked(self, keys: Sequence[bytes]) -> set[bytes]:
+        """Which of these are kept here in the place of others, and somebody else's to settle
+        (:mod:`.stand_in`)."""
+        if not self._stores.rows.scan(Table.STAND_INS, limit=1):
+            return set()
+        found = self._stores.rows.get_many(Table.STAND_INS, keys)
+        return {key for key, mark in zip(keys, found, strict=True) if mark is not None}
 
     def _owner(self, current: ClusterMap, shard: PlacedShard) -> Node | None:
         """The other node that is to hold a shard of this one; None where this one is."""
@@ -171,7 +183,8 @@ class Retirer:
         """Delete those shards that their new holder has; how many stay."""
         names = [ShardName(shard.base, shard.index) for shard in shards]
         try:
-            held = await self._peers.upkeep_peer(owner).has_shards(place, names)
+            # What it lacks it fetches: its seat may have been filled while this node was away.
+            held = await self._peers.upkeep_peer(owner).offer(place, names, ())
         except HcefsError as error:
             log.info("node %d does not say what it has: %s", owner.node_id, error.reason)
             return len(shards)
@@ -179,7 +192,8 @@ class Retirer:
         if gone and not self._is_in_force(place):
             return len(shards)
         if gone:
-            await whole(self._runtime, lambda: self._delete(gone))
+            job = partial(delete_shards, self._stores, self._pending, gone, self._forget)
+            await whole(self._runtime, job)
             self._metrics.count("retired_shards_total", len(gone))
             log.info(
                 "partition %d of %s: %d shards deleted, node %d has them",
@@ -192,33 +206,6 @@ class Retirer:
         current = self._view.cluster_map()
         return current is not None and current.epoch == place.epoch
 
-    def _delete(self, shards: Sequence[PlacedShard]) -> None:
-        names = [(Table.PLACED, shard_key(shard.base, shard.index, shard.form)) for shard in shards]
-        rows: list[tuple[Table, bytes]] = []
-        keys: list[tuple[KeyTable, bytes]] = []
-        with self._pending.locked(bytes(shard.base) for shard in shards):
-            for shard in shards:
-                if not self._is_elsewhere_here(shard):
-                    rows += rows_of_base(self._stores, shard.base)
-                    keys += keys_of_base(self._stores, shard.base)
-            if rows:
-                self._stores.rows.delete(rows)
-            crash_point(CrashPoint.RETIRE_ROWS)
-            if keys:
-                self._stores.keys.delete(keys)
-            crash_point(CrashPoint.RETIRE_KEYS)
-            for shard in shards:
-                self._stores.shards.remove(shard.base, shard.index, shard.form)
-            self._forget(*(shard.base for shard in shards))
-            crash_point(CrashPoint.RETIRE_SHARDS)
-            self._stores.rows.delete(names)
-            crash_point(CrashPoint.RETIRE_NAMES)
-
-    def _is_elsewhere_here(self, shard: PlacedShard) -> bool:
-        """Whether another shard of the base is on this node."""
-        found = shards_of(self._stores.rows, shard.base)
-        return any((each.index, each.form) != (shard.index, shard.form) for each in found)
-
     # -- records
 
     async def _some_records(self, current: ClusterMap, sweep: _Sweep) -> bool:
@@ -228,7 +215,10 @@ class Retirer:
             return False
         sweep.records_after = page[-1][0]
         bits = current.table(current.default_profile).bits
-        for _, record in page:
+        marked = await self._runtime.disk(self._marked, [key for key, _ in page])
+        for key, record in page:
+            if key in marked:
+                continue
             held = seats(current, current.default_profile, bytes(record))
             mine = {
                 account
@@ -260,7 +250,7 @@ class Retirer:
         copies = [0] * len(rows)
         for node in holders:
             try:
-                held = await self._held_by(node, place, record, rows)
+                held = await rows_held_by(self._peers.upkeep_peer(node), place, record, rows)
             except HcefsError as error:
                 log.info("node %d does not say what it has: %s", node.node_id, error.reason)
                 continue
@@ -269,33 +259,82 @@ class Retirer:
         if gone and not self._is_in_force(place):
             return False
         if gone:
-            await whole(self._runtime, lambda: self._delete_rows(gone))
+            await whole(
+                self._runtime, partial(delete_record_rows, self._stores, self._pending, gone)
+            )
         return len(gone) == len(rows)
 
     def _has_rows(self, record: RecordId) -> bool:
         return next(record_rows(self._stores, record), None) is not None
 
-    async def _held_by(
-        self, node: Node, place: Place, record: RecordId, rows: Sequence[tuple[bytes, bytes, bytes]]
-    ) -> list[bool]:
-        peer = self._peers.upkeep_peer(node)
-        held: list[bool] = []
-        for start in range(0, len(rows), ROWS_ASKED):
-            digests = [row_digest(*row) for row in rows[start : start + ROWS_ASKED]]
-            held += await peer.has_rows(place, record, digests)
-        return held
 
-    def _delete_rows(self, gone: Sequence[tuple[bytes, bytes, bytes]]) -> None:
-        index = [(Table.INDEX, key) for kind, key, _ in gone if kind == b"i"]
-        keys = [
-            (KeyTable.BOXES if kind == b"b" else KeyTable.LINKS, key)
-            for kind, key, _ in gone
-            if kind != b"i"
-        ]
-        with self._pending.locked(key for _, key in index):
-            # The record's name stays: a row that comes at this moment must not lose it.
-            self._stores.rows.delete(index)
-        crash_point(CrashPoint.RETIRE_INDEX)
+def delete_shards(
+    stores: Stores,
+    pending: PendingNames,
+    shards: Sequence[PlacedShard],
+    forget: Callable[..., None],
+) -> None:
+    """Delete shards that are elsewhere, with their rows where no other shard needs those.
+
+    For a worker thread.  An interrupted call is to be repeated.
+    """
+    names = [(Table.PLACED, shard_key(shard.base, shard.index, shard.form)) for shard in shards]
+    rows: list[tuple[Table, bytes]] = []
+    keys: list[tuple[KeyTable, bytes]] = []
+    with pending.locked(bytes(shard.base) for shard in shards):
+        for shard in shards:
+            if not _is_elsewhere_here(stores, shard):
+                rows += rows_of_base(stores, shard.base)
+                keys += keys_of_base(stores, shard.base)
+        if rows:
+            stores.rows.delete(rows)
+        crash_point(CrashPoint.RETIRE_ROWS)
         if keys:
-            self._stores.keys.delete(keys)
-            crash_point(CrashPoint.RETIRE_BOXES)
+            stores.keys.delete(keys)
+        crash_point(CrashPoint.RETIRE_KEYS)
+        for shard in shards:
+            stores.shards.remove(shard.base, shard.index, shard.form)
+        forget(*(shard.base for shard in shards))
+        crash_point(CrashPoint.RETIRE_SHARDS)
+        stores.rows.delete(names)
+        crash_point(CrashPoint.RETIRE_NAMES)
+
+
+def _is_elsewhere_here(stores: Stores, shard: PlacedShard) -> bool:
+    """Whether another shard of the base is on this node."""
+    found = shards_of(stores.rows, shard.base)
+    return any((each.index, each.form) != (shard.index, shard.form) for each in found)
+
+
+def delete_record_rows(
+    stores: Stores, pending: PendingNames, gone: Sequence[tuple[bytes, bytes, bytes]]
+) -> None:
+    """Delete rows of a record that its seats have.  For a worker thread."""
+    index = [(Table.INDEX, key) for kind, key, _ in gone if kind == b"i"]
+    keys = [
+        (KeyTable.BOXES if kind == b"b" else KeyTable.LINKS, key)
+        for kind, key, _ in gone
+        if kind != b"i"
+    ]
+    with pending.locked(key for _, key in index):
+        # The record's name stays: a row that comes at this moment must not lose it.
+        stores.rows.delete(index)
+    crash_point(CrashPoint.RETIRE_INDEX)
+    if keys:
+        stores.keys.delete(keys)
+        crash_point(CrashPoint.RETIRE_BOXES)
+
+
+async def rows_held_by(
+    peer: UpkeepPeer, place: Place, record: RecordId, rows: Sequence[tuple[bytes, bytes, bytes]]
+) -> list[bool]:
+    """Which rows of a record a node has, by its own word.
+
+    Raises:
+        HcefsError: it does not say.
+    """
+    held: list[bool] = []
+    for start in range(0, len(rows), ROWS_ASKED):
+        digests = [row_digest(*row) for row in rows[start : start + ROWS_ASKED]]
+        held += await peer.has_rows(place, record, digests)
+    return held

@@ -25,6 +25,7 @@ from hcefs.ids import AccountId, BlobBase
 from hcefs.placement.cluster_map import ClusterMap, Node
 from hcefs.placement.planner import LOST_STATES
 from hcefs.placement.ring import position_of, rotation_of
+from hcefs.placement.stand_ins import stand_ins_of
 from hcefs.placement.waves import REBUILD, SeatName, in_flight
 from hcefs.transport.upkeep import Place, ShardName, UpkeepPeers
 
@@ -81,14 +82,23 @@ class Surveyor:
                 found.append(node)
         return found
 
+    def stand_ins(self, current: ClusterMap, place: Place) -> list[Node]:
+        """Who may keep shards of the row in the place of a seat that was away."""
+        nodes = stand_ins_of(current, place.profile, place.partition)
+        return [node for node in nodes if node.account != self._me]
+
     async def lists(
         self,
         place: Place,
         positions: range,
         others: Sequence[Node],
         fenced: Callable[[Node], bool],
+        stand_ins: Sequence[Node] = (),
     ) -> Lists:
         """All shards of a partition, as some nodes have them.
+
+        Nothing waits for ``stand_ins``: what they keep they bring home by themselves
+        (:mod:`.stand_in`).  But what only they have is not lost.
 
         Raises:
             Unavailable: a node that may still take puts under an older map does not answer.
@@ -98,7 +108,11 @@ class Surveyor:
         answers = await together(
             self.heard(node, partial(self._list, place, positions, node), fenced) for node in others
         )
-        for node, answer in zip(others, answers, strict=True):
+        answers += await together(
+            self.heard(node, partial(self._list, place, positions, node), lambda _: True)
+            for node in stand_ins
+        )
+        for node, answer in zip([*others, *stand_ins], answers, strict=True):
             if answer is None:
                 lists.complete = False
             else:
@@ -164,7 +178,28 @@ class Surveyor:
                 lists.complete = False
             else:
                 lists.enter(node, answer)
+        short = [base for base in bases if len(lists.live(base)) < current.table(place.profile).k]
+        if short:
+            await self._ask_stand_ins(current, place, n, short, lists)
         return lists
+
+    async def _ask_stand_ins(
+        self,
+        current: ClusterMap,
+        place: Place,
+        n: int,
+        bases: Collection[BlobBase],
+        lists: Lists,
+    ) -> None:
+        """Where the seats have too little, ask for what stood in for them."""
+        nodes = self.stand_ins(current, place)
+        shards = [ShardName(base, index) for base in bases for index in range(n)]
+        answers = await together(self._has(node, place, shards) for node in nodes)
+        for node, answer in zip(nodes, answers, strict=True):
+            if answer is None:
+                lists.complete = False
+            elif answer:
+                lists.enter(node, answer)
 
     async def _has(
         self, node: Node, place: Place, shards: Sequence[ShardName]

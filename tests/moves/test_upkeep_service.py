@@ -12,7 +12,7 @@ from hcefs.errors import HcefsError
 from hcefs.ids import BlobBase
 from hcefs.placement import changes
 from hcefs.placement.cluster_map import ClusterMap, Move
-from hcefs.placement.ring import partition_of
+from hcefs.placement.ring import partition_of, seats
 from hcefs.wire.v1 import shard_pb2, upkeep_pb2
 from tests.moves.moving import MovingRig
 from tests.services.rig import Running
@@ -255,3 +255,34 @@ async def test_a_newer_epoch_is_waited_for(rig: MovingRig) -> None:
     await rig.apply(lambda m: changes.reweight(m, 1, 90))
     await call
     assert rig.current().epoch == current.epoch + 1
+
+
+async def test_any_active_node_may_offer_what_lies_in_the_row(rig: MovingRig) -> None:
+    current, base = rig.current(), rig.receipt.ref.blob.base
+    seat = seats(current, EC, base)[0]
+    partition = partition_of(base, current.table(EC).bits)
+    asked = rig.nodes[seat.node.node_id - 1]
+    asking = next(each for each in rig.nodes if each is not asked)
+    shard = upkeep_pb2.ListedShard(base=bytes(base), index=seat.index)
+    where = place(rig, partition)
+    request = upkeep_pb2.OfferRequest(place=where, shards=[shard])
+    answer = await ask(rig, asking, asked, "Offer", request)
+    assert upkeep_pb2.OfferResponse.FromString(answer).held == b"\x01"
+    for wrong, kind, reason in (
+        (
+            upkeep_pb2.OfferRequest(place=place(rig, partition ^ 1), shards=[shard]),
+            "denied",
+            "wrong-partition",
+        ),
+        (upkeep_pb2.OfferRequest(place=where, shards=[shard] * 1001), "invalid", "too-large"),
+        (
+            upkeep_pb2.OfferRequest(place=where, records=[bytes(base)] * 1001),
+            "invalid",
+            "too-large",
+        ),
+    ):
+        await rig.refused(ask(rig, asking, asked, "Offer", wrong), kind, reason)
+    call = rig.unary(
+        asked.config.peer_address, "/hcefs.v1.Upkeep/Offer", request, rig.issue("somebody")
+    )
+    await rig.refused(call, "unauthenticated", "unknown-node")

@@ -15,6 +15,7 @@ from hcefs.encoding import Encoded, dumps, loads
 from hcefs.formats.keybox import KeyBox, KeyLink, RangeSecrets
 from hcefs.formats.manifest import BlobRef, Core, KeyRow, Layout, Metadata, Opening
 from hcefs.formats.shard import ShardFooter, ShardHeader
+from hcefs.formats.stand_in import StandInMark
 from hcefs.ids import AccountId, BlobBase, BlobId, ClusterId, GrantId, RecordId
 from hcefs.integrity import blake3_digest, crc32c, leaf_hash, merkle_root
 
@@ -73,6 +74,7 @@ def samples() -> dict[str, Encoded]:
             RECORD, 3, BLOB, GRANT, GRANTEE, 1, WRITER, 2, ENVELOPE, b""
         ).signed(KEY),
         "range-secrets": RangeSecrets(5, bytes(range(64))),
+        "stand-in": StandInMark(7, TIME_MS),
         "key-link": KeyLink(RECORD, 3, WRITER, 2, ENVELOPE, b"").signed(KEY),
     }
 

@@ -159,20 +159,22 @@ class PackedFailure(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class BatchContext(_message.Message):
-    __slots__ = ("authorization", "method", "groups", "min_height", "epoch", "request_id")
+    __slots__ = ("authorization", "method", "groups", "min_height", "epoch", "request_id", "stand_in")
     AUTHORIZATION_FIELD_NUMBER: _ClassVar[int]
     METHOD_FIELD_NUMBER: _ClassVar[int]
     GROUPS_FIELD_NUMBER: _ClassVar[int]
     MIN_HEIGHT_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    STAND_IN_FIELD_NUMBER: _ClassVar[int]
     authorization: BatchAuthorization
     method: str
     groups: _containers.RepeatedCompositeFieldContainer[BatchGroup]
     min_height: int
     epoch: int
     request_id: bytes
-    def __init__(self, authorization: _Optional[_Union[BatchAuthorization, _Mapping]] = ..., method: _Optional[str] = ..., groups: _Optional[_Iterable[_Union[BatchGroup, _Mapping]]] = ..., min_height: _Optional[int] = ..., epoch: _Optional[int] = ..., request_id: _Optional[bytes] = ...) -> None: ...
+    stand_in: bool
+    def __init__(self, authorization: _Optional[_Union[BatchAuthorization, _Mapping]] = ..., method: _Optional[str] = ..., groups: _Optional[_Iterable[_Union[BatchGroup, _Mapping]]] = ..., min_height: _Optional[int] = ..., epoch: _Optional[int] = ..., request_id: _Optional[bytes] = ..., stand_in: _Optional[bool] = ...) -> None: ...
 
 class PackWanted(_message.Message):
     __slots__ = ("record_id", "base", "slots")

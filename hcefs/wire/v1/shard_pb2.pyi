@@ -9,7 +9,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class CallContext(_message.Message):
-    __slots__ = ("authorization", "method", "record_id", "blob_id", "range_start", "range_length", "min_height", "epoch", "request_id", "profile")
+    __slots__ = ("authorization", "method", "record_id", "blob_id", "range_start", "range_length", "min_height", "epoch", "request_id", "profile", "stand_in")
     AUTHORIZATION_FIELD_NUMBER: _ClassVar[int]
     METHOD_FIELD_NUMBER: _ClassVar[int]
     RECORD_ID_FIELD_NUMBER: _ClassVar[int]
@@ -20,6 +20,7 @@ class CallContext(_message.Message):
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PROFILE_FIELD_NUMBER: _ClassVar[int]
+    STAND_IN_FIELD_NUMBER: _ClassVar[int]
     authorization: _blob_pb2.Authorization
     method: str
     record_id: bytes
@@ -30,7 +31,8 @@ class CallContext(_message.Message):
     epoch: int
     request_id: bytes
     profile: str
-    def __init__(self, authorization: _Optional[_Union[_blob_pb2.Authorization, _Mapping]] = ..., method: _Optional[str] = ..., record_id: _Optional[bytes] = ..., blob_id: _Optional[bytes] = ..., range_start: _Optional[int] = ..., range_length: _Optional[int] = ..., min_height: _Optional[int] = ..., epoch: _Optional[int] = ..., request_id: _Optional[bytes] = ..., profile: _Optional[str] = ...) -> None: ...
+    stand_in: bool
+    def __init__(self, authorization: _Optional[_Union[_blob_pb2.Authorization, _Mapping]] = ..., method: _Optional[str] = ..., record_id: _Optional[bytes] = ..., blob_id: _Optional[bytes] = ..., range_start: _Optional[int] = ..., range_length: _Optional[int] = ..., min_height: _Optional[int] = ..., epoch: _Optional[int] = ..., request_id: _Optional[bytes] = ..., profile: _Optional[str] = ..., stand_in: _Optional[bool] = ...) -> None: ...
 
 class StoreRequest(_message.Message):
     __slots__ = ("header", "data", "finish", "crc32c")

@@ -188,6 +188,22 @@ class HintResponse(_message.Message):
     taken: int
     def __init__(self, taken: _Optional[int] = ...) -> None: ...
 
+class OfferRequest(_message.Message):
+    __slots__ = ("place", "shards", "records")
+    PLACE_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    place: Place
+    shards: _containers.RepeatedCompositeFieldContainer[ListedShard]
+    records: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, place: _Optional[_Union[Place, _Mapping]] = ..., shards: _Optional[_Iterable[_Union[ListedShard, _Mapping]]] = ..., records: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class OfferResponse(_message.Message):
+    __slots__ = ("held",)
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    held: bytes
+    def __init__(self, held: _Optional[bytes] = ...) -> None: ...
+
 class PingRequest(_message.Message):
     __slots__ = ("epoch", "height")
     EPOCH_FIELD_NUMBER: _ClassVar[int]

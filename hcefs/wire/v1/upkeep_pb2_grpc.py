@@ -75,6 +75,11 @@ class UpkeepStub:
                 request_serializer=hcefs_dot_v1_dot_upkeep__pb2.HintRequest.SerializeToString,
                 response_deserializer=hcefs_dot_v1_dot_upkeep__pb2.HintResponse.FromString,
                 _registered_method=True)
+        self.Offer = channel.unary_unary(
+                '/hcefs.v1.Upkeep/Offer',
+                request_serializer=hcefs_dot_v1_dot_upkeep__pb2.OfferRequest.SerializeToString,
+                response_deserializer=hcefs_dot_v1_dot_upkeep__pb2.OfferResponse.FromString,
+                _registered_method=True)
         self.Ping = channel.unary_unary(
                 '/hcefs.v1.Upkeep/Ping',
                 request_serializer=hcefs_dot_v1_dot_upkeep__pb2.PingRequest.SerializeToString,
@@ -150,6 +155,15 @@ class UpkeepServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Offer(self, request, context):
+        """Says which of some shards of the place's profile are here, and that the caller
+        gives the others, and the rows of some records: this node fetches what of it is
+        to be here.  Nothing is lost by an offer that is forgotten: it is repeated.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Ping(self, request, context):
         """Answers while this node may serve.  Any active node of the map may ask.
         """
@@ -207,6 +221,11 @@ def add_UpkeepServicer_to_server(servicer, server):
                     servicer.Hint,
                     request_deserializer=hcefs_dot_v1_dot_upkeep__pb2.HintRequest.FromString,
                     response_serializer=hcefs_dot_v1_dot_upkeep__pb2.HintResponse.SerializeToString,
+            ),
+            'Offer': grpc.unary_unary_rpc_method_handler(
+                    servicer.Offer,
+                    request_deserializer=hcefs_dot_v1_dot_upkeep__pb2.OfferRequest.FromString,
+                    response_serializer=hcefs_dot_v1_dot_upkeep__pb2.OfferResponse.SerializeToString,
             ),
             'Ping': grpc.unary_unary_rpc_method_handler(
                     servicer.Ping,
@@ -435,6 +454,33 @@ class Upkeep:
             '/hcefs.v1.Upkeep/Hint',
             hcefs_dot_v1_dot_upkeep__pb2.HintRequest.SerializeToString,
             hcefs_dot_v1_dot_upkeep__pb2.HintResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Offer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hcefs.v1.Upkeep/Offer',
+            hcefs_dot_v1_dot_upkeep__pb2.OfferRequest.SerializeToString,
+            hcefs_dot_v1_dot_upkeep__pb2.OfferResponse.FromString,
             options,
             channel_credentials,
             insecure,

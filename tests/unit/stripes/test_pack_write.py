@@ -34,7 +34,7 @@ async def test_openings_go_to_seats_that_do_not_hold_the_pack(packs: LocalPacks)
     assert stored.total == 3
     holders = {seat.node.account for seat in packs.cluster.seats(bytes(pack.base), "copy-3")}
     plan = packs.plan(pack, "copy-3")
-    assert {node.account for node in openings_of(plan, Told())} == set(packs.holders) - holders
+    assert {node.account for node, _ in openings_of(plan, Told())} == set(packs.holders) - holders
     for account, stores in packs.cluster.stores.items():
         own = ["store-pack"] if account in holders else ["store-openings"]
         assert packs.faults[account].stored == own, "one call a node"

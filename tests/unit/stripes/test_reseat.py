@@ -344,6 +344,7 @@ async def test_a_seat_that_is_rebuilt_has_no_source(cluster: LocalCluster) -> No
     assert (await read(cluster, blob)).degraded
 
 
+@pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize(("profile", "size"), [("ec-4-2", 100_000), ("copy-3", 500)])
 async def test_columns_of_a_seat_in_flight_come_from_its_source(
     packs: LocalPacks, profile: str, size: int

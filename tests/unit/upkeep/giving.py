@@ -59,6 +59,9 @@ class Giving:
     piece: Callable[[bytes], list[bytes]] | None = None
     """What becomes of each message of a shard."""
 
+    offers: Callable[[Place, list[ShardName], list[RecordId]], None] | None = None
+    """Who takes what is offered."""
+
     calls: list[str] = field(default_factory=list)
     hints: list[ShardName] = field(default_factory=list)
 
@@ -127,6 +130,16 @@ class LocalUpkeepPeer:
         self._giving.enter("has-shards")
         return await self._exporter.has_shards(shards, place.profile)
 
+    async def offer(
+        self, place: Place, shards: Sequence[ShardName], records: Sequence[RecordId]
+    ) -> list[bool]:
+        self._giving.enter("offer")
+        held = await self._exporter.has_shards(shards, place.profile)
+        if self._giving.offers is not None:
+            missing = [each for each, here in zip(shards, held, strict=True) if not here]
+            self._giving.offers(place, missing, list(records))
+        return held
+
     async def take_layout(
         self, place: Place, base: BlobBase, step: LayoutStep, rows: BlobRows | PackRows
     ) -> None:
@@ -161,11 +174,11 @@ class _Lying:
 
 
 class GivingCluster:
-    """Seven holders, of whom everybody gives to everybody."""
+    """Seven holders, or more, of whom everybody gives to everybody."""
 
-    def __init__(self, runtime: SystemRuntime) -> None:
+    def __init__(self, runtime: SystemRuntime, nodes: int = 7) -> None:
         self.runtime = runtime
-        self.cluster = LocalCluster(runtime, 7)
+        self.cluster = LocalCluster(runtime, nodes)
         self.packs = LocalPacks(self.cluster)
         self.giving = {account: Giving() for account in self.cluster.holders}
 

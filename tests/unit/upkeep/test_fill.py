@@ -10,6 +10,7 @@ import pytest
 from hcefs.errors import Corrupt, Exhausted, HcefsError, Unavailable
 from hcefs.formats.shard import HEADER_SIZE
 from hcefs.ids import AccountId, BlobBase, BlobId, RecordId
+from hcefs.placement.cluster_map import NodeState
 from hcefs.placement.ring import partition_of, seats
 from hcefs.store.interface import KeyTable, Stores, Table
 from hcefs.store.memory import MemoryShardStore
@@ -40,6 +41,13 @@ class Moving:
         self.profile = profile
         world.cluster.map = moved(old, base, INDEX, profile, source)
         self.old = seat_of(old, base, INDEX, profile).node.account
+        if source == 0:
+            # It is rebuilt because its holder was given up: nobody asks that one.
+            nodes = tuple(
+                replace(node, state=NodeState.OUT) if node.account == self.old else node
+                for node in old.nodes
+            )
+            world.cluster.map = replace(world.cluster.map, nodes=nodes)
         self.new = seat_of(world.cluster.map, base, INDEX, profile).node.account
         self.others = [
             seat.node.account for seat in seats(old, profile, base) if seat.node.account != self.old
@@ -149,6 +157,7 @@ async def test_a_degraded_put_is_made_whole(world: GivingCluster) -> None:
     """What the old holder never got is rebuilt for the new one."""
     blob = BlobId.of(world.runtime.random(16))
     world.cluster.faults_of_index(blob, INDEX).down = True
+    world.cluster.fanout.standby = None  # nobody stands in
     session = world.cluster.session(world.cluster.plan(blob))
     await session.write(bytes(1000))
     await session.finish(1000, b"", b"", world.cluster.call("put", blob))

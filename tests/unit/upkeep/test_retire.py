@@ -143,7 +143,7 @@ async def test_nothing_goes_while_this_node_is_the_source(world: GivingCluster) 
         await at.sweep()
         at.later()
     assert at.here()
-    assert "has-shards" not in world.giving[at.new].calls
+    assert "offer" not in world.giving[at.new].calls
 
 
 async def test_nothing_goes_that_its_new_holder_has_not(world: GivingCluster) -> None:
@@ -227,14 +227,14 @@ async def test_a_seat_that_came_back_meanwhile_stays(world: GivingCluster) -> No
     class Late:
         def upkeep_peer(self, node: object) -> object:
             peer = answers(node)  # type: ignore[arg-type]
-            has = peer.has_shards
+            has = peer.offer
 
-            async def has_shards(*asked: object) -> list[bool]:
+            async def offer(*asked: object) -> list[bool]:
                 held = await has(*asked)  # type: ignore[arg-type]
                 world.cluster.map = back
                 return held
 
-            peer.has_shards = has_shards  # type: ignore[method-assign, assignment]
+            peer.offer = offer  # type: ignore[method-assign, assignment]
             return peer
 
     at.retirer._peers = Late()  # type: ignore[assignment]
