@@ -23,13 +23,13 @@ test: venv
 
 # More seeds and larger clusters than the fast tier: minutes of CPU, no processes.
 test-long: venv
-	$(BIN)/pytest -q -n 2 -m long
+	$(BIN)/pytest -q -n 2 -m "long and not cluster"
 
 # Kills real processes: at every crash point and hit, with bugs planted on purpose, and a whole
 # cluster under load twenty times.
 crash: venv
 	$(BIN)/pytest -q -n 2 -m "long or not long" tests/crash
-	$(BIN)/pytest -q -s -m "long or not long" tests/cluster/test_kill_all.py
+	$(BIN)/pytest -q -s -m "long or not long" tests/cluster/test_kill_all.py tests/cluster/test_crash_points.py
 
 lint: venv
 	$(BIN)/ruff check .
