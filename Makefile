@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: venv demo test test-long chaos check lint types contracts proto proto-check vectors lock clean
+.PHONY: venv demo test test-long crash chaos check lint types contracts proto proto-check vectors lock clean
 
 venv: .venv/.installed
 
@@ -23,7 +23,13 @@ test: venv
 
 # More seeds and larger clusters than the fast tier: minutes of CPU, no processes.
 test-long: venv
-	$(BIN)/pytest -q -n 2 -m long
+	$(BIN)/pytest -q -n 2 -m "long and not cluster"
+
+# Kills real processes: at every crash point and hit, with bugs planted on purpose, and a whole
+# cluster under load twenty times.
+crash: venv
+	$(BIN)/pytest -q -n 2 -m "long or not long" tests/crash
+	$(BIN)/pytest -q -s -m "long or not long" tests/cluster/test_kill_all.py tests/cluster/test_crash_points.py
 
 # Real processes under faults, then a full verification; exit code 1 on a violation.
 MINUTES ?= 5
