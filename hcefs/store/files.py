@@ -35,21 +35,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import itertools
 import logging
-import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.errors import Conflict, Corrupt, HcefsError, Invalid, NotFound, Unavailable
 from hcefs.ids import BlobBase
 from hcefs.integrity import Buffer
 from hcefs.store.aligned import AlignedBuffers, aligned_down, aligned_up
-from hcefs.store.disk import FILE_MODE, FOLDER_MODE, Disk, disk_error, disk_errors, disk_full
+from hcefs.store.disk import Disk, disk_error, disk_errors, disk_full
 from hcefs.store.interface import (
     FORM_FIRST,
     FORM_PATTERN,
@@ -60,8 +60,8 @@ from hcefs.store.interface import (
     check_index,
     check_size,
 )
-from hcefs.store.keys import RocksKeyStore
-from hcefs.store.rows import RocksRowStore
+from hcefs.store.keys import RocksKeyStore, open_key_database
+from hcefs.store.rows import RocksRowStore, open_database, raw_batch
 
 log = logging.getLogger(__name__)
 
@@ -335,28 +335,27 @@ class FileShardStore:
         with disk_errors("opening the shards"):
             for path in (folder, self._incoming, self._quarantine):
                 self.disk.make_folder(path)
-            self._lock_fd = _lock_folder(folder)
+            self._lock_fd = self._hold(folder)
             try:
                 self._recover()
             except BaseException:
-                os.close(self._lock_fd)
+                self.disk.close(self._lock_fd)
                 raise
 
     def _recover(self) -> None:
-        for name in os.listdir(self._incoming):
+        for name in self.disk.names(self._incoming):
             self.disk.unlink(self._incoming / name)
-        for name in sorted(os.listdir(self._folder)):
+        for name in sorted(self.disk.names(self._folder)):
             if not _FAN_OUT.fullmatch(name):
                 continue
             self._fan_out.add(name)
             # A process killed between link and fsync left a visible name that
             # power loss could still take back; from here on it may be counted.
             self.disk.sync_folder(self._folder / name)
-            with os.scandir(self._folder / name) as entries:
-                for entry in entries:
-                    if _parse(name, entry.name) is not None:
-                        self._shards += 1
-                        self._shard_bytes += entry.stat(follow_symlinks=False).st_size
+            for file in self.disk.names(self._folder / name):
+                if _parse(name, file) is not None:
+                    self._shards += 1
+                    self._shard_bytes += self.disk.length(self._folder / name / file)
         self.disk.sync_folder(self._folder)
 
     def begin(
@@ -371,7 +370,7 @@ class FileShardStore:
         self._require_open()
         with disk_errors("beginning a shard"):
             final = self._path(base, index, form)
-            if final.exists():
+            if self.disk.exists(final):
                 raise self._exists(final)
             self.require_space(expected_size or 0)
             self._make_fan_out(final.parent)
@@ -419,7 +418,7 @@ class FileShardStore:
         check_index(index)
         self._require_open()
         with disk_errors("looking for a shard"):
-            return self._path(base, index, form).exists()
+            return self.disk.exists(self._path(base, index, form))
 
     def remove(self, base: BlobBase, index: int, form: str = FORM_FIRST) -> bool:
         check_index(index)
@@ -429,7 +428,7 @@ class FileShardStore:
             if path.parent.name not in self._fan_out:
                 return False
             try:
-                size = os.lstat(path).st_size
+                size = self.disk.length(path)
                 self.disk.unlink(path)
             except FileNotFoundError:
                 removed = False
@@ -448,7 +447,7 @@ class FileShardStore:
         path = self._path(base, index, form)
         with disk_errors("setting a shard aside"), self._lock:
             try:
-                size = os.lstat(path).st_size
+                size = self.disk.length(path)
             except FileNotFoundError:
                 raise _no_such_shard(base, index) from None
             for serial in itertools.count():
@@ -476,7 +475,7 @@ class FileShardStore:
             folders = sorted(self._fan_out)
         for folder in folders:
             with disk_errors("listing the shards"):
-                names = os.listdir(self._folder / folder)
+                names = self.disk.names(self._folder / folder)
             found = (_parse(folder, name) for name in names)
             yield from sorted(shard for shard in found if shard is not None)
 
@@ -495,7 +494,7 @@ class FileShardStore:
             writers = tuple(self._writers)
         for writer in writers:
             writer.abort()
-        os.close(self._lock_fd)
+        self.disk.close(self._lock_fd)
 
     # For the writers.
 
@@ -537,6 +536,15 @@ class FileShardStore:
         """Drop an ended writer."""
         with self._lock:
             self._writers.discard(writer)
+
+    def _hold(self, folder: Path) -> int:
+        """Hold the folder: opening deletes temporaries, so there is one opener at a time."""
+        try:
+            return self.disk.lock(folder / "LOCK")
+        except BlockingIOError:
+            raise Unavailable(
+                "another process has these shards open: stop it first", reason="store-locked"
+            ) from None
 
     def _require_open(self) -> None:
         if self._closed:
@@ -589,23 +597,17 @@ def _parse(folder: str, name: str) -> tuple[BlobBase, int, str] | None:
     return BlobBase(bytes.fromhex(match[1])), int(match[2]), match[3] or FORM_FIRST
 
 
-def _lock_folder(folder: Path) -> int:
-    """Hold the folder: opening deletes temporaries, so there is one opener at a time."""
-    fd = os.open(folder / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        raise Unavailable(
-            "another process has these shards open: stop it first", reason="store-locked"
-        ) from None
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
+@dataclass(frozen=True)
+class Drive:
+    """What the stores of one node are opened on; the simulator gives another."""
+
+    disk: Disk = field(default_factory=Disk)
+    open_rows: Callable[[Path], Any] = open_database
+    open_keys: Callable[[Path], Any] = open_key_database
+    batch: Callable[[], Any] = raw_batch
 
 
-def open_stores(folder: Path, *, reserve_bytes: int) -> Stores:
+def open_stores(folder: Path, *, reserve_bytes: int, drive: Drive | None = None) -> Stores:
     """Open, or create, what one storage node keeps: ``shards/ rows/ keys/``.
 
     ``reserve_bytes`` of the disk are refused to shards, so that rows, receipts
@@ -617,17 +619,17 @@ def open_stores(folder: Path, *, reserve_bytes: int) -> Stores:
         Corrupt: a database is damaged.
         Invalid: written by a newer version of this software.
     """
+    on = drive if drive is not None else Drive()
     with disk_errors("creating the stores"):
         for path in (folder, *(folder / name for name in ("shards", "rows", "keys"))):
-            path.mkdir(mode=FOLDER_MODE, parents=path is folder, exist_ok=True)
-            path.chmod(FOLDER_MODE)
-        Disk().sync_folder(folder)
-        Disk().sync_folder(folder.parent)
+            on.disk.make_private_folder(path, parents=path is folder)
+        on.disk.sync_folder(folder)
+        on.disk.sync_folder(folder.parent)
     with contextlib.ExitStack() as undo:
-        shards = FileShardStore(folder / "shards", reserve_bytes=reserve_bytes)
+        shards = FileShardStore(folder / "shards", reserve_bytes=reserve_bytes, disk=on.disk)
         undo.callback(shards.close)
-        rows = RocksRowStore(folder / "rows")
+        rows = RocksRowStore(folder / "rows", opener=on.open_rows, batch=on.batch, disk=on.disk)
         undo.callback(rows.close)
-        keys = RocksKeyStore(folder / "keys")
+        keys = RocksKeyStore(folder / "keys", opener=on.open_keys, batch=on.batch, disk=on.disk)
         undo.pop_all()
     return Stores(shards, rows, keys)
