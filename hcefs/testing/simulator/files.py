@@ -23,12 +23,13 @@ from hcefs.testing.simulator.machine import Crash, Life
 class _File:
     """One inode: its bytes now, and those that survive."""
 
-    __slots__ = ("data", "durable", "links")
+    __slots__ = ("data", "durable", "is_flipped", "links")
 
     def __init__(self) -> None:
         self.data = bytearray()
         self.durable = b""
         self.links = 0
+        self.is_flipped = False
 
 
 class Platter:
@@ -99,6 +100,20 @@ class Platter:
         """Change one bit of a file at rest."""
         file.data[place] ^= 1 << bit
         file.durable = bytes(file.data)
+        file.is_flipped = True
+
+    def durable_shards(self) -> list[tuple[str, _File]]:
+        """The shards that would survive a power cut now, whole and as written."""
+        return [
+            (name, file)
+            for path, names in self.durable.items()
+            if len(_name(path)) == 2 and path in self.folders
+            for name, file in names.items()
+            if file is not None
+            and self.folders[path].get(name) is file
+            and not file.is_flipped
+            and len(file.durable) == len(file.data)
+        ]
 
     def contents(self) -> list[bytes]:
         """The bytes of every file, those without a name left out."""
@@ -112,6 +127,14 @@ def _parent(path: str) -> str:
 
 def _name(path: str) -> str:
     return path.rpartition("/")[2]
+
+
+def index_of_name(name: str) -> tuple[bytes, int] | None:
+    """Base and index that a shard's file name says, or None for another file."""
+    parts = name.split(".")
+    if len(parts) not in (2, 3) or len(parts[0]) != 32:
+        return None
+    return bytes.fromhex(parts[0]), int(parts[1])
 
 
 class SimDisk(Disk):

@@ -43,6 +43,8 @@ class Machine:
         """Between which bounds one disk call takes."""
         self.compute_seconds = (0.0, 0.001)
         self.lives = 0
+        self.was_cut = False
+        """Whether the power went in the middle of a disk call."""
 
     def now_ms(self) -> int:
         """This machine's wall clock."""
@@ -57,6 +59,9 @@ class Life:
         self.machine = machine
         self.loop = machine.loop
         self.alive = True
+        self.is_ended = False
+        """Whether :meth:`end` has run; it is dead before, when a disk call killed it."""
+
         self.tasks: dict[CountedTask, None] = {}
         self.on_end: list[Callable[[], None]] = []
         self.runtime = SimRuntime(self, f"{machine.seed}/{machine.lives}")
@@ -68,10 +73,11 @@ class Life:
         return self.loop.create_task(coroutine, name=name, context=context)
 
     def end(self) -> None:
-        """Kill it: fence first, then cancel; harmless when it is dead."""
-        if not self.alive:
+        """Kill it: fence first, then cancel; harmless when it has ended."""
+        if self.is_ended:
             return
         self.alive = False
+        self.is_ended = True
         for callback in self.on_end:
             callback()
         for task in list(self.tasks):
@@ -137,6 +143,7 @@ class SimRuntime:
         try:
             return function(*args)
         except Crash:
+            self._machine.was_cut = True
             self.life.end()
             raise asyncio.CancelledError from None
 

@@ -7,11 +7,11 @@ Owns what starts, kills and restarts them, and the way of every client.  Nodes 1
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
-import functools
 import random
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +36,7 @@ from hcefs.node.ledger_link import GrpcLedgerLink
 from hcefs.node.ledger_node import LedgerNode
 from hcefs.node.ledger_submit import LedgerSubmitter
 from hcefs.node.storage_node import NodeParts, StorageNode
+from hcefs.placement import cluster_map, planner
 from hcefs.placement.cluster_map import ClusterMap, Node, NodeState
 from hcefs.placement.planner import first_map
 from hcefs.store.files import Drive, open_stores
@@ -48,6 +49,9 @@ from hcefs.testing.simulator.network import Network, Port, SimDialer, spki_of
 from hcefs.testing.simulator.trace import Trace
 
 T = TypeVar("T")
+
+PARTITION_BITS = 3
+"""Eight partitions a profile in the place of 256: upkeep goes over all of them all the time."""
 
 MEMBERS = 6
 SPARES = 1
@@ -167,6 +171,7 @@ class SimLedger:
     node: LedgerNode | None = None
     client_address: str = "10.0.1.1:7100"
     peer_address: str = "10.0.1.1:7101"
+    started: float = 0.0
 
     @property
     def is_up(self) -> bool:
@@ -183,18 +188,6 @@ class Person:
     machine: Machine
     life: Life
     client: Client
-
-
-@dataclass
-class People:
-    """The accounts that use the cluster."""
-
-    operators: list[Person] = field(default_factory=list)
-    hospital: Person | None = None
-    doctor: Person | None = None
-    nurse: Person | None = None
-    patient: Person | None = None
-    device: Person | None = None
 
 
 class World:
@@ -245,6 +238,7 @@ class World:
         """Start the ledger's process."""
         ledger = self.ledger
         life = ledger.life = Life(ledger.machine)
+        ledger.started = self.loop.time()
         life.on_end.append(lambda: self._died(life))
         log = LedgerLog.open(
             DATA, self.genesis, opener=lambda _: SimDatabase(ledger.table, life), batch=Batch
@@ -418,6 +412,11 @@ class World:
         """The node of an account."""
         return next(node for node in self.nodes if node.account == account)
 
+    def applied_height(self, account: AccountId) -> int:
+        """How much of the ledger a node has applied; 0 while it does not run."""
+        node = self.node_of(account)
+        return node.node.follower.view.height if node.is_up and node.node is not None else 0
+
     async def until(self, holds: Callable[[], bool], seconds: float) -> bool:
         """Wait until something is so; whether it came so."""
         end = self.loop.time() + seconds
@@ -426,6 +425,27 @@ class World:
                 return False
             await asyncio.sleep(0.25)
         return True
+
+    def machines(self) -> list[Machine]:
+        """Everybody's."""
+        return [
+            self.ledger.machine,
+            *(node.machine for node in self.nodes),
+            *(person.machine for person in self.people.values()),
+        ]
+
+    def close(self) -> None:
+        """End all lives and the loop."""
+        lives = [self.ledger.life, *(node.life for node in self.nodes)]
+        for life in [*lives, *(person.life for person in self.people.values())]:
+            if life is not None:
+                life.end()
+        # What was cancelled runs once more, to end.
+        for task in asyncio.all_tasks(self.loop):
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            self.loop.run_until_complete(asyncio.sleep(1.0))
+        self.loop.close()
 
     def heal(self) -> None:
         """End every fault, and start what does not run."""
@@ -441,6 +461,19 @@ class World:
             self.start_ledger()
 
 
+@contextlib.contextmanager
+def scaled() -> Iterator[None]:
+    """Let maps be as small as simulated ones are, for as long as one is simulated."""
+    maps: Any = cluster_map
+    plans: Any = planner
+    before = maps.BITS_MIN, plans.partition_bits
+    maps.BITS_MIN, plans.partition_bits = PARTITION_BITS, lambda nodes, n: PARTITION_BITS
+    try:
+        yield
+    finally:
+        maps.BITS_MIN, plans.partition_bits = before
+
+
 async def _submit(client: Client, signed: SignedTransaction) -> None:
     """Submit; while few followers run, a committed transaction may be called unreplicated."""
     for _ in range(5):
@@ -453,7 +486,6 @@ async def _submit(client: Client, signed: SignedTransaction) -> None:
             return
 
 
-@functools.lru_cache(maxsize=1)
 def marker() -> bytes:
     """What every plaintext is full of, so that a leak of any part of one is seen."""
     return b"PATIENT-PLAINTEXT"
