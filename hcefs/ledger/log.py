@@ -188,9 +188,16 @@ class LedgerLog(StateView):
     checksum and ``Internal(reason="ledger-log-failed")`` when the database fails.
     """
 
-    def __init__(self, database: rocksdict.Rdict, path: Path, genesis: Genesis) -> None:
+    def __init__(
+        self,
+        database: rocksdict.Rdict,
+        path: Path,
+        genesis: Genesis,
+        batch: Callable[[], rocksdict.WriteBatch],
+    ) -> None:
         """Use :meth:`open`."""
         self._database = database
+        self._new_batch = batch
         self._rows = _Rows(database)
         self._facts = FactMemory()
         super().__init__(self, 0, 0)
@@ -211,8 +218,18 @@ class LedgerLog(StateView):
         self._sync.sync = True
 
     @classmethod
-    def open(cls, path: Path, genesis: Genesis) -> Self:
+    def open(
+        cls,
+        path: Path,
+        genesis: Genesis,
+        *,
+        opener: Callable[[Path], rocksdict.Rdict] | None = None,
+        batch: Callable[[], rocksdict.WriteBatch] | None = None,
+    ) -> Self:
         """Open the log of a cluster, or start one with its genesis.
+
+        The simulator gives a database of its own: what opens it, and what makes the
+        batches that it writes.
 
         Raises:
             Conflict: ``other-cluster``: the folder holds another cluster's log;
@@ -220,9 +237,9 @@ class LedgerLog(StateView):
             Invalid: the genesis is malformed.
         """
         genesis.check()
-        path.mkdir(parents=True, exist_ok=True)
+        new_batch = batch if batch is not None else _raw_batch
         try:
-            database = rocksdict.Rdict(str(path), _options())
+            database = (opener if opener is not None else _open_database)(path)
         except Exception as error:
             if "lock" in str(error).lower():
                 raise Conflict(
@@ -235,14 +252,19 @@ class LedgerLog(StateView):
                 reason="ledger-log-failed",
             ) from error
         try:
-            cls._begin(database, path, genesis)
-            return cls(database, path, genesis)
+            cls._begin(database, path, genesis, new_batch)
+            return cls(database, path, genesis, new_batch)
         except BaseException:
             database.close()
             raise
 
     @staticmethod
-    def _begin(database: rocksdict.Rdict, path: Path, genesis: Genesis) -> None:
+    def _begin(
+        database: rocksdict.Rdict,
+        path: Path,
+        genesis: Genesis,
+        new_batch: Callable[[], rocksdict.WriteBatch],
+    ) -> None:
         rows = _Rows(database)
         stored = rows.row(GENESIS_ROW)
         if stored == genesis.encode():
@@ -252,7 +274,7 @@ class LedgerLog(StateView):
                 f"{path} holds the ledger of another cluster: give each cluster its own folder",
                 reason="other-cluster",
             )
-        batch = rocksdict.WriteBatch(raw_mode=True)
+        batch = new_batch()
         for key, value in machine.genesis_state(genesis)[0].scan(b""):
             batch.put(STATE_ROWS + key, seal(STATE_ROWS + key, value))
         batch.put(GENESIS_ROW, seal(GENESIS_ROW, genesis.encode()))
@@ -482,7 +504,7 @@ class LedgerLog(StateView):
                 head = shown
             if head is not None and head is not self._head_written:
                 draft.put(HEAD_ROW, head.encode())
-            self._write(_batch(draft))
+            self._write(_fill(self._new_batch(), draft))
             self._facts.change(draft.facts)
             self._head_written = head
             # The height is told last: who has seen it, sees everything at it.
@@ -541,7 +563,7 @@ class LedgerLog(StateView):
                     f"stands at block {self.height}: it does not begin here",
                     reason="not-there",
                 )
-            batch = rocksdict.WriteBatch(raw_mode=True)
+            batch = self._new_batch()
             key = term_row(change.term)
             batch.put(key, seal(key, signed.encode()))
             head = self._head
@@ -567,7 +589,7 @@ class LedgerLog(StateView):
             term = self._fork_term(proof)
             row = FORK_ROW if term >= self._terms.term else settled_fork_row(term)
             if self._rows.row(row) is None:
-                batch = rocksdict.WriteBatch(raw_mode=True)
+                batch = self._new_batch()
                 batch.put(row, seal(row, proof.encode()))
                 self._write(batch)
 
@@ -585,7 +607,7 @@ class LedgerLog(StateView):
         """Keep the statement that voids blocks which this log holds."""
         with self._writing:
             self._check_writable()
-            batch = rocksdict.WriteBatch(raw_mode=True)
+            batch = self._new_batch()
             batch.put(SUPERSEDED_ROW, seal(SUPERSEDED_ROW, signed.encode()))
             self._write(batch)
 
@@ -644,7 +666,7 @@ class LedgerLog(StateView):
 
     def _write_head(self, head: SignedHead | None, *, sync: bool) -> None:
         if head is not None:
-            batch = rocksdict.WriteBatch(raw_mode=True)
+            batch = self._new_batch()
             batch.put(HEAD_ROW, seal(HEAD_ROW, head.encode()))
             self._write(batch, sync=sync)
             self._head_written = head
@@ -672,14 +694,22 @@ def _is_newer(head: SignedHead, known: SignedHead | None) -> bool:
     return (head.term, head.height, head.time_ms) > (known.term, known.height, known.time_ms)
 
 
-def _batch(draft: Draft) -> rocksdict.WriteBatch:
-    batch = rocksdict.WriteBatch(raw_mode=True)
+def _fill(batch: rocksdict.WriteBatch, draft: Draft) -> rocksdict.WriteBatch:
     for key, value in draft.rows.items():
         if value is None:
             batch.delete(key)
         else:
             batch.put(key, value)
     return batch
+
+
+def _raw_batch() -> rocksdict.WriteBatch:
+    return rocksdict.WriteBatch(raw_mode=True)
+
+
+def _open_database(path: Path) -> rocksdict.Rdict:
+    path.mkdir(parents=True, exist_ok=True)
+    return rocksdict.Rdict(str(path), _options())
 
 
 def _options() -> rocksdict.Options:

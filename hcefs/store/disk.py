@@ -19,11 +19,47 @@ _TOO_MANY_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 class Disk:
-    """The file system calls of a shard store; tests derive from it to record and to fail."""
+    """The file system calls of a node's stores.
+
+    Tests derive from it to record and to fail; the simulator has a disk of its own.
+    """
 
     def make_folder(self, path: Path) -> None:
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, FOLDER_MODE)
+
+    def make_private_folder(self, path: Path, *, parents: bool) -> None:
+        """Make a folder that is there already private, too."""
+        path.mkdir(mode=FOLDER_MODE, parents=parents, exist_ok=True)
+        path.chmod(FOLDER_MODE)
+
+    def is_folder(self, path: Path) -> bool:
+        return path.is_dir()
+
+    def names(self, path: Path) -> list[str]:
+        """What a folder holds, in no order."""
+        return os.listdir(path)
+
+    def exists(self, path: Path) -> bool:
+        return path.exists()
+
+    def length(self, path: Path) -> int:
+        """Bytes of a file that is not open."""
+        return os.lstat(path).st_size
+
+    def lock(self, path: Path) -> int:
+        """Hold a file against other processes, for as long as the descriptor is open.
+
+        Raises:
+            BlockingIOError: another process holds it.
+        """
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
 
     def create(self, path: Path) -> int:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
@@ -80,6 +116,10 @@ class Disk:
 
     def unlink(self, path: Path) -> None:
         os.unlink(path)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Give a file or a folder another name; a file there is replaced."""
+        os.rename(source, target)
 
     def space(self, path: Path) -> tuple[int, int]:
         """Free bytes (for unprivileged users) and all bytes of the file system."""

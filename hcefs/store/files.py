@@ -35,23 +35,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import heapq
 import itertools
 import logging
-import os
 import re
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.errors import Conflict, Corrupt, HcefsError, Invalid, NotFound, Unavailable
 from hcefs.ids import BlobBase
 from hcefs.integrity import Buffer
 from hcefs.store.aligned import AlignedBuffers, aligned_down, aligned_up
-from hcefs.store.disk import FILE_MODE, FOLDER_MODE, Disk, disk_error, disk_errors
+from hcefs.store.disk import Disk, disk_error, disk_errors
 from hcefs.store.health import DiskHealth
 from hcefs.store.interface import (
     FORM_FIRST,
@@ -65,9 +64,9 @@ from hcefs.store.interface import (
     check_limit,
     check_size,
 )
-from hcefs.store.keys import RocksKeyStore
+from hcefs.store.keys import RocksKeyStore, open_key_database
 from hcefs.store.recovery import Restoring, note_lost, opened_or_set_aside, unname_shards
-from hcefs.store.rows import RocksRowStore
+from hcefs.store.rows import RocksRowStore, open_database, raw_batch
 from hcefs.store.watched import WatchedDisk
 
 T = TypeVar("T")
@@ -352,28 +351,27 @@ class FileShardStore:
         with disk_errors("opening the shards"):
             for path in (folder, self._incoming, self._quarantine):
                 self.disk.make_folder(path)
-            self._lock_fd = _lock_folder(folder)
+            self._lock_fd = self._hold(folder)
             try:
                 self._recover()
             except BaseException:
-                os.close(self._lock_fd)
+                self.disk.close(self._lock_fd)
                 raise
 
     def _recover(self) -> None:
-        for name in os.listdir(self._incoming):
+        for name in self.disk.names(self._incoming):
             self.disk.unlink(self._incoming / name)
-        for name in sorted(os.listdir(self._folder)):
+        for name in sorted(self.disk.names(self._folder)):
             if not _FAN_OUT.fullmatch(name):
                 continue
             self._fan_out.add(name)
             # A process killed between link and fsync left a visible name that
             # power loss could still take back; from here on it may be counted.
             self.disk.sync_folder(self._folder / name)
-            with os.scandir(self._folder / name) as entries:
-                for entry in entries:
-                    if _parse(name, entry.name) is not None:
-                        self._shards += 1
-                        self._shard_bytes += entry.stat(follow_symlinks=False).st_size
+            for file in self.disk.names(self._folder / name):
+                if _parse(name, file) is not None:
+                    self._shards += 1
+                    self._shard_bytes += self.disk.length(self._folder / name / file)
         self.disk.sync_folder(self._folder)
 
     def begin(
@@ -388,7 +386,7 @@ class FileShardStore:
         self._require_open()
         with disk_errors("beginning a shard"):
             final = self._path(base, index, form)
-            if final.exists():
+            if self.disk.exists(final):
                 raise self._exists(final)
             self.require_space(expected_size or 0)
             self._make_fan_out(final.parent)
@@ -436,7 +434,7 @@ class FileShardStore:
         check_index(index)
         self._require_open()
         with disk_errors("looking for a shard"):
-            return self._path(base, index, form).exists()
+            return self.disk.exists(self._path(base, index, form))
 
     def remove(self, base: BlobBase, index: int, form: str = FORM_FIRST) -> bool:
         check_index(index)
@@ -446,7 +444,7 @@ class FileShardStore:
             if path.parent.name not in self._fan_out:
                 return False
             try:
-                size = os.lstat(path).st_size
+                size = self.disk.length(path)
                 self.disk.unlink(path)
             except FileNotFoundError:
                 removed = False
@@ -465,7 +463,7 @@ class FileShardStore:
         path = self._path(base, index, form)
         with disk_errors("setting a shard aside"), self._lock:
             try:
-                size = os.lstat(path).st_size
+                size = self.disk.length(path)
             except FileNotFoundError:
                 raise _no_such_shard(base, index) from None
             for serial in itertools.count():
@@ -486,13 +484,13 @@ class FileShardStore:
     def quarantined(self) -> Iterator[SetAside]:
         self._require_open()
         with disk_errors("listing the quarantine"):
-            names = sorted(os.listdir(self._quarantine))
+            names = sorted(self.disk.names(self._quarantine))
         for name in names:
             shard = _parse("", name.rpartition(".")[0])
             if shard is None:
                 continue
             with contextlib.suppress(FileNotFoundError), disk_errors("listing the quarantine"):
-                yield SetAside(name, *shard, os.lstat(self._quarantine / name).st_size)
+                yield SetAside(name, *shard, self.disk.length(self._quarantine / name))
 
     def discard(self, name: str) -> bool:
         self._require_open()
@@ -517,8 +515,8 @@ class FileShardStore:
         with self._lock:
             if folder not in self._fan_out:
                 return []
-        with disk_errors("listing the shards"), os.scandir(self._folder / folder) as entries:
-            found = (_parse(folder, entry.name) for entry in entries)
+        with disk_errors("listing the shards"):
+            found = (_parse(folder, name) for name in self.disk.names(self._folder / folder))
             behind = (s for s in found if s is not None and (after is None or s > after))
             return heapq.nsmallest(limit, behind)
 
@@ -534,7 +532,7 @@ class FileShardStore:
             folders = sorted(self._fan_out)
         for folder in folders:
             with disk_errors("listing the shards"):
-                names = os.listdir(self._folder / folder)
+                names = self.disk.names(self._folder / folder)
             found = (_parse(folder, name) for name in names)
             yield from sorted(shard for shard in found if shard is not None)
 
@@ -553,7 +551,7 @@ class FileShardStore:
             writers = tuple(self._writers)
         for writer in writers:
             writer.abort()
-        os.close(self._lock_fd)
+        self.disk.close(self._lock_fd)
 
     # For the writers.
 
@@ -594,6 +592,15 @@ class FileShardStore:
         """Drop an ended writer."""
         with self._lock:
             self._writers.discard(writer)
+
+    def _hold(self, folder: Path) -> int:
+        """Hold the folder: opening deletes temporaries, so there is one opener at a time."""
+        try:
+            return self.disk.lock(folder / "LOCK")
+        except BlockingIOError:
+            raise Unavailable(
+                "another process has these shards open: stop it first", reason="store-locked"
+            ) from None
 
     def _require_open(self) -> None:
         if self._closed:
@@ -646,20 +653,14 @@ def _parse(folder: str, name: str) -> tuple[BlobBase, int, str] | None:
     return BlobBase(bytes.fromhex(match[1])), int(match[2]), match[3] or FORM_FIRST
 
 
-def _lock_folder(folder: Path) -> int:
-    """Hold the folder: opening deletes temporaries, so there is one opener at a time."""
-    fd = os.open(folder / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        raise Unavailable(
-            "another process has these shards open: stop it first", reason="store-locked"
-        ) from None
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
+@dataclass(frozen=True)
+class Drive:
+    """What the stores of one node are opened on; the simulator gives another."""
+
+    disk: Disk = field(default_factory=Disk)
+    open_rows: Callable[[Path], Any] = open_database
+    open_keys: Callable[[Path], Any] = open_key_database
+    batch: Callable[[], Any] = raw_batch
 
 
 def open_stores(
@@ -668,6 +669,7 @@ def open_stores(
     reserve_bytes: int,
     health: DiskHealth | None = None,
     restoring: Restoring | None = None,
+    drive: Drive | None = None,
 ) -> Stores:
     """Open, or create, what one storage node keeps: ``shards/ rows/ keys/``.
 
@@ -681,42 +683,46 @@ def open_stores(
         Corrupt: a database is damaged.
         Invalid: written by a newer version of this software.
     """
+    on = drive if drive is not None else Drive()
     with disk_errors("creating the stores"):
-        folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        for path in (folder, folder / "shards"):
+            on.disk.make_private_folder(path, parents=path is folder)
     if restoring is not None:
         note_lost(folder, restoring)
     with contextlib.ExitStack() as undo:
-        with disk_errors("creating the stores"):
-            (folder / "shards").mkdir(mode=FOLDER_MODE, exist_ok=True)
-            for path in (folder, folder / "shards"):
-                path.chmod(FOLDER_MODE)
         # First: its lock keeps a second process from setting anything aside.
         shards = FileShardStore(
             folder / "shards",
             reserve_bytes=reserve_bytes,
-            disk=None if health is None else WatchedDisk(health),
+            disk=on.disk if health is None else WatchedDisk(health, on.disk),
             health=health,
         )
         undo.callback(shards.close)
-        rows = _opened(folder / "rows", restoring, RocksRowStore)
+
+        def open_rows(path: Path) -> RocksRowStore:
+            return RocksRowStore(path, opener=on.open_rows, batch=on.batch, disk=on.disk)
+
+        def open_keys(path: Path) -> RocksKeyStore:
+            return RocksKeyStore(path, opener=on.open_keys, batch=on.batch, disk=on.disk)
+
+        rows = _opened(folder / "rows", restoring, on.disk, open_rows)
         undo.callback(rows.close)
-        keys = _opened(folder / "keys", restoring, RocksKeyStore)
+        keys = _opened(folder / "keys", restoring, on.disk, open_keys)
         undo.callback(keys.close)
         stores = Stores(shards, rows, keys)
         if restoring is not None:
             unname_shards(stores, restoring)
         with disk_errors("creating the stores"):
-            Disk().sync_folder(folder)
-            Disk().sync_folder(folder.parent)
+            on.disk.sync_folder(folder)
+            on.disk.sync_folder(folder.parent)
         undo.pop_all()
     return stores
 
 
-def _opened(folder: Path, restoring: Restoring | None, open_: Callable[[Path], T]) -> T:
+def _opened(folder: Path, restoring: Restoring | None, disk: Disk, open_: Callable[[Path], T]) -> T:
     def opening(path: Path) -> T:
         with disk_errors("creating the stores"):
-            path.mkdir(mode=FOLDER_MODE, exist_ok=True)
-            path.chmod(FOLDER_MODE)
+            disk.make_private_folder(path, parents=False)
         return open_(path)
 
     return opening(folder) if restoring is None else opened_or_set_aside(folder, restoring, opening)

@@ -37,13 +37,14 @@ from rocksdict import BottommostLevelCompaction, CompactOptions, Rdict, WriteBat
 
 from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.errors import HcefsError, Unavailable
+from hcefs.store.disk import Disk
 from hcefs.store.interface import KeyTable, check_key, check_value
 from hcefs.store.rows import (
     RocksTables,
+    raw_batch,
     row_exists,
     row_name,
     row_options,
-    sync_folder,
     translate_any,
 )
 
@@ -68,14 +69,20 @@ class RocksKeyStore(RocksTables[KeyTable]):
     """See :class:`~hcefs.store.interface.KeyStore`."""
 
     def __init__(
-        self, folder: Path, *, opener: Callable[[Path], Rdict] = open_key_database
+        self,
+        folder: Path,
+        *,
+        opener: Callable[[Path], Rdict] = open_key_database,
+        batch: Callable[[], WriteBatch] = raw_batch,
+        disk: Disk | None = None,
     ) -> None:
+        files = disk or Disk()
         self._compaction = CompactOptions()
         self._compaction.set_bottommost_level_compaction(BottommostLevelCompaction.force())
         self._compaction.set_exclusive_manual_compaction(True)
         # Files that may hold deleted rows; not empty: a deletion is unfinished.
-        self._suspects = _data_files(folder)
-        super().__init__(folder, b"hcefs-keys-1", opener)
+        self._suspects = _data_files(files, folder)
+        super().__init__(folder, b"hcefs-keys-1", opener, batch, files)
         try:
             with self._gate.alone():
                 self._erase([])
@@ -106,9 +113,9 @@ class RocksKeyStore(RocksTables[KeyTable]):
             present = [name for name in names if self._present(name)]
             if not present and not self._suspects:
                 return
-            self._suspects |= _data_files(self._folder)
+            self._suspects |= _data_files(self._disk, self._folder)
             if present:
-                batch = WriteBatch(raw_mode=True)
+                batch = self._new_batch()
                 for name in present:
                     batch.delete(name)
                 self._write_batch(batch)
@@ -135,7 +142,7 @@ class RocksKeyStore(RocksTables[KeyTable]):
                 if self._leftovers():
                     raise _not_erased()
             crash_point(CrashPoint.ERASE_CHECKED)
-            sync_folder(self._folder)
+            self._disk.sync_folder(self._folder)
         except Exception as error:
             # RocksDB may refuse to go on after an error in the background.
             self._write_failed = True
@@ -163,7 +170,7 @@ class RocksKeyStore(RocksTables[KeyTable]):
         Every suspect log counts: the flush has begun a new one.
         """
         live = self._guard(lambda database: database.live_files())
-        return (self._suspects & _data_files(self._folder)) - {
+        return (self._suspects & _data_files(self._disk, self._folder)) - {
             str(table["name"]).lstrip("/") for table in live
         }
 
@@ -175,10 +182,10 @@ def _not_erased() -> Unavailable:
     )
 
 
-def _data_files(folder: Path) -> set[str]:
-    if not folder.is_dir():
+def _data_files(disk: Disk, folder: Path) -> set[str]:
+    if not disk.is_folder(folder):
         return set()
-    return {path.name for path in folder.iterdir() if _DATA_FILE.fullmatch(path.name)}
+    return {name for name in disk.names(folder) if _DATA_FILE.fullmatch(name)}
 
 
 def _ranges(names: Sequence[bytes]) -> list[tuple[bytes, bytes]]:

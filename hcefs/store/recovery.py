@@ -18,14 +18,13 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from hcefs.errors import Corrupt, HcefsError, Invalid
-from hcefs.store.disk import FILE_MODE, disk_errors
+from hcefs.store.disk import Disk, disk_errors
 from hcefs.store.interface import Stores, Table
 
 ROWS, KEYS, LEDGER = "rows", "keys", "ledger"
@@ -34,6 +33,7 @@ UNNAMED = "unnamed"
 
 _MARK = "RESTORING"
 _HEAD = "hcefs-restoring 1"
+_MARK_BYTES = 4096
 _NAMES = frozenset({ROWS, KEYS, LEDGER, UNNAMED})
 _DAMAGE = re.compile(r"corruption|no such file|invalid argument|not found", re.IGNORECASE)
 _PAGE_ROWS = 1000
@@ -49,16 +49,21 @@ class Restoring:
         Unavailable: the disk failed.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, disk: Disk | None = None) -> None:
         self._folder = folder
         self._path = folder / _MARK
+        self.disk = disk if disk is not None else Disk()
         self.names = self._read()
 
     def _read(self) -> frozenset[str]:
         with disk_errors("reading the mark of a node that restores"):
-            if not self._path.exists():
+            if not self.disk.exists(self._path):
                 return frozenset()
-            lines = self._path.read_bytes()[:4096].decode("ascii", "replace").splitlines()
+            fd = self.disk.open(self._path)
+            try:
+                lines = self.disk.read(fd, _MARK_BYTES, 0).decode("ascii", "replace").splitlines()
+            finally:
+                self.disk.close(fd)
         names = frozenset(lines[1:])
         if lines[:1] != [_HEAD] or not names <= _NAMES:
             # Somebody wrote it, so something was lost: what it was, is not known.
@@ -82,18 +87,22 @@ class Restoring:
     def _write(self, names: frozenset[str]) -> None:
         with disk_errors("writing the mark of a node that restores"):
             temporary = self._path.with_suffix(".new")
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
+            if self.disk.exists(temporary):
+                self.disk.unlink(temporary)
+            fd = self.disk.create(temporary)
             try:
-                os.write(fd, "\n".join([_HEAD, *sorted(names), ""]).encode("ascii"))
-                os.fsync(fd)
+                text = "\n".join([_HEAD, *sorted(names), ""]).encode("ascii")
+                self.disk.write(fd, [memoryview(text)])
+                self.disk.sync(fd)
             finally:
-                os.close(fd)
+                self.disk.close(fd)
             if names:
-                temporary.rename(self._path)
+                self.disk.rename(temporary, self._path)
             else:
-                temporary.unlink()
-                self._path.unlink(missing_ok=True)
-            _sync(self._folder)
+                self.disk.unlink(temporary)
+                if self.disk.exists(self._path):
+                    self.disk.unlink(self._path)
+            self.disk.sync_folder(self._folder)
         self.names = names
 
 
@@ -104,7 +113,7 @@ def opened_or_set_aside(folder: Path, restoring: Restoring, open_: Callable[[Pat
         HcefsError: it cannot be opened for another reason.
     """
     name = folder.name
-    if _lacks_current(folder):
+    if _lacks_current(folder, restoring.disk):
         # RocksDB would begin anew in the same folder, and delete what lies there.
         _set_aside(folder, restoring, "its file CURRENT is gone")
     try:
@@ -130,11 +139,11 @@ def is_damage(error: HcefsError) -> bool:
     return "lock" not in cause.lower() and _DAMAGE.search(cause) is not None
 
 
-def _lacks_current(folder: Path) -> bool:
+def _lacks_current(folder: Path, disk: Disk) -> bool:
     with disk_errors("looking at a database"):
-        if not folder.is_dir() or (folder / "CURRENT").exists():
+        if not disk.is_folder(folder) or disk.exists(folder / "CURRENT"):
             return False
-        return any(path.suffix in (".sst", ".log") for path in folder.iterdir())
+        return any(name.endswith((".sst", ".log")) for name in disk.names(folder))
 
 
 def _set_aside(folder: Path, restoring: Restoring, why: str) -> None:
@@ -142,10 +151,10 @@ def _set_aside(folder: Path, restoring: Restoring, why: str) -> None:
     with disk_errors("setting a database aside"):
         for serial in itertools.count():
             target = folder.with_name(f"{folder.name}.damaged-{serial}")
-            if not target.exists():
+            if not restoring.disk.exists(target):
                 break
-        folder.rename(target)
-        _sync(folder.parent)
+        restoring.disk.rename(folder, target)
+        restoring.disk.sync_folder(folder.parent)
     log.error(
         "the database %s cannot be opened (%s): it is kept as %s", folder.name, why, target.name
     )
@@ -157,12 +166,12 @@ def note_lost(folder: Path, restoring: Restoring) -> None:
     Before they are opened: a folder without shards is a new node's.
     """
     with disk_errors("looking at the stores"):
-        shards = folder / "shards"
-        if not shards.is_dir() or not any(
-            len(path.name) == 2 and any(path.iterdir()) for path in shards.iterdir()
+        shards, disk = folder / "shards", restoring.disk
+        if not disk.is_folder(shards) or not any(
+            len(name) == 2 and disk.names(shards / name) for name in disk.names(shards)
         ):
             return
-        lost = [name for name in (ROWS, KEYS) if not (folder / name / "CURRENT").exists()]
+        lost = [name for name in (ROWS, KEYS) if not disk.exists(folder / name / "CURRENT")]
     if lost:
         restoring.add(*lost)
 
@@ -180,11 +189,3 @@ def unname_shards(stores: Stores, restoring: Restoring) -> None:
                 break
             stores.rows.delete([(Table.PLACED, key) for key in keys])
         restoring.add(UNNAMED)
-
-
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -29,7 +29,6 @@ from __future__ import annotations
 import contextlib
 import enum
 import logging
-import os
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -49,6 +48,7 @@ from rocksdict import (
 
 from hcefs.errors import Conflict, Corrupt, Exhausted, HcefsError, Internal, Invalid, Unavailable
 from hcefs.integrity import crc32c
+from hcefs.store.disk import Disk
 from hcefs.store.interface import RowPage, Table, check_key, check_limit, check_value
 
 log = logging.getLogger(__name__)
@@ -93,6 +93,11 @@ def row_options() -> Options:
 def open_database(folder: Path) -> Rdict:
     """Open or create a database with :func:`row_options`."""
     return Rdict(str(folder), row_options())
+
+
+def raw_batch() -> WriteBatch:
+    """A batch of rows to be written together."""
+    return WriteBatch(raw_mode=True)
 
 
 def seal_row(name: bytes, value: bytes) -> bytes:
@@ -208,7 +213,8 @@ class Stripes:
 class RocksTables(Generic[TableT]):
     """One RocksDB of checksummed rows: what both stores have in common.
 
-    ``opener`` opens the database; tests hand in one that fails.
+    ``opener`` opens the database and ``batch`` makes what it writes; tests hand in ones that
+    fail, the simulator a database of its own.
 
     Raises (constructor):
         Corrupt: the database or its log is damaged.
@@ -217,9 +223,18 @@ class RocksTables(Generic[TableT]):
         Exhausted: reason ``disk-full``.
     """
 
-    def __init__(self, folder: Path, format_name: bytes, opener: Callable[[Path], Rdict]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        format_name: bytes,
+        opener: Callable[[Path], Rdict],
+        batch: Callable[[], WriteBatch],
+        disk: Disk,
+    ) -> None:
         self._folder = folder
         self._opener = opener
+        self._new_batch = batch
+        self._disk = disk
         self._gate = Gate()
         self._stripes = Stripes()
         self._synced = WriteOptions()
@@ -228,11 +243,11 @@ class RocksTables(Generic[TableT]):
         self._write_failed = False
         self._database: Rdict | None = None
         try:
-            folder.mkdir(mode=0o700, exist_ok=True)
+            disk.make_folder(folder)
             self._database = opener(folder)
             self._check_format(self._database, format_name)
             # RocksDB synchronises its folder, nobody yet the name of the folder.
-            sync_folder(folder.parent)
+            disk.sync_folder(folder.parent)
         except HcefsError:
             self._close_database()
             raise
@@ -329,7 +344,7 @@ class RocksTables(Generic[TableT]):
         """Apply all or nothing, synchronised."""
         if self._write_failed:
             self._reopen()
-        batch = WriteBatch(raw_mode=True)
+        batch = self._new_batch()
         for name, value in puts:
             batch.put(name, seal_row(name, value))
         for name in deletes:
@@ -358,8 +373,7 @@ class RocksTables(Generic[TableT]):
         """
         if self._closed:
             raise _closed()
-        stat = os.statvfs(self._folder)
-        if stat.f_bavail * stat.f_frsize < RECOVERY_FREE_BYTES:
+        if self._disk.space(self._folder)[0] < RECOVERY_FREE_BYTES:
             raise _disk_full()
         self._close_database()
         try:
@@ -399,7 +413,7 @@ class RocksTables(Generic[TableT]):
             return
         if _collect(database, b"", b"", 1):
             raise Corrupt("this database holds rows without a format", reason="bad-row")
-        batch = WriteBatch(raw_mode=True)
+        batch = self._new_batch()
         batch.put(_FORMAT_KEY, seal_row(_FORMAT_KEY, format_name))
         database.write(batch, self._synced)
 
@@ -407,8 +421,15 @@ class RocksTables(Generic[TableT]):
 class RocksRowStore(RocksTables[Table]):
     """See :class:`~hcefs.store.interface.RowStore`."""
 
-    def __init__(self, folder: Path, *, opener: Callable[[Path], Rdict] = open_database) -> None:
-        super().__init__(folder, b"hcefs-rows-1", opener)
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        opener: Callable[[Path], Rdict] = open_database,
+        batch: Callable[[], WriteBatch] = raw_batch,
+        disk: Disk | None = None,
+    ) -> None:
+        super().__init__(folder, b"hcefs-rows-1", opener, batch, disk or Disk())
 
     def put(self, rows: Sequence[tuple[Table, bytes, bytes]]) -> None:
         for _, key, value in rows:
@@ -439,15 +460,6 @@ def row_exists() -> Conflict:
         "this row exists with other bytes and is never overwritten: use a new id",
         reason="row-exists",
     )
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def row_name(table: enum.IntEnum, key: bytes) -> bytes:

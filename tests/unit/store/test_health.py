@@ -10,6 +10,7 @@ import pytest
 
 from hcefs.errors import Exhausted, Unavailable
 from hcefs.ids import BlobBase
+from hcefs.store.disk import Disk
 from hcefs.store.files import FileShardStore
 from hcefs.store.health import FAILURES_MAX, MARGIN_BYTES, WINDOW_SECONDS, DiskHealth
 from hcefs.store.watched import WatchedDisk
@@ -30,7 +31,7 @@ class BadDisk(WatchedDisk):
     """Fails the calls that it is told to, under the watch."""
 
     def __init__(self, health: DiskHealth) -> None:
-        super().__init__(health)
+        super().__init__(health, Disk())
         self.fails: dict[str, int] = {}
         self.free = 1 << 40
 

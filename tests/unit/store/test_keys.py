@@ -10,9 +10,10 @@ import pytest
 
 from hcefs.errors import Corrupt, Exhausted, Invalid, Unavailable
 from hcefs.store import keys as keys_module
+from hcefs.store.disk import Disk
 from hcefs.store.interface import KeyTable
 from hcefs.store.keys import RocksKeyStore, open_key_database
-from hcefs.store.rows import RocksRowStore, sync_folder
+from hcefs.store.rows import RocksRowStore
 from tests.unit.store.database import IO_ERROR, NO_SPACE, Script, flip
 
 SECRET = hashlib.blake2b(b"the key that must go").digest()
@@ -123,17 +124,15 @@ def test_a_damaged_row_can_be_erased(folder: Path) -> None:
 
 
 def test_order_tombstone_flush_compaction_then_sync_of_the_folder(
-    folder: Path, script: Script, monkeypatch: pytest.MonkeyPatch
+    folder: Path, script: Script
 ) -> None:
-    store = RocksKeyStore(folder, opener=script.open)
+    class Recorded(Disk):
+        def sync_folder(self, path: Path) -> None:
+            script.calls.append(("sync_folder", (path, holders(path, SECRET))))
+            super().sync_folder(path)
+
+    store = RocksKeyStore(folder, opener=script.open, disk=Recorded())
     store.put_new(BOXES, b"k", SECRET)
-    real = sync_folder
-
-    def recorded(path: Path) -> None:
-        script.calls.append(("sync_folder", (path, holders(path, SECRET))))
-        real(path)
-
-    monkeypatch.setattr(keys_module, "sync_folder", recorded)
     script.calls.clear()
     store.delete([(BOXES, b"k")])
     steps = [n for n in script.names() if n in {"write", "flush", "compact_range", "sync_folder"}]
@@ -224,7 +223,7 @@ def test_files_that_cannot_be_removed_are_reported_until_they_are(
     store.put_new(BOXES, b"k", SECRET)
     stuck = folder / "999999.blob"
     real = keys_module._data_files
-    monkeypatch.setattr(keys_module, "_data_files", lambda path: real(path) | {stuck.name})
+    monkeypatch.setattr(keys_module, "_data_files", lambda *on: real(*on) | {stuck.name})
     with pytest.raises(Unavailable) as caught:
         store.delete([(BOXES, b"k")])
     assert caught.value.reason == "not-erased"

@@ -1,0 +1,93 @@
+"""``python -m hcefs.testing.simulator``: run seeds, say what was violated, and how to see it again.
+
+Every process runs with ``PYTHONHASHSEED=0``: sets of bytes must iterate alike in every run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import multiprocessing
+import os
+import sys
+import time
+import traceback
+
+from hcefs.testing.simulator.simulation import PHASE_SECONDS, Report, simulate
+
+HASH_SEED = "0"
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="hcefs sim", description="Simulate a whole cluster.")
+    parser.add_argument("--seed", type=int, help="run this one seed")
+    parser.add_argument("--seeds", type=int, default=50, help="run so many seeds")
+    parser.add_argument("--first", type=int, default=1, help="the first of them")
+    parser.add_argument("--phase", type=float, default=PHASE_SECONDS, help="seconds of a phase")
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--verbose", action="store_true", help="show the nodes' logs, too")
+    return parser.parse_args()
+
+
+def _run(work: tuple[int, float]) -> Report:
+    return simulate(work[0], work[1])
+
+
+def _quiet() -> None:
+    logging.disable(logging.CRITICAL)
+
+
+def show(report: Report, phase: float) -> None:
+    """Print all that a failure needs."""
+    violation = report.violation
+    if violation is None:
+        return
+    print(f"VIOLATION seed {report.seed} at {report.seconds:.3f} s")
+    print(f"  {violation}")
+    if violation.__cause__ is not None:
+        traceback.print_exception(violation.__cause__)
+    for line in report.last:
+        print(f"    {line}")
+    more = "" if phase == PHASE_SECONDS else f" --phase {phase:g}"
+    print(f"  again: hcefs sim --seed {report.seed}{more}", flush=True)
+
+
+def main() -> int:
+    """Run; the exit code is 1 when anything was violated."""
+    if os.environ.get("PYTHONHASHSEED") != HASH_SEED:
+        environment = dict(os.environ, PYTHONHASHSEED=HASH_SEED)
+        command = [sys.executable, "-m", "hcefs.testing.simulator", *sys.argv[1:]]
+        os.execve(sys.executable, command, environment)  # noqa: S606 - itself
+    wanted = _arguments()
+    if wanted.verbose:
+        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    else:
+        _quiet()
+    if wanted.seed is not None:
+        report = simulate(wanted.seed, wanted.phase)
+        show(report, wanted.phase)
+        print(f"{report.seconds:.1f} virtual seconds, {report.puts} puts, trace {report.digest}")
+        print(", ".join(f"{name} {count}" for name, count in sorted(report.counts.items())))
+        reports = [report]
+    else:
+        work = [(wanted.first + n, wanted.phase) for n in range(wanted.seeds)]
+        reports = _all(work, wanted.jobs, wanted.phase)
+    bad = sum(1 for report in reports if report.violation is not None)
+    print(f"{len(reports)} seeds, {bad} violations")
+    return 1 if bad else 0
+
+
+def _all(work: list[tuple[int, float]], jobs: int, phase: float) -> list[Report]:
+    reports = []
+    # Fresh processes now and then: what one run leaves behind must not grow for ever.
+    with multiprocessing.Pool(max(1, jobs), _quiet, maxtasksperchild=25) as pool:
+        for report in pool.imap_unordered(_run, work):
+            show(report, phase)
+            reports.append(report)
+    return reports
+
+
+if __name__ == "__main__":
+    started = time.monotonic()
+    code = main()
+    sys.exit(code)

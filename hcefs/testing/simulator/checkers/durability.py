@@ -1,0 +1,42 @@
+"""What was acknowledged is on as many disks as the receipt said, and would survive a power cut.
+
+Looks at the disks themselves, at every moment of a run: of each acknowledged blob there are
+at least as many distinct intact shards as were acknowledged, less those that a fault
+destroyed.  So a put that is acknowledged before it is synchronised, a planned change that
+deletes before the new holder has its copy, and a collector that takes what is committed
+are all seen when they happen, whether or not a power cut comes.
+"""
+
+from __future__ import annotations
+
+from hcefs.testing.simulator.files import index_of_name
+from hcefs.testing.simulator.history import History, Violation
+from hcefs.testing.simulator.world import World
+
+NAME = "durability"
+
+
+def durable_indexes(world: World) -> dict[bytes, set[int]]:
+    """By blob base, the indexes of the shards that are safe on some disk."""
+    found: dict[bytes, set[int]] = {}
+    for node in world.nodes:
+        for name, _ in node.storage.platter.durable_shards():
+            parsed = index_of_name(name)
+            if parsed is not None:
+                found.setdefault(parsed[0], set()).add(parsed[1])
+    return found
+
+
+def check(world: World, history: History) -> None:
+    """Raises Violation: an acknowledged shard is missing that no fault took."""
+    found = durable_indexes(world)
+    for made in history.puts.values():
+        base = bytes(made.blob.base)
+        here = found.get(base, set())
+        lost = history.destroyed.get(base, set()) - here
+        if len(here) < made.durable - len(lost):
+            raise Violation(
+                NAME,
+                f"{made.blob} was acknowledged with {made.durable} shards, {sorted(here)} are "
+                f"safe now, faults took {sorted(lost)}",
+            )

@@ -1,0 +1,280 @@
+"""What goes wrong when: drawn from the seed, within what the promises allow.
+
+Invariant (the budget): in one phase, shards of at most one node are destroyed (its disk
+is lost, or bits of its shards flip), because a degraded put may be spared no more than
+one.  Everything else takes nothing that was synchronised, so it is not counted: kills,
+power cuts, partitions, slow, full and failing disks, and wrong clocks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+from hcefs.errors import HcefsError
+from hcefs.ids import BlobBase
+from hcefs.ledger.follower import FollowerStatus
+from hcefs.testing.simulator.files import index_of_name
+from hcefs.testing.simulator.history import History, Violation
+from hcefs.testing.simulator.machine import Crash
+from hcefs.testing.simulator.world import LEASE_MS, SKEW_MS, SimNode, World
+
+FAILED = (FollowerStatus.FAILED, FollowerStatus.DIVERGED, FollowerStatus.FORKED)
+
+
+class Faults:
+    """The faults of one phase, and the supervisor that restarts what died."""
+
+    def __init__(
+        self, world: World, history: History, fail: Callable[[Violation], None], name: str
+    ) -> None:
+        self._world = world
+        self._history = history
+        self._fail = fail
+        self._random = random.Random(f"{world.seed}/faults/{name}")
+        self._tasks: list[asyncio.Task[None]] = []
+        self._held: set[int] = set()
+        """Nodes that are down on purpose."""
+
+        self._is_ledger_held = False
+        self._may_destroy = True
+        self._is_over = False
+
+    def start(self) -> None:
+        """Let things go wrong."""
+        jobs = [self._goes_wrong() for _ in range(self._random.choice((1, 1, 2)))]
+        self._tasks = [self._world.loop.create_task(job) for job in (*jobs, self._supervise())]
+
+    async def stop(self) -> None:
+        """End all faults; everything runs again."""
+        self._is_over = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._held.clear()
+        self._is_ledger_held = False
+        self._world.heal()
+        self._world.trace.note("everything is healed")
+
+    async def _goes_wrong(self) -> None:
+        kinds: list[Callable[[], Awaitable[None]]] = [
+            self._kill, self._kill, self._kill_many, self._kill_all, self._kill_ledger,
+            self._crash_in_call, self._crash_in_call, self._crash_in_write, self._partition,
+            self._one_way, self._lossy, self._slow, self._full_disk, self._failing_disk,
+            self._clock, self._destroy, self._failing_rows,
+        ]  # fmt: skip
+        while True:
+            await asyncio.sleep(self._random.uniform(3.0, 20.0))
+            kind = self._random.choice(kinds)
+            self._world.trace.count(f"fault {kind.__name__[1:]}")
+            await kind()
+
+    # -- processes
+
+    def _some_node(self) -> SimNode:
+        return self._random.choice(self._world.nodes)
+
+    async def _down(self, nodes: list[SimNode], seconds: float, *, power: bool) -> None:
+        for node in nodes:
+            self._held.add(node.number)
+            self._world.kill_node(node, power=power)
+        await asyncio.sleep(seconds)
+        for node in nodes:
+            self._held.discard(node.number)
+
+    async def _kill(self) -> None:
+        power = self._random.random() < 0.5
+        await self._down([self._some_node()], self._random.choice((0.5, 5.0, 40.0)), power=power)
+
+    async def _kill_many(self) -> None:
+        nodes = self._random.sample(self._world.nodes, self._random.randint(2, 4))
+        await self._down(nodes, self._random.choice((0.5, 10.0, 30.0)), power=True)
+
+    async def _kill_all(self) -> None:
+        self._world.kill_ledger(power=True)
+        self._is_ledger_held = True
+        await self._down(list(self._world.nodes), self._random.uniform(1.0, 10.0), power=True)
+        self._is_ledger_held = False
+
+    async def _kill_ledger(self) -> None:
+        self._is_ledger_held = True
+        self._world.kill_ledger(power=self._random.random() < 0.5)
+        await asyncio.sleep(self._random.choice((0.5, 5.0, 20.0)))
+        self._is_ledger_held = False
+
+    async def _crash_in_call(self) -> None:
+        self._some_node().storage.platter.crash_after = self._random.randint(0, 60)
+        await asyncio.sleep(10.0)
+
+    async def _crash_in_write(self) -> None:
+        table = self._random.choice(self._some_node().storage.tables)
+        table.crash_after = self._random.randint(0, 12)
+        await asyncio.sleep(10.0)
+
+    # -- the network
+
+    def _names(self) -> list[str]:
+        return ["ledger", *(node.name for node in self._world.nodes)]
+
+    async def _cut_off(self, pairs: list[tuple[str, str]], seconds: float) -> None:
+        links = [self._world.network.link(*pair) for pair in pairs]
+        for link in links:
+            link.is_closed = True
+        await asyncio.sleep(seconds)
+        for link in links:
+            link.open()
+
+    async def _partition(self) -> None:
+        names = self._names()
+        some = self._random.sample(names, self._random.randint(1, 3))
+        others = [name for name in [*names, *self._world.people] if name not in some]
+        self._world.trace.note(f"partition {some}")
+        pairs = [(a, b) for a in some for b in others] + [(b, a) for a in some for b in others]
+        await self._cut_off(pairs, self._random.choice((2.0, 12.0, 40.0)))
+
+    async def _one_way(self) -> None:
+        names = self._names()
+        one = self._random.choice(names)
+        others = self._random.sample([n for n in names if n != one], self._random.randint(1, 6))
+        self._world.trace.note(f"nothing of {one} reaches {others}")
+        await self._cut_off([(one, b) for b in others], self._random.choice((2.0, 12.0, 40.0)))
+
+    async def _lossy(self) -> None:
+        one = self._random.choice(self._names())
+        links = [
+            self._world.network.link(*pair)
+            for other in [*self._names(), *self._world.people]
+            if other != one
+            for pair in ((one, other), (other, one))
+        ]
+        loss, cut = self._random.choice(((0.05, 0.0), (0.0, 0.1), (0.02, 0.05), (0.3, 0.0)))
+        self._world.trace.note(f"the network of {one} loses {loss} and cuts {cut}")
+        for link in links:
+            link.loss, link.cut = loss, cut
+            link.delay_seconds = (0.0005, 0.2)
+        await asyncio.sleep(self._random.uniform(5.0, 40.0))
+        for link in links:
+            link.heal()
+
+    async def _slow(self) -> None:
+        node = self._some_node()
+        self._world.trace.note(f"{node.name} is slow")
+        node.machine.disk_seconds = self._random.choice(((0.02, 0.1), (0.1, 0.6), (1.0, 4.0)))
+        await asyncio.sleep(self._random.uniform(10.0, 40.0))
+        node.machine.disk_seconds = (0.0, 0.002)
+
+    # -- disks
+
+    async def _full_disk(self) -> None:
+        node = self._some_node()
+        self._world.trace.note(f"the disk of {node.name} is full")
+        platter = node.storage.platter
+        platter.capacity_bytes = platter.used_bytes + self._random.choice((0, 100_000, 41 << 20))
+        rows_too = self._random.random() < 0.3
+        for table in node.storage.tables:
+            table.is_full = rows_too
+        await asyncio.sleep(self._random.uniform(5.0, 40.0))
+        platter.capacity_bytes = platter.total_bytes
+        for table in node.storage.tables:
+            table.is_full = False
+
+    async def _failing_disk(self) -> None:
+        node = self._some_node()
+        self._world.trace.note(f"the disk of {node.name} fails now and then")
+        node.storage.platter.fails = self._random.choice((0.02, 0.2, 1.0))
+        await asyncio.sleep(self._random.uniform(5.0, 30.0))
+        node.storage.platter.fails = 0.0
+
+    async def _failing_rows(self) -> None:
+        node = self._some_node()
+        self._world.trace.note(f"the databases of {node.name} fail now and then")
+        for table in node.storage.tables:
+            table.fails = 0.1
+        await asyncio.sleep(self._random.uniform(5.0, 30.0))
+        for table in node.storage.tables:
+            table.fails = 0.0
+
+    async def _destroy(self) -> None:
+        """The one fault of a phase that takes acknowledged shards."""
+        if not self._may_destroy:
+            return
+        self._may_destroy = False
+        node = self._some_node()
+        for base, index, _ in self._shards(node):
+            self._history.destroy(base, index)
+        if self._random.random() < 0.5:
+            self._world.kill_node(node)
+            self._world.replace_disk(node)
+            return
+        platter = node.storage.platter
+        shards = self._shards(node)
+        self._world.trace.note(f"bits flip on {node.name}")
+        for _, _, file in self._random.sample(
+            shards, min(len(shards), self._random.randint(1, 12))
+        ):
+            platter.flip(file, self._random.randrange(len(file.data)), self._random.randrange(8))
+
+    def _shards(self, node: SimNode):  # type: ignore[no-untyped-def]
+        found = []
+        for _, name, file in node.storage.platter.shards():
+            parsed = index_of_name(name)
+            if parsed is not None:
+                found.append((BlobBase(parsed[0]), parsed[1], file))
+        return found
+
+    # -- clocks
+
+    async def _clock(self) -> None:
+        node = self._some_node()
+        beyond = self._random.random() < 0.4
+        most = 4 * (LEASE_MS + SKEW_MS) if beyond else SKEW_MS * 3 // 4
+        node.machine.offset_ms = self._random.randint(-most, most)
+        self._world.trace.note(f"the clock of {node.name} is {node.machine.offset_ms} ms off")
+        await asyncio.sleep(self._random.uniform(5.0, 60.0))
+        node.machine.offset_ms = 0
+
+    # -- the supervisor
+
+    async def _supervise(self) -> None:
+        while not self._is_over:
+            await asyncio.sleep(self._random.uniform(0.5, 3.0))
+            if not self._is_ledger_held:
+                keep_ledger(self._world)
+            for node in self._world.nodes:
+                if node.number not in self._held:
+                    keep_node(self._world, node, self._fail)
+
+
+def keep_ledger(world: World) -> None:
+    """Start the ledger if it does not run, or has stopped by itself."""
+    ledger = world.ledger
+    if ledger.is_up and ledger.node is not None and not ledger.node.writer.running:
+        if world.loop.time() - ledger.started > 2.0:
+            world.kill_ledger()
+    if not ledger.is_up:
+        try:
+            world.start_ledger()
+        except (HcefsError, OSError, Crash) as error:
+            world.trace.note(f"the ledger does not start: {error!r}")
+            world.kill_ledger()
+
+
+def keep_node(world: World, node: SimNode, fail: Callable[[Violation], None]) -> None:
+    """Start a node that does not run, restart one whose replica has given up."""
+    if node.is_up and node.node is not None:
+        status = node.node.follower.status
+        if status in (FollowerStatus.FORKED, FollowerStatus.DIVERGED):
+            fail(Violation("one-ledger", f"{node.name} is {status}"))
+        if status in FAILED:
+            world.kill_node(node)
+    if not node.is_up:
+        if node.machine.was_cut:
+            # It died in a disk call: what was not synchronised may be lost.
+            node.machine.was_cut = False
+            world.kill_node(node, power=True)
+        try:
+            world.start_node(node)
+        except (HcefsError, OSError, Crash) as error:
+            world.trace.note(f"{node.name} does not start: {type(error).__name__} {error}")
+            world.kill_node(node, power=isinstance(error, Crash))
