@@ -54,6 +54,8 @@ SLACK = 1.2
 """The pace that is aimed at, against what would just do: clients come first."""
 
 STEP_SECONDS = 1.0
+IDLE_SECONDS_MAX = 2.0
+"""So soon an operator who asks for a cycle is heard."""
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +135,7 @@ class Scrubber:
         self._metrics = metrics
         self._plan = plan
         self._suspended = suspended
-        self.idle_seconds = min(30.0, plan.cycle_seconds / 10)
+        self.idle_seconds = min(IDLE_SECONDS_MAX, plan.cycle_seconds / 10)
         self._pacer = Pacer(runtime, self._rate)
         self._cursor: ScrubCursor | None = None
         self._unsaved = 0
