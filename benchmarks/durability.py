@@ -31,9 +31,7 @@ CELLS: Final = (
     ("ec-4-2", 16),
     ("ec-8-3", 16),
     ("ec-10-4", 16),
-    ("copy-3", 48),
     ("ec-4-2", 48),
-    ("ec-10-4", 48),
 )
 QUICK_CELLS: Final = (("copy-3", 6), ("ec-4-2", 6), ("ec-4-2", 16))
 CYCLES: Final = 60

@@ -10,7 +10,7 @@ from hcefs.cli.chaos_plan import Kind
 from hcefs.cli.chaos_run import Options, perform
 from hcefs.runtime import SystemRuntime
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(420)]
 
 SEED = 3
 KINDS = (Kind.KILL, Kind.STALL, Kind.KILL_ALL)
