@@ -186,8 +186,8 @@ MUTATIONS: dict[str, Mutation] = {
         "its record is not named",
         rewrite(
             Holder._keep_key,
-            ("named = record_row(record)",
-             "named = record_row(record); self._stores.keys.put_new(table, key, value); "
+            ("named = record_row(call.record)",
+             "named = record_row(call.record); self._stores.keys.put_new(table, key, value); "
              "crash_point(CrashPoint.BOX_RECORD)"),
         ),
     ),
