@@ -27,10 +27,10 @@ from hcefs.stripes.adopt import Adopter
 from hcefs.stripes.holder import Holder
 from hcefs.stripes.pack_holder import PackHolder
 from hcefs.stripes.relayout import LayoutTaker
+from hcefs.upkeep import retire
 from hcefs.upkeep.collect import Collector
 from hcefs.upkeep.rebalance import Rebalancer
 from hcefs.upkeep.replaced import ReplacedSweeper
-from hcefs.upkeep.retire import Retirer
 
 P = CrashPoint
 
@@ -186,8 +186,8 @@ MUTATIONS: dict[str, Mutation] = {
         "its record is not named",
         rewrite(
             Holder._keep_key,
-            ("named = record_row(record)",
-             "named = record_row(record); self._stores.keys.put_new(table, key, value); "
+            ("named = record_row(call.record)",
+             "named = record_row(call.record); self._stores.keys.put_new(table, key, value); "
              "crash_point(CrashPoint.BOX_RECORD)"),
         ),
     ),
@@ -243,8 +243,8 @@ MUTATIONS: dict[str, Mutation] = {
         "a shard that has moved away goes before its rows", "retire", P.SHARD_UNLINKED, 1,
         NOT_THERE,
         rewrite(
-            Retirer._delete,
-            ("        if rows:\n", "        [self._stores.shards.remove(shard.base, shard.index, "
+            retire.delete_shards,
+            ("        if rows:\n", "        [stores.shards.remove(shard.base, shard.index, "
                                    "shard.form) for shard in shards]\n        if rows:\n"),
         ),
     ),
@@ -252,9 +252,9 @@ MUTATIONS: dict[str, Mutation] = {
         "the name of a shard that has moved away goes first", "retire", P.RETIRE_ROWS, 1,
         "still has",
         rewrite(
-            Retirer._delete,
+            retire.delete_shards,
             ("        if rows:\n",
-             "        self._stores.rows.delete(names)\n        if rows:\n"),
+             "        stores.rows.delete(names)\n        if rows:\n"),
         ),
     ),
     "entered-without-mark": Mutation(
