@@ -27,6 +27,7 @@ from hcefs.stripes.adopt import Adopter
 from hcefs.stripes.holder import Holder
 from hcefs.stripes.pack_holder import PackHolder
 from hcefs.stripes.relayout import LayoutTaker
+from hcefs.upkeep import retire
 from hcefs.upkeep.collect import Collector
 from hcefs.upkeep.rebalance import Rebalancer
 from hcefs.upkeep.replaced import ReplacedSweeper
