@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: venv demo test test-long check lint types contracts proto proto-check vectors lock clean
+.PHONY: venv demo test test-long sim sim-check mutations check lint types contracts proto proto-check vectors lock clean
 
 venv: .venv/.installed
 
@@ -25,6 +25,18 @@ test: venv
 test-long: venv
 	$(BIN)/pytest -q -n 2 -m long
 
+# Whole clusters on a virtual clock, one a seed; exit code 1 when a promise was broken.
+SEEDS ?= 1000
+sim: venv
+	$(BIN)/hcefs sim --seeds $(SEEDS)
+
+sim-check: venv
+	$(BIN)/hcefs sim --seeds 50
+
+# Bugs planted on purpose: each must be caught.
+mutations: venv
+	$(BIN)/python -m hcefs.testing.mutations
+
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,7 +54,7 @@ proto-check: venv
 	$(BIN)/python proto/generate.py --check
 	$(BIN)/python docs/generate_metrics.py --check
 
-check: lint types contracts proto-check test
+check: lint types contracts proto-check test sim-check
 
 # Rewrites the golden vectors.  Only for a NEW version of a format: existing bytes are frozen.
 vectors: venv

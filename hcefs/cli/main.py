@@ -23,6 +23,7 @@ from hcefs.cli import (
     members,
     node,
     record,
+    sim,
 )
 
 app = typer.Typer(
@@ -48,6 +49,7 @@ app.add_typer(layout.app, name="layout")
 layout.add_to(app)
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(bench.app, name="bench")
+app.command()(sim.sim)
 
 
 def _show_version(wanted: bool) -> None:
