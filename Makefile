@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: venv demo test test-long crash chaos check lint types contracts proto proto-check vectors lock clean
+.PHONY: venv demo test test-long crash chaos sim sim-check mutations check lint types contracts proto proto-check vectors lock clean
 
 venv: .venv/.installed
 
@@ -37,6 +37,18 @@ SEED ?= -1
 chaos: venv
 	$(BIN)/hcefs chaos --minutes $(MINUTES) --seed $(SEED) --report chaos-report.md
 
+# Whole clusters on a virtual clock, one a seed; exit code 1 when a promise was broken.
+SEEDS ?= 1000
+sim: venv
+	$(BIN)/hcefs sim --seeds $(SEEDS)
+
+sim-check: venv
+	$(BIN)/hcefs sim --seeds 50
+
+# Bugs planted on purpose: each must be caught.
+mutations: venv
+	$(BIN)/python -m hcefs.testing.mutations
+
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -54,7 +66,7 @@ proto-check: venv
 	$(BIN)/python proto/generate.py --check
 	$(BIN)/python docs/generate_metrics.py --check
 
-check: lint types contracts proto-check test
+check: lint types contracts proto-check test sim-check
 
 # Rewrites the golden vectors.  Only for a NEW version of a format: existing bytes are frozen.
 vectors: venv

@@ -25,6 +25,7 @@ from hcefs.cli import (
     record,
     repair,
     scrub,
+    sim,
     verify,
 )
 
@@ -54,6 +55,7 @@ verify.add_to(app)
 scrub.add_to(app)
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(bench.app, name="bench")
+app.command()(sim.sim)
 
 
 def _show_version(wanted: bool) -> None:

@@ -31,7 +31,6 @@ from hcefs.upkeep import retire
 from hcefs.upkeep.collect import Collector
 from hcefs.upkeep.rebalance import Rebalancer
 from hcefs.upkeep.replaced import ReplacedSweeper
-from hcefs.upkeep.retire import delete_shards
 
 P = CrashPoint
 
@@ -104,7 +103,7 @@ def _forget_unfinished() -> None:
             erase(store, ranges)
 
     patch(RocksKeyStore, "_erase", only_new)
-    patch(keys_module, "_data_files", lambda *_: set())
+    patch(keys_module, "_data_files", lambda _: set())
 
 
 def _acknowledge_alone() -> None:
@@ -244,7 +243,7 @@ MUTATIONS: dict[str, Mutation] = {
         "a shard that has moved away goes before its rows", "retire", P.SHARD_UNLINKED, 1,
         NOT_THERE,
         rewrite(
-            delete_shards,
+            retire.delete_shards,
             ("        if rows:\n", "        [stores.shards.remove(shard.base, shard.index, "
                                    "shard.form) for shard in shards]\n        if rows:\n"),
         ),
@@ -253,7 +252,7 @@ MUTATIONS: dict[str, Mutation] = {
         "the name of a shard that has moved away goes first", "retire", P.RETIRE_ROWS, 1,
         "still has",
         rewrite(
-            delete_shards,
+            retire.delete_shards,
             ("        if rows:\n",
              "        stores.rows.delete(names)\n        if rows:\n"),
         ),

@@ -249,9 +249,9 @@ class Faults:
 def keep_ledger(world: World) -> None:
     """Start the ledger if it does not run, or has stopped by itself."""
     ledger = world.ledger
-    if ledger.is_up and ledger.node is not None and not ledger.node.writer.running:
-        if world.loop.time() - ledger.started > 2.0:
-            world.kill_ledger()
+    has_stopped = ledger.node is not None and not ledger.node.writer.running
+    if ledger.is_up and has_stopped and world.loop.time() - ledger.started > 2.0:
+        world.kill_ledger()
     if not ledger.is_up:
         try:
             world.start_ledger()

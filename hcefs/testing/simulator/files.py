@@ -57,7 +57,7 @@ class Platter:
                 was, is_now = durable.get(name, ...), now.get(name, ...)
                 found = is_now if was is is_now or self.random.random() < 0.5 else was
                 if found is not ...:
-                    kept[name] = found  # type: ignore[assignment]
+                    kept[name] = found
             self.folders[path] = kept
         # Folders whose name is lost are gone with what is in them.
         for path in sorted(self.folders):

@@ -101,7 +101,7 @@ def install(loop: VirtualLoop) -> None:
             task.cancel()
             return task
         life.tasks[task] = None
-        task.add_done_callback(lambda done: life.tasks.pop(done, None))  # type: ignore[arg-type, call-overload]
+        task.add_done_callback(lambda done: life.tasks.pop(done, None))
         return task
 
     loop.set_task_factory(factory)  # type: ignore[arg-type]

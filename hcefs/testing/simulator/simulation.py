@@ -15,7 +15,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
-from hcefs.testing.simulator.checkers import durability, readable, secrecy, whole
+from hcefs.testing.simulator.checkers import (
+    collected,
+    durability,
+    freshness,
+    readable,
+    secrecy,
+    whole,
+)
 from hcefs.testing.simulator.checkers.one_ledger import OneLedger
 from hcefs.testing.simulator.faults import Faults, keep_ledger, keep_node
 from hcefs.testing.simulator.history import History, Violation
@@ -23,11 +30,11 @@ from hcefs.testing.simulator.workload import Workload
 from hcefs.testing.simulator.world import World, scaled
 
 PHASES = 2
-PHASE_SECONDS = 240.0
+PHASE_SECONDS = 180.0
 LOOK_SECONDS = 5.0
 SERVE_SECONDS = 90.0
 WHOLE_SECONDS = 600.0
-QUIET_SECONDS = 30.0
+QUIET_SECONDS = 45.0
 DAY_MS = 25 * 3_600_000
 
 
@@ -125,6 +132,8 @@ class Simulation:
             await asyncio.sleep(LOOK_SECONDS)
             try:
                 durability.check(self.world, self.history)
+                durability.synchronised(self.world)
+                freshness.check(self.world)
                 self._ledger.check(self.world, self.history)
             except Violation as violation:
                 self._fail(violation)
@@ -155,6 +164,7 @@ class Simulation:
     async def _demand(self) -> None:
         world = self.world
         await readable.check(world, self.history, self._workload)
+        await readable.listed(world, self.history)
         durability.check(world, self.history)
         self._ledger.check(world, self.history)
         secrecy.check(world, secrecy.secrets_of(world))
@@ -180,10 +190,7 @@ class Simulation:
         for node in world.nodes:
             keep_node(world, node, self._fail)
         await self._serves_again("the day")
-        known = {bytes(made.blob.base) for made in self.history.puts.values()}
-        left = sorted(set(durability.durable_indexes(world)) - known)
-        for base in left:
-            world.trace.note(f"unknown to clients: {base.hex()}")
+        collected.check(world)
         durability.check(world, self.history)
         await readable.check(world, self.history, self._workload)
 

@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from hcefs.access.facts import Action, Grant
 from hcefs.client.receipts import PutReceipt
@@ -93,7 +94,7 @@ class Workload:
 
     async def _guarded(self, job: Callable[[], Awaitable[None]]) -> None:
         while not self._is_over:
-            await asyncio.sleep(self._random.uniform(1.0, 9.0))
+            await asyncio.sleep(self._random.uniform(3.0, 15.0))
             if self._is_over:
                 return
             try:
@@ -184,7 +185,7 @@ class Workload:
     # -- readers
 
     async def read_back(
-        self, person: Person, made: Acknowledged, grant: GrantId | None, purpose: str, **how: str
+        self, person: Person, made: Acknowledged, grant: GrantId | None, purpose: str, **how: Any
     ) -> bytes:
         """A whole blob through the SDK."""
 

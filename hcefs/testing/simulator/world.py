@@ -47,11 +47,15 @@ from hcefs.testing.simulator.files import Platter, SimDisk
 from hcefs.testing.simulator.machine import START_MS, Life, Machine, install
 from hcefs.testing.simulator.network import Network, Port, SimDialer, spki_of
 from hcefs.testing.simulator.trace import Trace
+from hcefs.upkeep import watch
 
 T = TypeVar("T")
 
 PARTITION_BITS = 3
 """Eight partitions a profile in the place of 256: upkeep goes over all of them all the time."""
+
+PING_SECONDS = 6.0
+"""Between two rounds of pings: they are most of what an idle cluster does."""
 
 MEMBERS = 6
 SPARES = 1
@@ -240,9 +244,7 @@ class World:
         life = ledger.life = Life(ledger.machine)
         ledger.started = self.loop.time()
         life.on_end.append(lambda: self._died(life))
-        log = LedgerLog.open(
-            DATA, self.genesis, opener=lambda _: SimDatabase(ledger.table, life), batch=Batch
-        )  # type: ignore[arg-type, return-value]
+        log = self._open_log(DATA, ledger.table, life)
         node = ledger.node = LedgerNode(life.runtime, self.genesis, ledger.keys.signing_key, log)
         certificate = CERTIFICATES[0]
         spki = spki_of(certificate)
@@ -253,6 +255,15 @@ class World:
             self.network.listen(address, Port(life, handlers, spki, is_mutual))
         life.start(node.start(), "start")
         self.trace.note("ledger starts")
+
+    def _open_log(self, path: Path, table: Table, life: Life) -> LedgerLog:
+        def opener(path: Path) -> Any:
+            return SimDatabase(table, life)
+
+        def batch() -> Any:
+            return Batch()
+
+        return LedgerLog.open(path, self.genesis, opener=opener, batch=batch)
 
     def kill_ledger(self, *, power: bool = False) -> None:
         """End the ledger's process at once."""
@@ -275,12 +286,7 @@ class World:
             Batch,
         )
         dialer = SimDialer(self.network, life, node.certificate)
-        log = LedgerLog.open(
-            DATA / "ledger",
-            self.genesis,
-            opener=lambda _: SimDatabase(storage.ledger, life),  # type: ignore[arg-type, return-value]
-            batch=Batch,  # type: ignore[arg-type]
-        )
+        log = self._open_log(DATA / "ledger", storage.ledger, life)
         made = StorageNode(
             NodeParts(
                 life.runtime,
@@ -463,15 +469,17 @@ class World:
 
 @contextlib.contextmanager
 def scaled() -> Iterator[None]:
-    """Let maps be as small as simulated ones are, for as long as one is simulated."""
+    """Let maps be small and nodes ping each other less often, for as long as one is simulated."""
     maps: Any = cluster_map
     plans: Any = planner
-    before = maps.BITS_MIN, plans.partition_bits
+    watching: Any = watch
+    before = maps.BITS_MIN, plans.partition_bits, watching.ROUND_SECONDS
     maps.BITS_MIN, plans.partition_bits = PARTITION_BITS, lambda nodes, n: PARTITION_BITS
+    watching.ROUND_SECONDS = PING_SECONDS
     try:
         yield
     finally:
-        maps.BITS_MIN, plans.partition_bits = before
+        maps.BITS_MIN, plans.partition_bits, watching.ROUND_SECONDS = before
 
 
 async def _submit(client: Client, signed: SignedTransaction) -> None:

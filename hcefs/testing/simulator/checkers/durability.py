@@ -9,6 +9,7 @@ are all seen when they happen, whether or not a power cut comes.
 
 from __future__ import annotations
 
+from hcefs.ledger.rows import TIP_ROW
 from hcefs.testing.simulator.files import index_of_name
 from hcefs.testing.simulator.history import History, Violation
 from hcefs.testing.simulator.world import World
@@ -25,6 +26,21 @@ def durable_indexes(world: World) -> dict[bytes, set[int]]:
             if parsed is not None:
                 found.setdefault(parsed[0], set()).add(parsed[1])
     return found
+
+
+def synchronised(world: World) -> None:
+    """Raises Violation: a store or a log has returned from a write that a power cut may undo.
+
+    A mere renewal of the lease is the one write that need not survive.
+    """
+    for node in world.nodes:
+        for table in (node.storage.rows, node.storage.keys):
+            if table.undo and node.is_up:
+                raise Violation(NAME, f"rows of {node.name} are readable and not synchronised")
+    logs = [(node.name, node.storage.ledger) for node in world.nodes if node.is_up]
+    for name, table in (*logs, ("ledger", world.ledger.table)):
+        if any(key == TIP_ROW for batch in table.undo for key, _ in batch):
+            raise Violation(NAME, f"a block on {name} is readable and not synchronised")
 
 
 def check(world: World, history: History) -> None:

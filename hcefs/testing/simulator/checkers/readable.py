@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 from hcefs.errors import HcefsError
-from hcefs.ids import BlobId
+from hcefs.ids import BlobId, RecordId
 from hcefs.testing.simulator.history import Acknowledged, History, Violation
 from hcefs.testing.simulator.workload import MODES, Workload
 from hcefs.testing.simulator.world import World
 
 NAME = "readable"
 AT_ONCE = 4
+OF_ONE_PACK = 2
 
 
 async def check(world: World, history: History, workload: Workload) -> None:
@@ -35,7 +37,17 @@ async def check(world: World, history: History, workload: Workload) -> None:
         if found != made.data:
             raise Violation(NAME, f"{made.blob} reads back as something else")
 
-    await asyncio.gather(*(one(n, made) for n, made in enumerate(history.puts.values())))
+    await asyncio.gather(*(one(n, made) for n, made in enumerate(_some_of_each_pack(history))))
+
+
+def _some_of_each_pack(history: History) -> list[Acknowledged]:
+    """Every blob, but of a pack no more than a few: they lie in the same shards."""
+    found, seen = [], Counter[bytes]()
+    for made in history.puts.values():
+        seen[bytes(made.blob.base)] += 1
+        if seen[bytes(made.blob.base)] <= OF_ONE_PACK:
+            found.append(made)
+    return found
 
 
 async def listed(world: World, history: History) -> None:
@@ -53,6 +65,6 @@ async def listed(world: World, history: History) -> None:
                 raise Violation(NAME, f"{made.blob} is listed {found.count(made.blob)} times")
 
 
-async def _names(world: World, record) -> list[BlobId]:  # type: ignore[no-untyped-def]
+async def _names(world: World, record: RecordId) -> list[BlobId]:
     listing = await world.people["patient"].client.list(record, purpose="PATRQT")
-    return [entry.ref.blob for entry in listing.entries]
+    return [entry.blob for entry in listing.entries]
