@@ -27,7 +27,6 @@ from hcefs.stripes.adopt import Adopter
 from hcefs.stripes.holder import Holder
 from hcefs.stripes.pack_holder import PackHolder
 from hcefs.stripes.relayout import LayoutTaker
-from hcefs.upkeep import retire
 from hcefs.upkeep.collect import Collector
 from hcefs.upkeep.rebalance import Rebalancer
 from hcefs.upkeep.replaced import ReplacedSweeper
@@ -292,11 +291,12 @@ MUTATIONS: dict[str, Mutation] = {
         "",
         rewrite(
             LedgerLog.append,
-            ("self._write(_batch(draft))",
+            ("self._write(_fill(self._new_batch(), draft))",
              "from hcefs.crashpoints import CrashPoint, crash_point; rest = dict(draft.rows); "
-             "draft.rows = {TIP_ROW: rest.pop(TIP_ROW)}; self._write(_batch(draft)); "
+             "draft.rows = {TIP_ROW: rest.pop(TIP_ROW)}; "
+             "self._write(_fill(self._new_batch(), draft)); "
              "crash_point(CrashPoint.BLOCK_WRITTEN); draft.rows = rest; "
-             "self._write(_batch(draft))"),
+             "self._write(_fill(self._new_batch(), draft))"),
         ),
     ),
     "acknowledged-by-the-writer-alone": Mutation(
