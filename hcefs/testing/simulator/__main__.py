@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import sys
 import time
-import traceback
 
 from hcefs.testing.simulator.simulation import PHASE_SECONDS, Report, simulate
 
@@ -44,8 +43,8 @@ def show(report: Report, phase: float) -> None:
         return
     print(f"VIOLATION seed {report.seed} at {report.seconds:.3f} s")
     print(f"  {violation}")
-    if violation.__cause__ is not None:
-        traceback.print_exception(violation.__cause__)
+    if report.fault:
+        print(report.fault)
     for line in report.last:
         print(f"    {line}")
     more = "" if phase == PHASE_SECONDS else f" --phase {phase:g}"
