@@ -10,12 +10,11 @@ import logging
 import multiprocessing
 import os
 import sys
-import time
-import traceback
 
 from hcefs.testing.simulator.simulation import PHASE_SECONDS, Report, simulate
 
 HASH_SEED = "0"
+REPORT_EVERY = 10
 
 
 def _arguments() -> argparse.Namespace:
@@ -44,8 +43,8 @@ def show(report: Report, phase: float) -> None:
         return
     print(f"VIOLATION seed {report.seed} at {report.seconds:.3f} s")
     print(f"  {violation}")
-    if violation.__cause__ is not None:
-        traceback.print_exception(violation.__cause__)
+    if report.fault:
+        print(report.fault)
     for line in report.last:
         print(f"    {line}")
     more = "" if phase == PHASE_SECONDS else f" --phase {phase:g}"
@@ -84,10 +83,16 @@ def _all(work: list[tuple[int, float]], jobs: int, phase: float) -> list[Report]
         for report in pool.imap_unordered(_run, work):
             show(report, phase)
             reports.append(report)
+            if len(reports) % REPORT_EVERY == 0 or len(reports) == len(work):
+                minutes = sum(each.seconds for each in reports) / 60
+                puts = sum(each.puts for each in reports)
+                print(
+                    f"{len(reports)} of {len(work)} seeds, {minutes:.0f} virtual minutes, "
+                    f"{puts} puts acknowledged",
+                    flush=True,
+                )
     return reports
 
 
 if __name__ == "__main__":
-    started = time.monotonic()
-    code = main()
-    sys.exit(code)
+    sys.exit(main())

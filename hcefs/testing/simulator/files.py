@@ -23,13 +23,14 @@ from hcefs.testing.simulator.machine import Crash, Life
 class _File:
     """One inode: its bytes now, and those that survive."""
 
-    __slots__ = ("data", "durable", "is_flipped", "links")
+    __slots__ = ("data", "durable", "is_flipped", "is_known", "links")
 
     def __init__(self) -> None:
         self.data = bytearray()
         self.durable = b""
         self.links = 0
         self.is_flipped = False
+        self.is_known = False
 
 
 class Platter:

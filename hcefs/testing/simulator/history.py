@@ -16,6 +16,9 @@ class Violation(Exception):
         self.checker = checker
         self.text = text
 
+    def __reduce__(self) -> tuple[type[Violation], tuple[str, str]]:
+        return Violation, (self.checker, self.text)
+
 
 @dataclass(frozen=True)
 class Acknowledged:
@@ -58,6 +61,9 @@ class History:
     revoked: list[Revoked] = field(default_factory=list)
     destroyed: dict[bytes, set[int]] = field(default_factory=dict)
     """By blob base, the indexes of acknowledged shards that faults destroyed."""
+
+    shards: dict[tuple[bytes, int], bytes] = field(default_factory=dict)
+    """The digest of each shard when it was first safe on a disk; copies are the same bytes."""
 
     height: int = 0
     """The highest block of which a client knows."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -49,6 +50,8 @@ class Report:
     last: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     puts: int = 0
+    fault: str = ""
+    """Where the simulation itself broke."""
 
 
 class Simulation:
@@ -77,7 +80,7 @@ class Simulation:
             report.violation = violation
         except Exception as error:  # noqa: BLE001 - a run that breaks is a finding, too
             report.violation = Violation("simulation", f"{type(error).__name__}: {error}")
-            report.violation.__cause__ = error
+            report.fault = "".join(traceback.format_exception(error))
         report.seconds = world.loop.time()
         report.digest = world.trace.digest()
         report.last = world.trace.last()
@@ -133,6 +136,7 @@ class Simulation:
             try:
                 durability.check(self.world, self.history)
                 durability.synchronised(self.world)
+                durability.unchanged(self.world, self.history)
                 freshness.check(self.world)
                 self._ledger.check(self.world, self.history)
             except Violation as violation:
@@ -168,6 +172,7 @@ class Simulation:
         durability.check(world, self.history)
         self._ledger.check(world, self.history)
         secrecy.check(world, secrecy.secrets_of(world))
+        secrecy.no_key_twice(world)
         for revoked in self.history.revoked:
             await world.until(lambda late=revoked.until: world.loop.time() > late, 60.0)  # type: ignore[misc]
             await self._workload.ask_revoked(revoked)
@@ -186,7 +191,10 @@ class Simulation:
         world = self.world
         for machine in world.machines():
             machine.offset_ms += DAY_MS
-        await asyncio.sleep(3 * QUIET_SECONDS)
+        await asyncio.sleep(QUIET_SECONDS)
+        # Only a block says on the ledger that time has passed.
+        await self._workload.put_again()
+        await asyncio.sleep(2 * QUIET_SECONDS)
         for node in world.nodes:
             keep_node(world, node, self._fail)
         await self._serves_again("the day")

@@ -7,7 +7,7 @@ import hashlib
 from collections import deque
 
 EVENTS_SHOWN = 60
-CALLS_SHOWN = 40
+CALLS_SHOWN = 25
 
 
 class Trace:

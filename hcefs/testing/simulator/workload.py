@@ -135,6 +135,10 @@ class Workload:
         )
         self._note(receipt.ref.blob, data, receipt)
 
+    async def put_again(self) -> None:
+        """One more put, by the owner, when nothing is wrong."""
+        await self._put_one("patient", None, "PATRQT")
+
     def _note(self, blob: BlobId, data: bytes, receipt: PutReceipt) -> None:
         made = Acknowledged(
             self.record,
@@ -148,7 +152,8 @@ class Workload:
         if made.spare < 1:
             raise Violation("quorum", f"{blob} was acknowledged with {made.durable} shards")
         self._history.put(made)
-        self._world.trace.note(f"put {blob} d={made.durable}/{made.total}")
+        if blob.slot <= 1:
+            self._world.trace.note(f"put {blob} d={made.durable}/{made.total}")
 
     async def _writes(self) -> None:
         grant = self.append

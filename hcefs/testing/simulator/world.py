@@ -66,7 +66,7 @@ PROFILES = [("ec-4-2", 4, 2), ("copy-3", 1, 2)]
 DATA = Path("/data")
 
 LIMITS = LimitsConfig(streams=64, put_deadline_s=5.0, reserve_mib=40)
-UPKEEP = UpkeepConfig(rate_min_mib=16.0, rate_max_mib=512.0, grace_s=60.0, round_s=60.0)
+UPKEEP = UpkeepConfig(rate_min_mib=16.0, rate_max_mib=512.0, grace_s=60.0, round_s=150.0)
 """Rounds and grace are shorter than in production: a simulation has minutes, not days."""
 
 

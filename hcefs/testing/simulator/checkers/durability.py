@@ -9,12 +9,26 @@ are all seen when they happen, whether or not a power cut comes.
 
 from __future__ import annotations
 
+from hcefs.integrity import blake3_digest
 from hcefs.ledger.rows import TIP_ROW
 from hcefs.testing.simulator.files import index_of_name
 from hcefs.testing.simulator.history import History, Violation
 from hcefs.testing.simulator.world import World
 
 NAME = "durability"
+
+
+def unchanged(world: World, history: History) -> None:
+    """Raises Violation: a copy of a shard differs from the shard, and no fault changed it."""
+    for node in world.nodes:
+        for name, file in node.storage.platter.durable_shards():
+            parsed = index_of_name(name)
+            if parsed is None or name.count(".") != 1 or file.is_known:
+                continue
+            file.is_known = True
+            digest = blake3_digest(file.data)
+            if history.shards.setdefault(parsed, digest) != digest:
+                raise Violation(NAME, f"{name} on {node.name} is not the shard of that name")
 
 
 def durable_indexes(world: World) -> dict[bytes, set[int]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hcefs.formats.manifest import Core
+from hcefs.store.interface import Table
 from hcefs.testing.simulator.history import Violation
 from hcefs.testing.simulator.world import World, marker
 
@@ -27,6 +29,19 @@ def check(world: World, secrets: list[bytes]) -> None:
     rows = b"\0".join(world.ledger.table.contents())
     if mark in rows or any(seed in rows for seed in seeds):
         raise Violation(NAME, "plaintext or a secret key lies on the ledger")
+
+
+def no_key_twice(world: World) -> None:
+    """Raises Violation: two blobs were sealed with one data key."""
+    known: dict[bytes, bytes] = {}
+    for node in world.nodes:
+        for key, row in node.storage.rows.rows.items():
+            if key[0] != Table.CORES:
+                continue
+            core = Core.decode(row[4:])
+            first = known.setdefault(core.dek_commitment, bytes(core.blob))
+            if first != bytes(core.blob):
+                raise Violation(NAME, f"{core.blob} has the data key of another blob")
 
 
 def secrets_of(world: World) -> list[bytes]:
