@@ -30,6 +30,7 @@ from hcefs.stripes.relayout import LayoutTaker
 from hcefs.upkeep.collect import Collector
 from hcefs.upkeep.rebalance import Rebalancer
 from hcefs.upkeep.replaced import ReplacedSweeper
+from hcefs.upkeep.retire import delete_shards
 
 P = CrashPoint
 
@@ -242,7 +243,7 @@ MUTATIONS: dict[str, Mutation] = {
         "a shard that has moved away goes before its rows", "retire", P.SHARD_UNLINKED, 1,
         NOT_THERE,
         rewrite(
-            retire.delete_shards,
+            delete_shards,
             ("        if rows:\n", "        [stores.shards.remove(shard.base, shard.index, "
                                    "shard.form) for shard in shards]\n        if rows:\n"),
         ),
@@ -251,7 +252,7 @@ MUTATIONS: dict[str, Mutation] = {
         "the name of a shard that has moved away goes first", "retire", P.RETIRE_ROWS, 1,
         "still has",
         rewrite(
-            retire.delete_shards,
+            delete_shards,
             ("        if rows:\n",
              "        stores.rows.delete(names)\n        if rows:\n"),
         ),
