@@ -33,7 +33,7 @@ from hcefs.stripes.transfers import opened
 from hcefs.upkeep.scrub_rows import DONE, STAGES, RowMender, RowStage, stage_after
 from hcefs.upkeep.scrub_shards import ShardFile, ShardJudge
 from hcefs.upkeep.scrub_state import SECTORS, ScrubCursor, ScrubLog
-from hcefs.upkeep.throttle import Throttle
+from hcefs.upkeep.throttle import LEAST_BYTES, Throttle
 from hcefs.upkeep.worker import Progress
 
 READ_BYTES = 1 << 20
@@ -103,7 +103,8 @@ class Pacer:
             taken = min(left, self._room)
             self._room -= taken
             left -= taken
-            if left <= 0:
+            # The rest of a rounding error would be waited for by sleeps that end at once.
+            if left < LEAST_BYTES:
                 return
             await self._runtime.sleep(min(left / rate, STEP_SECONDS))
 

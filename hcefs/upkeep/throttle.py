@@ -28,6 +28,9 @@ SLOWDOWN_MAX = 1.6
 """Below the factor of 2 that clients are promised, so that there is time to give way."""
 
 STEP_SECONDS = 0.25
+LEAST_BYTES = 0.5
+"""Less is nothing: bytes are whole, and rates are not."""
+
 BURST_SECONDS = 0.5
 WAIT_SECONDS_MAX = 0.25
 """Between two looks at what clients do."""
@@ -99,7 +102,8 @@ class Throttle:
                 taken = min(left, max(0.0, self._room))
                 self._room -= taken
                 left -= taken
-                if left <= 0:
+                # The rest of a rounding error would be waited for by sleeps that end at once.
+                if left < LEAST_BYTES:
                     self._spent = self._runtime.monotonic()
                     return
                 await self._runtime.sleep(min(left / self._rate, WAIT_SECONDS_MAX))

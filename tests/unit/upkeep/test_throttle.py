@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from hcefs.upkeep.latency import LatencyMeter
+from hcefs.upkeep.scrub import Pacer
 from hcefs.upkeep.throttle import BURST_SECONDS, GROWTH, STEP_SECONDS, Throttle
 from tests.unit.upkeep.giving import ClockRuntime
 
@@ -121,6 +123,37 @@ async def test_those_who_wait_take_turns(runtime: ClockRuntime) -> None:
     for task in tasks:
         await task
     assert done == [0, 1, 2, 3, 4]
+
+
+class ExactRuntime(ClockRuntime):
+    """Sleeps end exactly when they are to, and are counted."""
+
+    sleeps = 0
+
+    async def sleep(self, seconds: float) -> None:
+        self.sleeps += 1
+        if self.sleeps > 100_000:
+            raise AssertionError("it sleeps for ever, and no time passes")
+        self.now += seconds
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("kind", ["throttle", "pacer"])
+async def test_a_rounding_error_is_not_waited_for(kind: str) -> None:
+    """Once a node slept for a part of a byte again and again, with a clock that stood still."""
+    runtime = ExactRuntime()
+    runtime.now = 1_000_000_000.1
+    rate = 3e6 / 7
+    bucket = (
+        Throttle(runtime, rate, rate, lambda: True)
+        if kind == "throttle"
+        else Pacer(runtime, lambda: rate)
+    )
+    try:
+        for size in range(1, 2_000):
+            await bucket.spend(7 * size)
+    finally:
+        runtime.close()
 
 
 def served(throttle: Throttle, seconds: float, count: int = 64) -> None:
