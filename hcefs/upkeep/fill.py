@@ -227,7 +227,12 @@ class SeatFiller:
         self, place: Place, base: BlobBase, index: int, source: int, lists: Lists, filled: Filled
     ) -> Outcome:
         """Bring one shard here, or find that it is not to be had."""
-        held = lists.held[base]
+        held = lists.held.get(base, {})
+        if not held and not lists.complete:
+            raise Unavailable(
+                "nobody who was heard has a shard of it, and not everybody was: later",
+                reason="holders-away",
+            )
         try:
             wanted = await self._rows(place, base, held, lists.nodes)
         except NotFound:

@@ -155,6 +155,22 @@ async def test_a_holder_that_is_away_puts_off_and_does_not_lose(world: Repairing
     assert has_shard(world.cluster.stores[me], blob.base, index)
 
 
+@pytest.mark.parametrize("away", [True, False], ids=["some-away", "all-there"])
+async def test_what_nobody_has_is_put_off_while_somebody_is_away(
+    world: Repairing, away: bool
+) -> None:
+    me = node(world)
+    ((blob, index),) = await blobs_at(world, me, 1)
+    world.lose(blob, *range(6))
+    world.queue(me).found(blob.base, index, "ec-4-2", "missing")
+    if away:
+        world.giving[world.seat(blob, others(index, 1)[0]).node.account].fails = AWAY
+    await world.run(world.repairer(me))
+    entry = world.queue(me).get(DamagedName(blob.base, index, "ec-4-2"))
+    assert (entry is not None) == away
+    assert entry is None or (entry.attempts, entry.error) == (1, "holders-away")
+
+
 async def test_what_is_said_to_be_damaged_is_read_first(world: Repairing) -> None:
     me = node(world)
     (bad, at), (good, index) = await blobs_at(world, me, 2)
