@@ -136,6 +136,7 @@ class Follower:
         self._ahead: dict[int, SignedHead] = {}
         self._applied_head: SignedHead | None = None
         self._newest_time_ms = 0
+        self._newest_seen = runtime.monotonic()
         self._seen: dict[bytes, SignedHead] = {}
         # One at a time: a block that is being replayed must not outlive its term.
         self._turn = asyncio.Lock()
@@ -234,9 +235,13 @@ class Follower:
         """
         self._require_trusted()
         now_ms = self._runtime.now_ms()
-        if self._newest_time_ms > now_ms + self._genesis.skew_ms:
+        # At least so late it is at the ledger: a clock that was set back while nothing came
+        # from there must not make an old lease a fresh one.
+        passed_ms = int((self._runtime.monotonic() - self._newest_seen) * 1000)
+        ledger_ms = self._newest_time_ms + passed_ms if self._newest_time_ms else 0
+        if ledger_ms > now_ms + self._genesis.skew_ms:
             raise Unavailable(
-                f"this node's clock is {self._newest_time_ms - now_ms} ms behind the ledger's: "
+                f"this node's clock is {ledger_ms - now_ms} ms behind the ledger's: "
                 "correct the clock",
                 reason="clock-skew",
             )
@@ -608,7 +613,9 @@ class Follower:
 
     def _place(self, head: SignedHead, height: int) -> None:
         """Remember a verified head: as the lease if its block is here, else for later."""
-        self._newest_time_ms = max(self._newest_time_ms, head.time_ms)
+        if head.time_ms > self._newest_time_ms:
+            self._newest_time_ms = head.time_ms
+            self._newest_seen = self._runtime.monotonic()
         if head.height <= height:
             known = self._applied_head
             if known is None or (head.term, head.time_ms) > (known.term, known.time_ms):

@@ -122,7 +122,7 @@ def _failed_holders_counted() -> contextlib.AbstractContextManager[None]:
 
     async def hopeful(self: Any, *args: Any, **named: Any) -> Any:
         stored = await finish(self, *args, **named)
-        return replace(stored, durable=self._profile.n)
+        return replace(stored, durable=tuple(range(self._profile.n)))
 
     return swapped((write.StripeWriter, "finish", hopeful))
 

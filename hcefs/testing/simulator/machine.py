@@ -58,6 +58,9 @@ class Life:
         machine.lives += 1
         self.machine = machine
         self.loop = machine.loop
+        self.offset_ms = machine.offset_ms
+        """How wrong its clock was when it began."""
+
         self.alive = True
         self.is_ended = False
         """Whether :meth:`end` has run; it is dead before, when a disk call killed it."""

@@ -346,6 +346,8 @@ class Call:
     def _carry(self, link: Link, pipe: _Pipe, deliver: Callable[[], None]) -> None:
         """Have something happen on the other side, unless the network prevents it."""
         network = self.network
+        if self.loop.is_closed():
+            return  # what is left of a run that has ended
         if link.is_closed:
             link.parked.append(lambda: self._carry(link, pipe, deliver))
             self._stall()

@@ -179,7 +179,7 @@ class Simulation:
 
     async def _becomes_whole(self, name: str) -> None:
         world, history = self.world, self.history
-        if not await world.until(lambda: not whole.lacks(world, history), WHOLE_SECONDS):
+        if not await world.until(lambda: not whole.lacks(world, history), WHOLE_SECONDS, 3.0):
             raise Violation(
                 whole.NAME, f"{WHOLE_SECONDS:.0f} s after {name}: {whole.lacks(world, history)[:3]}"
             )

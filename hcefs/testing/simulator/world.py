@@ -57,6 +57,8 @@ PARTITION_BITS = 3
 PING_SECONDS = 6.0
 """Between two rounds of pings: they are most of what an idle cluster does."""
 
+CLOSING_ROUNDS = 10
+
 MEMBERS = 6
 SPARES = 1
 LEASE_MS = 10_000
@@ -66,7 +68,14 @@ PROFILES = [("ec-4-2", 4, 2), ("copy-3", 1, 2)]
 DATA = Path("/data")
 
 LIMITS = LimitsConfig(streams=64, put_deadline_s=5.0, reserve_mib=40)
-UPKEEP = UpkeepConfig(rate_min_mib=16.0, rate_max_mib=512.0, grace_s=60.0, round_s=150.0)
+UPKEEP = UpkeepConfig(
+    rate_min_mib=16.0,
+    rate_max_mib=512.0,
+    grace_s=60.0,
+    round_s=150.0,
+    scrub_cycle_s=150.0,
+    quarantine_s=3600.0,
+)
 """Rounds and grace are shorter than in production: a simulation has minutes, not days."""
 
 
@@ -423,13 +432,13 @@ class World:
         node = self.node_of(account)
         return node.node.follower.view.height if node.is_up and node.node is not None else 0
 
-    async def until(self, holds: Callable[[], bool], seconds: float) -> bool:
+    async def until(self, holds: Callable[[], bool], seconds: float, every: float = 0.25) -> bool:
         """Wait until something is so; whether it came so."""
         end = self.loop.time() + seconds
         while not holds():
             if self.loop.time() >= end:
                 return False
-            await asyncio.sleep(0.25)
+            await asyncio.sleep(every)
         return True
 
     def machines(self) -> list[Machine]:
@@ -446,11 +455,16 @@ class World:
         for life in [*lives, *(person.life for person in self.people.values())]:
             if life is not None:
                 life.end()
-        # What was cancelled runs once more, to end.
-        for task in asyncio.all_tasks(self.loop):
-            task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            self.loop.run_until_complete(asyncio.sleep(1.0))
+        # What was cancelled runs on to its end; some wait for others, or ask to wait again.
+        for _ in range(CLOSING_ROUNDS):
+            left = asyncio.all_tasks(self.loop)
+            if not left:
+                break
+            for task in sorted(left, key=hash):
+                task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                self.loop.run_until_complete(asyncio.sleep(100.0))
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         self.loop.close()
 
     def heal(self) -> None:

@@ -372,7 +372,22 @@ async def test_a_clock_behind_the_ledger_is_refused(node: Node) -> None:
     node.follower.observe_head(node.head(now_ms + SKEW_S * 1000 + 1).encode())
     assert node.refusal() == "clock-skew"
     node.runtime.advance(1)
+    assert node.refusal() == "clock-skew"  # the ledger's clock went on, too
+    node.runtime.wall_ms += 1
     assert node.refusal() == ""
+
+
+async def test_a_clock_that_is_set_back_while_the_ledger_is_silent_renews_no_lease(
+    node: Node,
+) -> None:
+    node.link.block(*node.blocks(1))
+    await node.reach(1)
+    node.follower.observe_head(node.head(node.runtime.now_ms()).encode())
+    lease_s = node.world.genesis.lease_ms // 1000
+    for _ in range(3):
+        node.runtime.advance(lease_s - 1)
+        node.runtime.wall_ms -= (lease_s - 1) * 1000
+    assert node.refusal() == "clock-skew"
 
 
 async def test_a_forged_head_is_refused(node: Node) -> None:
