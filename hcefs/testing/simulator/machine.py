@@ -24,6 +24,8 @@ Ts = TypeVarTuple("Ts")
 START_MS = 1_800_000_000_000
 """The wall clock when the simulation begins."""
 
+SLEEP_SECONDS_MIN = 1e-6
+
 _CURRENT: ContextVar[Life | None] = ContextVar("life", default=None)
 
 
@@ -130,7 +132,11 @@ class SimRuntime:
         return self._random.randbytes(size)
 
     async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+        if not self.life.alive:
+            await self._loop.create_future()  # whoever outlives its cancellation stands still
+        # No sleep is so short that time does not pass: who waits for the rest of a rounding
+        # error would wait for ever.
+        await asyncio.sleep(max(seconds, SLEEP_SECONDS_MIN) if seconds > 0 else 0)
 
     def timeout(self, seconds: float | None) -> AbstractAsyncContextManager[Any]:
         return asyncio.timeout(seconds)
@@ -142,7 +148,7 @@ class SimRuntime:
     async def disk(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         await asyncio.sleep(self._delays.uniform(*self._machine.disk_seconds))
         if not self.life.alive:
-            raise asyncio.CancelledError
+            await self._loop.create_future()
         try:
             return function(*args)
         except Crash:

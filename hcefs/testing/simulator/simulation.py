@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -215,4 +216,8 @@ def simulate(
         with scaled(), planted():
             return Simulation(seed, phase_seconds).run()
     finally:
+        # Coroutines of dead processes are dropped here, and what they say about it does not matter.
+        said, sys.unraisablehook = sys.unraisablehook, lambda _: None
+        gc.collect()
+        sys.unraisablehook = said
         gc.enable()

@@ -57,7 +57,7 @@ PARTITION_BITS = 3
 PING_SECONDS = 6.0
 """Between two rounds of pings: they are most of what an idle cluster does."""
 
-CLOSING_ROUNDS = 10
+CLOSING_ROUNDS = 4
 
 MEMBERS = 6
 SPARES = 1
@@ -463,8 +463,9 @@ class World:
             for task in sorted(left, key=hash):
                 task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                self.loop.run_until_complete(asyncio.sleep(100.0))
-        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+                self.loop.run_until_complete(asyncio.sleep(0.001))
+        for left_over in asyncio.all_tasks(self.loop):
+            left_over._log_destroy_pending = False  # type: ignore[attr-defined]
         self.loop.close()
 
     def heal(self) -> None:
