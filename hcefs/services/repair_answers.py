@@ -71,7 +71,7 @@ class RepairAnswers:
             pace_shards=pace.shards,
             pace_bytes=pace.bytes,
             left_seconds=-1.0 if left is None else left,
-            left_bytes=repairer.meter.left_bytes(len(queue)),
+            left_bytes=repairer.meter.left_bytes(queue.owed()),
             repaired_shards=repairer.meter.shards,
             repaired_bytes=repairer.meter.bytes,
             passing=_stock(repairer.stock),

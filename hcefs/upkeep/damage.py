@@ -32,6 +32,9 @@ from hcefs.store.interface import RowStore, Table
 ENTRIES_MAX = 1 << 16
 PAGE_ROWS = 1000
 TEXT_MAX = 64
+NOT_COMMITTED = "not-committed"
+"""The error of a shard whose blob waits for its append: its put failed here, or goes on."""
+
 BACKOFF_MS_FIRST = 30_000
 BACKOFF_MS_MAX = 3_600_000
 
@@ -113,14 +116,22 @@ class Damaged:
         return None if live is None else live - profile_named(self.name.profile).k
 
     @property
+    def is_pending(self) -> bool:
+        """Whether its blob was not committed at the last attempt: nothing is owed to it yet."""
+        return self.shard.error == NOT_COMMITTED
+
+    @property
     def urgency(self) -> tuple[int, int, DamagedName]:
         """Sorts the most urgent first: by margin, then by age.
 
         What was not looked at yet may be anything, so it comes with those at the brink;
-        what is beyond recovery comes last, because trying it again helps nobody else.
+        what is not committed, and what is beyond recovery, come last, because trying them
+        again helps nobody else.
         """
         margin = self.margin
         rank = 0 if margin is None else margin if margin >= 0 else 1 << 16
+        if self.is_pending:
+            rank = 1 << 17
         return rank, self.shard.found_ms, self.name
 
     def due_ms(self) -> int:
@@ -312,20 +323,33 @@ class DamageLog:
             ]
         return heapq.nsmallest(limit, found, key=lambda entry: entry.urgency)
 
+    def is_pending(self, name: DamagedName) -> bool:
+        """Whether a shard waits for nothing but the append of its blob."""
+        known = self._entries.get(name)
+        return known is not None and Damaged(name, known).is_pending
+
+    def owed(self) -> int:
+        """How many entries are of blobs that are not known to wait for their append."""
+        with self._lock:
+            entries = list(self._entries.items())
+        return sum(not Damaged(name, shard).is_pending for name, shard in entries)
+
     def backlog(self) -> dict[str, int]:
-        """How many entries there are of each margin; see :func:`margin_text`."""
+        """How many entries there are of each margin (:func:`margin_text`), pending ones apart."""
         found: dict[str, int] = {}
         with self._lock:
             entries = [Damaged(name, shard) for name, shard in self._entries.items()]
         for entry in entries:
-            name = margin_text(entry.margin)
-            found[name] = found.get(name, 0) + 1
+            if not entry.is_pending:
+                name = margin_text(entry.margin)
+                found[name] = found.get(name, 0) + 1
         return found
 
     def oldest_ms(self) -> int:
-        """When the oldest entry was found; 0 when there is none."""
+        """When the oldest entry was found, pending ones apart; 0 when there is none."""
         with self._lock:
-            return min((shard.found_ms for shard in self._entries.values()), default=0)
+            entries = [Damaged(name, shard) for name, shard in self._entries.items()]
+        return min((each.shard.found_ms for each in entries if not each.is_pending), default=0)
 
 
 def margin_text(margin: int | None) -> str:

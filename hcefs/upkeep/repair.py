@@ -34,7 +34,7 @@ from hcefs.stripes.audit import Auditor, ShardState
 from hcefs.stripes.checks import Replica
 from hcefs.stripes.placed import form_here
 from hcefs.transport.upkeep import Place, ShardName
-from hcefs.upkeep.damage import Damaged, DamagedName, DamageLog, margin_text
+from hcefs.upkeep.damage import NOT_COMMITTED, Damaged, DamagedName, DamageLog, margin_text
 from hcefs.upkeep.fill import Outcome, SeatFiller
 from hcefs.upkeep.pace import PaceMeter
 from hcefs.upkeep.rebalance import MapView
@@ -139,7 +139,7 @@ class Repairer:
 
     def left_seconds(self) -> float | None:
         """How long what is in the queue will take at the pace of now; None: nobody knows."""
-        return self.meter.left_seconds(self._runtime.monotonic(), len(self._queue))
+        return self.meter.left_seconds(self._runtime.monotonic(), self._queue.owed())
 
     def gauges(self) -> None:
         """Let the backlog be read whenever metrics are."""
@@ -304,7 +304,7 @@ class Repairer:
         if outcome is Outcome.LOST:
             await self._put_off(name, "too-few-shards")
         elif outcome is Outcome.PENDING:
-            await self._put_off(name, "not-committed")
+            await self._put_off(name, NOT_COMMITTED)
         else:
             await self._runtime.disk(self._queue.settled, [name])
             if size:

@@ -53,7 +53,7 @@ class Stock:
     """Rows of which too little could be heard."""
 
     lacking: int = 0
-    """Shards that this node lacks."""
+    """Shards that this node lacks, but for those of blobs known to wait for their append."""
 
     by_live: dict[tuple[str, int], int] = field(default_factory=dict)
     """By profile and live shards, the blobs that this node counts."""
@@ -179,7 +179,7 @@ class Stocktaking:
             if count >= code.n or base in known:
                 self.stock.count(name.profile, count, complete=lists.complete)
         if lacking:
-            self.stock.lacking += len(lacking)
+            self.stock.lacking += sum(not self._queue.is_pending(name) for name, _, _ in lacking)
             await self._runtime.disk(self._queue.found_all, lacking)
 
 

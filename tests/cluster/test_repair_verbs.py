@@ -22,6 +22,16 @@ def shard_file(cluster: LiveCluster, node: int, base: str, index: int) -> Path:
     return path
 
 
+async def made_whole(shell: Shell) -> None:
+    """Have every node repair what it lacks, and wait for it."""
+    started = await shell.run("repair", "now")
+    assert len(started["started"]) == 6
+    async with asyncio.timeout(DONE_SECONDS):
+        while not (status := await shell.run("repair", "status"))["done"]:
+            await asyncio.sleep(0.2)
+    assert status["backlog"] == 0
+
+
 async def test_repair_and_verify(mortal_cluster: LiveCluster, open_client: OpenClient) -> None:
     cluster = mortal_cluster
     hospital = await open_client(cluster, "hospital")
@@ -31,6 +41,7 @@ async def test_repair_and_verify(mortal_cluster: LiveCluster, open_client: OpenC
         for seed in range(3)
     ]
     shell = Shell(cluster)
+    await made_whole(shell)  # other tests have killed nodes in the middle of puts
     found = await shell.run("verify", "--all")
     assert found["whole"]
     assert found["counts"]["full"] >= 3
@@ -56,13 +67,9 @@ async def test_repair_and_verify(mortal_cluster: LiveCluster, open_client: OpenC
     doctor = await open_client(cluster, "doctor")
     stream = await doctor.get(cluster.record, receipts[0].ref.blob, grant=cluster.grants["doctor"])
     assert await stream.read() == some_bytes(300_000, 0)
-    started = await shell.run("repair", "now")
-    assert len(started["started"]) == 6
-    async with asyncio.timeout(DONE_SECONDS):
-        while not (status := await shell.run("repair", "status"))["done"]:
-            await asyncio.sleep(0.2)
-    assert status["backlog"] == 0
-    assert (await shell.run("repair", "list"))["shards"] == []
+    await made_whole(shell)
+    queued = (await shell.run("repair", "list"))["shards"]
+    assert {each["error"] for each in queued} <= {"not-committed"}
     after = await shell.run("repair", "explain", blob)
     assert {shard["state"] for shard in after["shards"]} == {"whole"}
     assert (await shell.run("verify", blob))["whole"]

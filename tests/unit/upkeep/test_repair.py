@@ -219,6 +219,29 @@ async def test_every_blob_is_counted_by_one_node(world: Repairing) -> None:
     assert counted == {6: 6, 5: 1, 4: 1, 3: 1}
 
 
+async def test_a_put_that_was_never_committed_is_owed_nothing(world: Repairing) -> None:
+    """It is looked at again now and then, and keeps no pass from being whole."""
+    pending = BlobId.of(world.runtime.random(16))
+    session = world.cluster.session(world.cluster.plan(pending))
+    await session.write(bytes(10))
+    await session.finish(10, b"", b"", world.cluster.call("put", pending))
+    me = node(world)
+    (index,) = [s.index for s in world.cluster.seats(pending.base) if s.node.account == me]
+    world.lose(pending, index)
+    repairer, queue = world.repairer(me), world.queue(me)
+    await world.whole_round(repairer)
+    name = DamagedName(pending.base, index, "ec-4-2")
+    assert queue.is_pending(name)
+    assert (queue.backlog(), queue.owed(), queue.oldest_ms()) == ({}, 0, 0)
+    assert repairer.last is not None
+    assert repairer.last.is_whole
+    world.cluster.commit(pending)
+    world.clock_ms += BACKOFF_MS_FIRST
+    await world.run(repairer)
+    assert has_shard(world.cluster.stores[me], pending.base, index)
+    assert not len(queue)
+
+
 async def stock_of(world: Repairing, account: AccountId) -> dict[tuple[str, int], int]:
     repairer = world.repairer(account)
     repairer.now()
