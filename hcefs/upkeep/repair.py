@@ -24,7 +24,7 @@ from collections.abc import Iterable
 from functools import partial
 
 from hcefs.erasure.scheme import PROFILES, profile_named
-from hcefs.errors import Exhausted, HcefsError
+from hcefs.errors import Exhausted, HcefsError, Unavailable
 from hcefs.ids import AccountId
 from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import ClusterMap
@@ -69,6 +69,10 @@ BATCH = 256
 SHARDS_AT_ONCE = 8
 GROUPS_AT_ONCE = 4
 IDLE_SECONDS = 1.0
+
+DISK_ERROR = "disk-error"
+UNREADABLE_TRIES = 3
+"""A shard that the disk refused so often, minutes apart, counts as damaged: a bad sector."""
 
 NOT_NOW = frozenset({"other-epoch", "unsettled", "unknown-node"})
 """Reasons that are about the moment and not about the blob: nothing is counted against it."""
@@ -328,6 +332,13 @@ class Repairer:
         audit = await self._auditor.look(name.base, name.index, name.profile)
         if audit.state is not ShardState.DAMAGED:
             return audit.state is ShardState.MISSING and audit.reason != "other-layout"
+        if audit.reason == DISK_ERROR and entry.shard.attempts < UNREADABLE_TRIES:
+            # The disk failed, and says nothing of the shard: to set it aside for that would
+            # take an intact one away.
+            raise Unavailable(
+                "the disk does not give this shard at the moment: it is read again later",
+                reason=DISK_ERROR,
+            )
         log.error("shard %s index %d here is damaged: %s", name.base, name.index, audit.reason)
         self._metrics.count("corrupt_shards_total")
         await self._runtime.disk(self._set_aside, name)

@@ -165,6 +165,11 @@ class ShardJudge:
             log.error("shard %s index %d is of a newer version: upgrade", shard.base, shard.index)
             return
         profile = self._profile(shard)
+        if reason == "disk-error":
+            # A disk that fails says nothing of the shard, which may be intact: the repair
+            # reads it again, minutes later, and sets it aside when it still cannot.
+            self._tell(shard, profile, reason)
+            return
         try:
             self._set_aside(shard, reason)
         except HcefsError as error:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from hcefs.errors import Unavailable
-from hcefs.ids import AccountId, BlobId
+from hcefs.ids import AccountId, BlobBase, BlobId
 from hcefs.stripes.audit import Auditor, ShardState
 from hcefs.stripes.exports import has_shard
-from hcefs.upkeep.damage import BACKOFF_MS_FIRST, DamagedName
+from hcefs.upkeep.damage import BACKOFF_MS_FIRST, BACKOFF_MS_MAX, DamagedName
+from hcefs.upkeep.repair import UNREADABLE_TRIES
 from tests.unit.upkeep.giving import ClockRuntime
 from tests.unit.upkeep.repairing import ROUND_SECONDS, Repairing
 
@@ -217,6 +219,42 @@ async def test_every_blob_is_counted_by_one_node(world: Repairing) -> None:
         assert repairer.last is None
     # A put whose append has not come is counted only while it is whole.
     assert counted == {6: 6, 5: 1, 4: 1, 3: 1}
+
+
+@pytest.mark.parametrize("failures", [1, 99], ids=["now-and-then", "for-good"])
+async def test_a_disk_that_fails_takes_no_intact_shard_away(
+    world: Repairing, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    me = node(world)
+    ((blob, index),) = await blobs_at(world, me, 1)
+    shards, name = world.cluster.stores[me].shards, DamagedName(blob.base, index, "ec-4-2")
+    left, opened, set_aside = failures, shards.open, list[int]()
+
+    def failing(base: BlobBase, *rest: Any) -> Any:
+        nonlocal left
+        if base == blob.base and not set_aside and left:
+            left -= 1
+            raise Unavailable("EIO while reading", reason="disk-error")
+        return opened(base, *rest)
+
+    def quarantine(*shard: Any) -> None:
+        set_aside.append(shard[1])
+        shards.remove(*shard)
+
+    monkeypatch.setattr(shards, "open", failing)
+    monkeypatch.setattr(shards, "quarantine", quarantine)
+    world.queue(me).found(blob.base, index, "ec-4-2", "disk-error")
+    repairer = world.repairer(me)
+    for attempt in range(1, UNREADABLE_TRIES + 2):
+        await world.run(repairer)
+        entry = world.queue(me).get(name)
+        if attempt <= min(failures, UNREADABLE_TRIES):
+            assert entry is not None
+            assert (entry.attempts, entry.error, set_aside) == (attempt, "disk-error", [])
+        world.clock_ms += BACKOFF_MS_MAX
+    assert world.queue(me).get(name) is None
+    assert set_aside == ([index] if failures > 1 else [])
+    assert has_shard(world.cluster.stores[me], blob.base, index)
 
 
 async def test_a_put_that_was_never_committed_is_owed_nothing(world: Repairing) -> None:
