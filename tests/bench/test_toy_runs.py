@@ -80,6 +80,7 @@ async def test_a_slow_node_at_toy_size(tmp_path: Path) -> None:
     assert len(result["goals"]) == 2
 
 
+@pytest.mark.long
 async def test_repair_at_toy_size(tmp_path: Path) -> None:
     runtime = SystemRuntime()
     effort = repair.Effort(4 * MIB, MIB, 0.5, 2 * MIB, 1, 120.0)
