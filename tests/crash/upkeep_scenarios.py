@@ -88,10 +88,11 @@ class StandIns(ClusterScenario):
         await nodes.bring_home()
         found += left_faults(world, world.bases("begun") - world.bases("committed"))
         for note in world.acknowledged():
-            for index, (home, where) in enumerate(
-                zip(nodes.homes(note.base), nodes.where(note.base).values(), strict=True)
-            ):
-                found += [f"index {index} is at home and left elsewhere" for _ in {*where} - {home}]
+            homes = nodes.homes(note.base)
+            for account, stores in world.cluster.stores.items():
+                for base, index in stores.shards.inventory():
+                    if base == note.base and homes[index] != account:
+                        found.append(f"index {index} is at home and left elsewhere")
         for number, stores in enumerate(world.cluster.stores.values(), 1):
             found += [f"node {number}: a mark is left" for _ in marked_in(stores.rows)]
         return found
@@ -266,8 +267,10 @@ class Restore(ClusterScenario):
         world = self.world
         found = []
         lacks = acknowledged_faults(world)
-        if lacks and not self.marks[0].active:
-            found.append(f"an empty database is taken for a whole one: {lacks[0]}")
+        for name in ("rows", "keys"):
+            is_aside = (world.folder / "node-1" / f"{name}.damaged-0").exists()
+            if lacks and is_aside and name not in self.marks[0].names:
+                found.append(f"an empty database is taken for a whole one: {lacks[0]}")
         for note in world.acknowledged():
             if await world.read(note) != world.expected(note):
                 found.append(f"{note.base} does not read back")
