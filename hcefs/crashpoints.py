@@ -107,6 +107,32 @@ class CrashPoint(enum.Enum):
     REPLACED_NAMES = "replaced/names"
     REPLACED_SHARDS = "replaced/shards"
     REPLACED_MARK = "replaced/mark"
+    # hcefs.upkeep.stand_in, hcefs.upkeep.bring_home
+    STAND_IN_OFFERED = "stand-in/offered"
+    STAND_IN_TAKEN = "stand-in/taken"
+    STAND_IN_DELETED = "stand-in/deleted"
+    STAND_IN_UNMARKED = "stand-in/unmarked"
+    STAND_IN_ROWS_DELETED = "stand-in/rows-deleted"
+    STAND_IN_RECORD_UNMARKED = "stand-in/record-unmarked"
+    # hcefs.upkeep.scrub_shards, hcefs.upkeep.scrub_state, hcefs.upkeep.quarantine
+    SCRUB_NOTED = "scrub/noted"
+    SCRUB_SET_ASIDE = "scrub/set-aside"
+    SCRUB_TOLD = "scrub/told"
+    SCRUB_CURSOR = "scrub/cursor"
+    QUARANTINE_DISCARDED = "quarantine/discarded"
+    QUARANTINE_FORGOTTEN = "quarantine/forgotten"
+    # hcefs.upkeep.damage, hcefs.upkeep.repair
+    DAMAGE_ENTERED = "damage/entered"
+    DAMAGE_SETTLED = "damage/settled"
+    REPAIR_RESTORED = "repair/restored"
+    # hcefs.store.recovery, hcefs.upkeep.restore
+    RESTORING_DRAFT = "restoring/draft"
+    RESTORING_MARKED = "restoring/marked"
+    RESTORING_SET_ASIDE = "restoring/set-aside"
+    RESTORING_EMPTY = "restoring/empty"
+    RESTORING_UNNAMED = "restoring/unnamed"
+    RESTORING_ROW = "restoring/row"
+    RESTORING_UNMARKED = "restoring/unmarked"
     # hcefs.stripes.placed
     MIGRATE_PAGE = "migrate/page"
     MIGRATE_MARK = "migrate/mark"
@@ -118,6 +144,9 @@ class CrashPoint(enum.Enum):
     FOLLOWED_VERIFIED = "follower/verified"
     FOLLOWED_WRITTEN = "follower/written"
     FOLLOWED_TOLD = "follower/told"
+    # hcefs.ledger.log
+    TERM_BEGUN = "term/begun"
+    TERM_SUPERSEDED = "term/superseded"
 
 
 class _Armed:

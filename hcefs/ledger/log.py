@@ -31,6 +31,7 @@ from typing import Any, Self, TypeVar, cast
 
 import rocksdict
 
+from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.encoding import Encoded
 from hcefs.errors import Conflict, Corrupt, HcefsError, Internal, Invalid, NotFound
 from hcefs.ids import AccountId, RecordId
@@ -577,6 +578,7 @@ class LedgerLog(StateView):
                 batch.put(settled, seal(settled, fork.encode()))
             batch.delete(SUPERSEDED_ROW)
             self._write(batch)
+            crash_point(CrashPoint.TERM_BEGUN)
             with self._showing:
                 if beyond:
                     self._head = self._head_written = None
@@ -610,6 +612,7 @@ class LedgerLog(StateView):
             batch = self._new_batch()
             batch.put(SUPERSEDED_ROW, seal(SUPERSEDED_ROW, signed.encode()))
             self._write(batch)
+            crash_point(CrashPoint.TERM_SUPERSEDED)
 
     def superseded(self) -> SignedTermChange | None:
         """The statement that voids blocks of this log, if there is one."""

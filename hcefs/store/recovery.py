@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.errors import Corrupt, HcefsError, Invalid
 from hcefs.store.disk import Disk, disk_errors
 from hcefs.store.interface import Stores, Table
@@ -96,6 +97,7 @@ class Restoring:
                 self.disk.sync(fd)
             finally:
                 self.disk.close(fd)
+            crash_point(CrashPoint.RESTORING_DRAFT)
             if names:
                 self.disk.rename(temporary, self._path)
             else:
@@ -123,7 +125,9 @@ def opened_or_set_aside(folder: Path, restoring: Restoring, open_: Callable[[Pat
             raise
         _set_aside(folder, restoring, f"{error.kind}: {error.reason}")
     log.error("the database %s begins empty: it is restored from the other nodes", name)
-    return open_(folder)
+    made = open_(folder)
+    crash_point(CrashPoint.RESTORING_EMPTY)
+    return made
 
 
 def is_damage(error: HcefsError) -> bool:
@@ -148,6 +152,7 @@ def _lacks_current(folder: Path, disk: Disk) -> bool:
 
 def _set_aside(folder: Path, restoring: Restoring, why: str) -> None:
     restoring.add(folder.name)
+    crash_point(CrashPoint.RESTORING_MARKED)
     with disk_errors("setting a database aside"):
         for serial in itertools.count():
             target = folder.with_name(f"{folder.name}.damaged-{serial}")
@@ -155,6 +160,7 @@ def _set_aside(folder: Path, restoring: Restoring, why: str) -> None:
                 break
         restoring.disk.rename(folder, target)
         restoring.disk.sync_folder(folder.parent)
+    crash_point(CrashPoint.RESTORING_SET_ASIDE)
     log.error(
         "the database %s cannot be opened (%s): it is kept as %s", folder.name, why, target.name
     )
@@ -188,4 +194,5 @@ def unname_shards(stores: Stores, restoring: Restoring) -> None:
             if not keys:
                 break
             stores.rows.delete([(Table.PLACED, key) for key in keys])
+        crash_point(CrashPoint.RESTORING_UNNAMED)
         restoring.add(UNNAMED)

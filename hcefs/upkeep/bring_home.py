@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.errors import HcefsError
 from hcefs.ids import AccountId, BlobBase, RecordId
 from hcefs.metrics import Metrics
@@ -101,6 +102,7 @@ class HomeBringer:
                     return
                 _, offer = self._waiting.popitem(last=False)
                 await self._take(offer)
+                crash_point(CrashPoint.STAND_IN_TAKEN)
 
         await at_once(self._runtime, AT_ONCE, some, "bring-home")
         if not self._waiting:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.encoding import Encoded
 from hcefs.erasure.scheme import profile_named
 from hcefs.errors import Corrupt, HcefsError, Invalid
@@ -212,6 +213,7 @@ class DamageLog:
                 elif live is not None and known.live != live:
                     changed[name] = replace(known, live=live)
             self._write(changed)
+            crash_point(CrashPoint.DAMAGE_ENTERED)
             self.news += bool(new)
             return new
 
@@ -273,6 +275,7 @@ class DamageLog:
             known = [name for name in names if name in self._entries]
             if known:
                 self._rows.delete([(Table.DAMAGED, name.key()) for name in known])
+                crash_point(CrashPoint.DAMAGE_SETTLED)
             for name in known:
                 del self._entries[name]
 

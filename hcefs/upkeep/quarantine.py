@@ -20,6 +20,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.erasure.scheme import profile_named
 from hcefs.errors import HcefsError
 from hcefs.ids import AccountId
@@ -118,11 +119,18 @@ class Quarantine:
         return planned
 
     def _delete(self, each: Quarantined) -> None:
-        self._stores.shards.discard(each.shard.name)
         same = (each.shard.base, each.shard.index, each.shard.form)
         left = self._stores.shards.quarantined()
-        if all((other.base, other.index, other.form) != same for other in left):
+        if all(
+            (other.base, other.index, other.form) != same or other.name == each.shard.name
+            for other in left
+        ):
+            # The note first: a note that outlives its file would let the next file of this
+            # shard go before its time, and a file without a note is kept for all of it.
             self._log.forget(each.shard)
+        crash_point(CrashPoint.QUARANTINE_FORGOTTEN)
+        self._stores.shards.discard(each.shard.name)
+        crash_point(CrashPoint.QUARANTINE_DISCARDED)
 
     async def _verdict(self, each: Quarantined) -> tuple[bool, str]:
         """Whether a shard may be deleted, and why or why not."""

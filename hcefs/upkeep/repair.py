@@ -23,6 +23,7 @@ import logging
 from collections.abc import Iterable
 from functools import partial
 
+from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.erasure.scheme import PROFILES, profile_named
 from hcefs.errors import Exhausted, HcefsError, Unavailable
 from hcefs.ids import AccountId
@@ -310,6 +311,7 @@ class Repairer:
         elif outcome is Outcome.PENDING:
             await self._put_off(name, NOT_COMMITTED)
         else:
+            crash_point(CrashPoint.REPAIR_RESTORED)
             await self._runtime.disk(self._queue.settled, [name])
             if size:
                 self.meter.enter(self._runtime.monotonic(), size)

@@ -19,6 +19,7 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
+from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.errors import HcefsError
 from hcefs.ids import AccountId
 from hcefs.metrics import Metrics
@@ -110,6 +111,7 @@ class Restorer:
             name = self._left.pop()
             if not await self._row(current, name):
                 self._waiting.append(name)
+            crash_point(CrashPoint.RESTORING_ROW)
             self._metrics.set("restoring_rows", len(self._left) + len(self._waiting))
             return Progress.BUSY
         if self._waiting:
@@ -117,6 +119,7 @@ class Restorer:
             self._left, self._waiting = self._waiting[::-1], []
             return Progress.IDLE
         await self._runtime.disk(lambda: self._mark.remove(*self._mark.names))
+        crash_point(CrashPoint.RESTORING_UNMARKED)
         self._left = None
         self._metrics.set("restoring_rows", 0)
         log.warning("this node is restored: %d rows", self._rows)

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.errors import Corrupt, HcefsError, NotFound
 from hcefs.formats.shard import HEADER_SIZE, ShardHeader
 from hcefs.ids import BlobBase
@@ -176,6 +177,7 @@ class ShardJudge:
             # Also where the disk refuses that: the others can still give what it held.
             log.error("a damaged shard cannot be set aside: %s", error.reason)
         self._tell(shard, profile, reason)
+        crash_point(CrashPoint.SCRUB_TOLD)
 
     def _set_aside(self, shard: ShardFile, reason: str) -> None:
         note = AsideNote(
@@ -188,11 +190,13 @@ class ShardJudge:
         )
         with self._pending.locked([bytes(shard.base)]):
             self._log.set_aside(note)
+            crash_point(CrashPoint.SCRUB_NOTED)
             try:
                 self._stores.shards.quarantine(shard.base, shard.index, shard.form)
             except NotFound:
                 return
             self._forget(shard.base)
+        crash_point(CrashPoint.SCRUB_SET_ASIDE)
         log.error("shard %s index %d was set aside: %s", shard.base, shard.index, reason)
 
     def _profile(self, shard: ShardFile) -> str:

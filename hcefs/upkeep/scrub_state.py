@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.encoding import Encoded
 from hcefs.erasure.scheme import profile_named
 from hcefs.errors import Corrupt, HcefsError, Invalid
@@ -119,6 +120,7 @@ class ScrubLog:
     def save(self, cursor: ScrubCursor) -> None:
         """Keep a cursor, durably."""
         self._rows.put([(Table.SCRUB, _CURSOR, cursor.encode())])
+        crash_point(CrashPoint.SCRUB_CURSOR)
 
     # -- orphans
 

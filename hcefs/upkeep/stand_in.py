@@ -24,6 +24,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.errors import HcefsError
 from hcefs.ids import AccountId, BlobBase
 from hcefs.metrics import Metrics
@@ -206,6 +207,7 @@ class StandInKeeper:
         except HcefsError as error:
             self._note_away(running, home, error)
             return
+        crash_point(CrashPoint.STAND_IN_OFFERED)
         gone = [each for each, there in zip(found, held, strict=True) if there]
         running.offered += len(found) - len(gone)
         if not gone or not self._is_in_force(place.epoch):
@@ -213,7 +215,9 @@ class StandInKeeper:
         shards = [shard for _, shard in gone]
         job = partial(delete_shards, self._stores, self._pending, shards, self._forget)
         await whole(self._runtime, job)
+        crash_point(CrashPoint.STAND_IN_DELETED)
         await self._unmark([each for each, _ in gone])
+        crash_point(CrashPoint.STAND_IN_UNMARKED)
         running.waiting -= len(gone)
         self._metrics.count("brought_home_total", len(gone), kind="shard")
         log.info(
@@ -272,7 +276,9 @@ class StandInKeeper:
     ) -> None:
         if rows:
             delete_record_rows(self._stores, self._pending, rows)
+        crash_point(CrashPoint.STAND_IN_ROWS_DELETED)
         self._stores.rows.delete([(Table.STAND_INS, each.key)])
+        crash_point(CrashPoint.STAND_IN_RECORD_UNMARKED)
         if next(record_rows(self._stores, each.record), None) is not None:
             # Rows came at this moment, perhaps before their mark was removed.
             mark = record_mark(each.record, current.epoch, self._runtime.now_ms())

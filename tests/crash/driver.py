@@ -21,11 +21,13 @@ from hcefs.runtime import SystemRuntime
 from tests.crash.ledger_scenario import Ledger
 from tests.crash.mutations import MUTATIONS
 from tests.crash.scenarios import SCENARIOS, Scenario
+from tests.crash.term_scenario import TermBegins
+from tests.crash.upkeep_scenarios import UPKEEP_SCENARIOS
 
 PHASE_SECONDS = 60.0
 ALL: dict[str, Callable[[Path, SystemRuntime], Scenario]] = {
     made.name: made  # type: ignore[attr-defined]
-    for made in (*SCENARIOS, Ledger)
+    for made in (*SCENARIOS, *UPKEEP_SCENARIOS, Ledger, TermBegins)
 }
 
 _context = multiprocessing.get_context("forkserver")

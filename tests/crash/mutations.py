@@ -20,6 +20,7 @@ from hcefs.ledger.follower import Follower
 from hcefs.ledger.log import LedgerLog
 from hcefs.ledger.writer import LedgerWriter
 from hcefs.store import keys as keys_module
+from hcefs.store import recovery
 from hcefs.store.files import FileShardStore, FileShardWriter
 from hcefs.store.keys import RocksKeyStore
 from hcefs.stripes import placed
@@ -28,9 +29,12 @@ from hcefs.stripes.holder import Holder
 from hcefs.stripes.pack_holder import PackHolder
 from hcefs.stripes.relayout import LayoutTaker
 from hcefs.upkeep.collect import Collector
+from hcefs.upkeep.quarantine import Quarantine
 from hcefs.upkeep.rebalance import Rebalancer
 from hcefs.upkeep.replaced import ReplacedSweeper
 from hcefs.upkeep.retire import delete_shards
+from hcefs.upkeep.scrub_shards import ShardJudge
+from hcefs.upkeep.stand_in import StandInKeeper
 
 P = CrashPoint
 
@@ -119,6 +123,18 @@ def _acknowledge_alone() -> None:
 
     patch(LedgerWriter, "_wait_replicated", at_once)
     patch(Follower, "_verify_and_append", later)
+
+
+def _marked_when_empty() -> None:
+    """The mark of a lost database is written when the empty one is open."""
+    rewrite(recovery._set_aside, ("restoring.add(folder.name)", "pass"))()
+    rewrite(
+        recovery.opened_or_set_aside,
+        (
+            "crash_point(CrashPoint.RESTORING_EMPTY)",
+            "crash_point(CrashPoint.RESTORING_EMPTY); restoring.add(name)",
+        ),
+    )()
 
 
 KEEP = "self._stores.rows.put(kept)"
@@ -285,6 +301,48 @@ MUTATIONS: dict[str, Mutation] = {
         rewrite(
             placed.ensure_placed,
             ("named = 0", "named = 0; stores.rows.put([(Table.META, _MADE, b\"\")])"),
+        ),
+    ),
+    "stand-in-unmarked-first": Mutation(
+        "what stood in loses its mark before it is deleted", "stand-ins", P.RETIRE_ROWS, 1,
+        "left elsewhere",
+        rewrite(
+            StandInKeeper._offer,
+            ("await self._unmark([each for each, _ in gone])", "pass"),
+            ("await whole(self._runtime, job)",
+             "await self._unmark([each for each, _ in gone]); await whole(self._runtime, job)"),
+        ),
+    ),
+    "set-aside-before-note": Mutation(
+        "a shard is set aside before its note", "mend", P.QUARANTINE_UNLINKED, 1, "unexplained",
+        rewrite(
+            ShardJudge._set_aside,
+            ("self._log.set_aside(note)", "pass"),
+            ("self._forget(shard.base)", "self._log.set_aside(note); self._forget(shard.base)"),
+        ),
+    ),
+    "discarded-before-forgotten": Mutation(
+        "a file leaves quarantine before its note", "mend", P.QUARANTINE_DISCARDED, 1,
+        "a note of a file that is gone is left",
+        rewrite(
+            Quarantine._delete,
+            ("    same = (", "    self._stores.shards.discard(each.shard.name); "
+                             "crash_point(CrashPoint.QUARANTINE_DISCARDED)\n    same = ("),
+        ),
+    ),
+    "marked-when-empty": Mutation(
+        "the mark of a lost database comes after the empty one", "restore", P.RESTORING_EMPTY, 1,
+        "an empty database is taken for a whole one", _marked_when_empty,
+    ),
+    "term-in-two-writes": Mutation(
+        "a term begins in one write and ends the old head in another", "term", P.TERM_BEGUN, 1,
+        "is still there",
+        rewrite(
+            LedgerLog.begin_term,
+            ("batch.delete(HEAD_ROW)", "pass"),
+            ("crash_point(CrashPoint.TERM_BEGUN)",
+             "crash_point(CrashPoint.TERM_BEGUN); batch = self._new_batch(); "
+             "batch.delete(HEAD_ROW); self._write(batch)"),
         ),
     ),
     "block-in-two-writes": Mutation(

@@ -11,6 +11,7 @@ which it is killed: another hit is another node, or a later step of the same one
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -85,8 +86,11 @@ class ClusterScenario(Scenario):
 
     def __init__(self, folder: Path, runtime: SystemRuntime) -> None:
         super().__init__(folder, runtime)
-        with real_stores(folder):
+        with self.stores_in(folder):
             self.world = World(folder, *self.make())
+
+    def stores_in(self, folder: Path) -> AbstractContextManager[None]:
+        return real_stores(folder)
 
     def make(self) -> tuple[LocalCluster, LocalPacks]:
         cluster = LocalCluster(self.runtime)

@@ -33,6 +33,14 @@ NAMES = """
     migrate/page migrate/mark
     ledger/block-signed ledger/block-written ledger/head-signed ledger/head-written
     follower/verified follower/written follower/told
+    stand-in/offered stand-in/taken stand-in/deleted stand-in/unmarked
+    stand-in/rows-deleted stand-in/record-unmarked
+    scrub/noted scrub/set-aside scrub/told scrub/cursor
+    quarantine/discarded quarantine/forgotten
+    damage/entered damage/settled repair/restored
+    restoring/draft restoring/marked restoring/set-aside restoring/empty restoring/unnamed
+    restoring/row restoring/unmarked
+    term/begun term/superseded
 """
 FROZEN = frozenset(NAMES.split())
 """What there is to reach.  A point that goes is a change that nobody kills any more: take it

@@ -28,6 +28,7 @@ from hcefs.integrity import blake3_digest
 from hcefs.placement.ring import Seat, seats
 from hcefs.store.files import open_stores
 from hcefs.store.interface import KeyTable, Stores, Table
+from hcefs.store.recovery import Restoring
 from hcefs.stripes.placed import decoded_layout, shards_in, shards_of
 from hcefs.stripes.shard_index import read_footer
 from hcefs.testing import local_cluster
@@ -81,14 +82,21 @@ class Journal:
 
 
 @contextlib.contextmanager
-def real_stores(folder: Path) -> Iterator[None]:
-    """Local clusters made meanwhile have their nodes' stores in this folder."""
+def real_stores(folder: Path, marks: list[Restoring] | None = None) -> Iterator[None]:
+    """Local clusters made meanwhile have their nodes' stores in this folder.
+
+    With ``marks`` damaged databases are set aside, and the nodes' marks are entered there.
+    """
     numbers = itertools.count(1)
     module: Any = local_cluster
     memory = module.memory_stores
 
     def made() -> Stores:
-        return open_stores(folder / f"node-{next(numbers)}", reserve_bytes=0)
+        node = folder / f"node-{next(numbers)}"
+        restoring = Restoring(node) if marks is not None else None
+        if marks is not None and restoring is not None:
+            marks.append(restoring)
+        return open_stores(node, reserve_bytes=0, restoring=restoring)
 
     module.memory_stores = made
     try:
