@@ -111,6 +111,21 @@ def new_data(layout: ClusterFolder, term: int) -> Path:
     return layout.ledger / f"data-term-{term}"
 
 
+def _require_unused(layout: ClusterFolder, data: Path) -> None:
+    """Refuse to make a term again that the ledger's configuration has already turned to.
+
+    Raises:
+        Conflict: ``already-recovered``.
+    """
+    config = layout.ledger / "config.toml"
+    if config.exists() and load_ledger_config(config).data.resolve() == data.resolve():
+        raise Conflict(
+            f"a recovery was finished here already, and {config} names its log: start the ledger; "
+            "no second statement of the same term is made",
+            reason="already-recovered",
+        )
+
+
 def new_key(layout: ClusterFolder, term: int) -> Path:
     """Where the key of a new term's writer is made."""
     return layout.ledger / f"writer-term-{term}.key"
@@ -151,6 +166,7 @@ async def propose(
     term = max(len(each.terms) for each in healthy.values()) + 2
     data = new_data(layout, term)
     layout.ledger.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _require_unused(layout, data)
     # What is left of an attempt that did not end; nothing names it yet.
     shutil.rmtree(data, ignore_errors=True)
     log = await runtime.disk(LedgerLog.open, data, genesis)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,23 +78,34 @@ class AccountKeys(Encoded):
         return f"AccountKeys({self.account})"
 
     def save(self, path: Path) -> None:
-        """Write the file, durably, with mode 0600.
+        """Write the file, whole or not at all, durably, with mode 0600.
 
         Raises:
             Conflict: the file exists; keys are never overwritten.
         """
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = path.parent
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # mkstemp creates with mode 0600 whatever the umask says.
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.")
         try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "wb") as file:
+                file.write(self.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            # A link, unlike a rename, refuses an existing name.
+            os.link(temporary, path)
         except FileExistsError:
             raise Conflict(
                 f"{path} exists; keys are never overwritten, choose another name",
                 reason="file-exists",
             ) from None
-        with os.fdopen(handle, "wb") as file:
-            file.write(self.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        finally:
+            os.unlink(temporary)
+        named = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(named)
+        finally:
+            os.close(named)
 
 
 def load_account(path: Path) -> AccountKeys:
