@@ -13,6 +13,7 @@ Source: docs/ARCHITECTURE.md, "Rights"; docs/decisions/0019-change-without-a-gap
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from itertools import pairwise
 from typing import Any, Protocol
 
 from hcefs.errors import Denied, Invalid
@@ -33,7 +34,7 @@ from hcefs.transport.grpc_peers import HEAD_KEY, observe
 from hcefs.transport.grpc_upkeep import rows_message, rows_of
 from hcefs.transport.limit import Gate
 from hcefs.transport.peers import Heads
-from hcefs.transport.upkeep import LayoutStep, Place, ShardName
+from hcefs.transport.upkeep import PARTITIONS_ASKED_MAX, LayoutStep, Place, ShardName
 from hcefs.wire.v1 import shard_pb2, upkeep_pb2
 
 SHARDS_ASKED_MAX = 1000
@@ -116,11 +117,34 @@ class UpkeepService:
             and not _is_seated(current, place, peer)
             and not (base and self._may_reprofile(current, place.profile, base, peer))
         ):
-            raise Denied(
-                "the map names you neither as seat nor as source of that partition",
-                reason="not-a-seat",
-            )
+            raise _no_seat()
         return current, positions
+
+    async def _admit_all(
+        self, context: Any, place: upkeep_pb2.Place, also: Sequence[int]
+    ) -> tuple[ClusterMap, list[range]]:
+        """As :meth:`_admit`, about several partitions of one table.
+
+        Raises:
+            Invalid: also ``bad-partitions``: too many, or not in ascending order.
+        """
+        numbers = [place.partition, *also]
+        if len(numbers) > PARTITIONS_ASKED_MAX or any(
+            one >= other for one, other in pairwise(numbers)
+        ):
+            raise Invalid(
+                f"ask for at most {PARTITIONS_ASKED_MAX} partitions, in ascending order",
+                reason="bad-partitions",
+            )
+        current, positions = await self._admit(context, place)
+        partitions = [positions]
+        table, peer = current.table(place.profile), self._desk.peer_of(context, GIVING)
+        for number in also:
+            partitions.append(positions_of(number, table.bits))
+            other = upkeep_pb2.Place(profile=place.profile, partition=number)
+            if not _is_seated(current, other, peer):
+                raise _no_seat()
+        return current, partitions
 
     def _may_reprofile(
         self, current: ClusterMap, profile: str, base: bytes, peer: AccountId
@@ -150,12 +174,12 @@ class UpkeepService:
     async def ListShards(
         self, request: upkeep_pb2.ListShardsRequest, context: Any
     ) -> upkeep_pb2.ListShardsResponse:
-        """A page of a partition's shards, once older puts have settled."""
-        _, positions = await self._admit(context, request.place)
+        """A page of some partitions' shards, once older puts have settled."""
+        _, partitions = await self._admit_all(context, request.place, request.also)
         self._require_sure()
         place = request.place
         shards, following = await self._exporter.list_shards(
-            place.epoch, positions, place.profile, request.after
+            place.epoch, partitions, place.profile, request.after
         )
         return upkeep_pb2.ListShardsResponse(
             shards=[
@@ -168,12 +192,12 @@ class UpkeepService:
     async def ListRecords(
         self, request: upkeep_pb2.ListRecordsRequest, context: Any
     ) -> upkeep_pb2.ListRecordsResponse:
-        """A page of the records that lie in a partition."""
-        current, positions = await self._admit(context, request.place)
+        """A page of the records that lie in some partitions."""
+        current, partitions = await self._admit_all(context, request.place, request.also)
         self._require_sure()
         _require_default(current, request.place)
         records, following = await self._exporter.list_records(
-            request.place.epoch, positions, request.after
+            request.place.epoch, partitions, request.after
         )
         return upkeep_pb2.ListRecordsResponse(
             records=[
@@ -340,6 +364,12 @@ class UpkeepService:
             giver,
         )
         return upkeep_pb2.TakeLayoutResponse()
+
+
+def _no_seat() -> Denied:
+    return Denied(
+        "the map names you neither as seat nor as source of that partition", reason="not-a-seat"
+    )
 
 
 def _is_seated(current: ClusterMap, place: upkeep_pb2.Place, peer: AccountId) -> bool:

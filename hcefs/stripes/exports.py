@@ -7,7 +7,9 @@ get, it includes what is still pending: its append may come when the seat has mo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TypeVar
 
 from hcefs.errors import Corrupt, Invalid, NotFound, Unavailable
 from hcefs.formats.manifest import Opening
@@ -31,7 +33,9 @@ from hcefs.runtime import Runtime
 from hcefs.store.interface import KeyTable, ShardReader, Stores, Table
 from hcefs.stripes.checks import Replica
 from hcefs.stripes.pending import PENDING_OPENING, PENDING_PACK, PendingNames
+from hcefs.stripes.placed import PAGE_ROWS as SCANNED_ROWS
 from hcefs.stripes.placed import (
+    POSITION_SIZE,
     form_here,
     layout_under,
     records_in,
@@ -61,6 +65,7 @@ ROW_DIGEST_SIZE = 16
 RECORDS_PAGE = 100
 """Each costs a look at all its rows."""
 
+T = TypeVar("T")
 _STAGES = (b"i", b"b", b"l")
 """Kinds of rows of a record, in the order of the pages."""
 
@@ -84,10 +89,12 @@ class Exporter:
         self._pending = pending
         self._uploads = uploads
 
-    async def _settled(self, epoch: int, positions: range) -> None:
+    async def _settled(self, epoch: int, partitions: Sequence[range]) -> None:
         try:
             async with self._runtime.timeout(SETTLE_SECONDS):
-                await self._uploads.settled(epoch, positions)
+                # Once an older put has ended in one of them, no other begins there.
+                for positions in partitions:
+                    await self._uploads.settled(epoch, positions)
         except TimeoutError:
             raise Unavailable(
                 "a put of an older epoch is still under way in this partition: ask again",
@@ -95,17 +102,19 @@ class Exporter:
             ) from None
 
     async def list_shards(
-        self, epoch: int, positions: range, profile: str, after: bytes
+        self, epoch: int, partitions: Sequence[range], profile: str, after: bytes
     ) -> tuple[list[ShardName], bytes]:
-        """A page of the shards of a profile in a range of positions whose files are here.
+        """A page of the shards of a profile in ascending ranges of positions, with their files.
 
         Raises:
             Unavailable: ``unsettled``, ``other-epoch``.
         """
-        await self._settled(epoch, positions)
+        await self._settled(epoch, partitions)
 
         def job() -> tuple[list[ShardName], bytes]:
-            page = shards_in(self._stores.rows, positions, after or None)
+            page, following = _paged(
+                partial(shards_in, self._stores.rows), partitions, after, PAGE_ROWS
+            )
             # A name outlives a file that was set aside; who counts live shards must not see it.
             shards = [
                 ShardName(shard.base, shard.index)
@@ -113,26 +122,28 @@ class Exporter:
                 if shard.profile == profile
                 and self._stores.shards.has(shard.base, shard.index, shard.form)
             ]
-            return shards, page[-1][0] if page else b""
+            return shards, following
 
         return await self._runtime.disk(job)
 
     async def list_records(
-        self, epoch: int, positions: range, after: bytes
+        self, epoch: int, partitions: Sequence[range], after: bytes
     ) -> tuple[list[RecordDigest], bytes]:
-        """A page of the records in a range of positions, each with a digest over its rows.
+        """A page of the records in ascending ranges of positions, each with a digest over its rows.
 
         Raises:
             Unavailable: ``unsettled``, ``other-epoch``.
         """
-        await self._settled(epoch, positions)
+        await self._settled(epoch, partitions)
 
         def job() -> tuple[list[RecordDigest], bytes]:
-            page = records_in(self._stores.rows, positions, after or None)[:RECORDS_PAGE]
+            page, following = _paged(
+                partial(records_in, self._stores.rows), partitions, after, RECORDS_PAGE
+            )
             digests = [
                 RecordDigest(record, record_digest(self._stores, record)) for _, record in page
             ]
-            return digests, page[-1][0] if page else b""
+            return digests, following
 
         return await self._runtime.disk(job)
 
@@ -286,6 +297,33 @@ class Exporter:
             return [digest in here for digest in digests]
 
         return await self._runtime.disk(job)
+
+
+def _paged(
+    scan: Callable[[range, bytes | None], list[tuple[bytes, T]]],
+    partitions: Sequence[range],
+    after: bytes,
+    limit: int,
+) -> tuple[list[tuple[bytes, T]], bytes]:
+    """Up to ``limit`` rows of several ranges, and the key after which the next page begins.
+
+    The key is empty when nothing is left; ``scan`` gives pages that end when they are empty.
+    """
+    found: list[tuple[bytes, T]] = []
+    start = int.from_bytes(after[:POSITION_SIZE], "big") if after else 0
+    for positions in partitions:
+        if positions.stop <= start:
+            continue
+        last = after if after and positions.start <= start else None
+        while page := scan(positions, last):
+            room = limit - len(found)
+            found += page[:room]
+            if len(page) >= room:
+                return found, found[-1][0]
+            last = page[-1][0]
+            if len(page) < SCANNED_ROWS:
+                break
+    return found, b""
 
 
 def has_shard(stores: Stores, base: BlobBase, index: int, profile: str = "") -> bool:

@@ -103,14 +103,18 @@ class GrpcUpkeepPeer:
         observe(self._heads, await call.initial_metadata())
         return answer
 
-    async def list_shards(self, place: Place, after: bytes) -> tuple[list[ShardName], bytes]:
-        request = upkeep_pb2.ListShardsRequest(place=place_message(place), after=after)
+    async def list_shards(
+        self, place: Place, after: bytes, also: Sequence[int] = ()
+    ) -> tuple[list[ShardName], bytes]:
+        request = upkeep_pb2.ListShardsRequest(place=place_message(place), after=after, also=also)
         answer = await self._unary("ListShards", request, upkeep_pb2.ListShardsResponse)
         shards = [ShardName(BlobBase(each.base), each.index) for each in answer.shards]
         return shards, answer.next
 
-    async def list_records(self, place: Place, after: bytes) -> tuple[list[RecordDigest], bytes]:
-        request = upkeep_pb2.ListRecordsRequest(place=place_message(place), after=after)
+    async def list_records(
+        self, place: Place, after: bytes, also: Sequence[int] = ()
+    ) -> tuple[list[RecordDigest], bytes]:
+        request = upkeep_pb2.ListRecordsRequest(place=place_message(place), after=after, also=also)
         answer = await self._unary("ListRecords", request, upkeep_pb2.ListRecordsResponse)
         records = [RecordDigest(RecordId(each.record_id), each.digest) for each in answer.records]
         return records, answer.next

@@ -86,6 +86,10 @@ class Pulse:
     height: int
 
 
+PARTITIONS_ASKED_MAX = 256
+"""Partitions of one listing."""
+
+
 class LayoutStep(enum.IntEnum):
     """What a node is asked to do for a new layout.  The numbers travel."""
 
@@ -130,14 +134,21 @@ class LayoutPeer(Protocol):
 class UpkeepPeer(LayoutPeer, Protocol):
     """One node, as others ask it for copies."""
 
-    async def list_shards(self, place: Place, after: bytes) -> tuple[list[ShardName], bytes]:
+    async def list_shards(
+        self, place: Place, after: bytes, also: Sequence[int] = ()
+    ) -> tuple[list[ShardName], bytes]:
         """A page of the partition's shards, and where the next one begins; empty: nowhere.
+
+        ``also`` are further partitions of the table, ascending and after the place's, that
+        are listed with it: at most ``PARTITIONS_ASKED_MAX`` in all.
 
         Raises:
             Unavailable: ``unsettled``: a put of an older epoch is still under way.
         """
 
-    async def list_records(self, place: Place, after: bytes) -> tuple[list[RecordDigest], bytes]:
+    async def list_records(
+        self, place: Place, after: bytes, also: Sequence[int] = ()
+    ) -> tuple[list[RecordDigest], bytes]:
         """The same of records, in a partition of the default profile."""
 
     async def load_record(

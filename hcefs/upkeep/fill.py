@@ -53,7 +53,7 @@ from hcefs.transport.upkeep import (
     UpkeepPeer,
     UpkeepPeers,
 )
-from hcefs.upkeep.survey import PAGES_MAX, Lists, Surveyor, require_inside, together
+from hcefs.upkeep.survey import PAGES_MAX, Lists, Survey, Surveyor, require_inside, together
 from hcefs.upkeep.throttle import Throttle
 from hcefs.upkeep.worker import at_once
 
@@ -121,9 +121,16 @@ class SeatFiller:
         self._quiet = Metrics()
 
     async def fill(
-        self, current: ClusterMap, name: SeatName, source: int, fenced: Callable[[Node], bool]
+        self,
+        current: ClusterMap,
+        name: SeatName,
+        source: int,
+        fenced: Callable[[Node], bool],
+        survey: Survey | None = None,
     ) -> Filled:
         """Fill one seat by a map; ``source`` is who held it, ``REBUILD`` for nobody.
+
+        ``survey`` is what others have by that map, if it is known; else they are asked.
 
         ``fenced`` says of a node that does not answer whether it can still take puts
         under an older map.
@@ -135,10 +142,13 @@ class SeatFiller:
         """
         table = current.table(name.profile)
         place = Place(current.epoch, name.profile, name.partition)
-        others = self.surveyor.others(current, table.node_rows[name.partition], source)
         positions = positions_of(name.partition, table.bits)
-        others_too = self.surveyor.stand_ins(current, place)
-        lists = await self.surveyor.lists(place, positions, others, fenced, others_too)
+        if survey is None:
+            others = self.surveyor.others(current, table.node_rows[name.partition], source)
+            others_too = self.surveyor.stand_ins(current, place)
+            lists = await self.surveyor.lists(place, positions, others, fenced, others_too)
+        else:
+            lists = survey.lists
         if source not in lists.nodes and len(lists.nodes) < table.k:
             raise Unavailable(
                 f"{len(lists.nodes)} holders of partition {name.partition} answer, {table.k} are "
@@ -148,7 +158,10 @@ class SeatFiller:
         filled = Filled()
         await self._shards(place, name, source, lists, filled)
         if name.profile == current.default_profile:
-            await self._records(place, positions, lists, fenced)
+            if survey is None:
+                await self._records(place, positions, lists, fenced)
+            else:
+                await self._records_of(place, lists, survey.records)
         return filled
 
     # -- shards
@@ -445,10 +458,21 @@ class SeatFiller:
             self.surveyor.heard(node, partial(self._list_records, place, positions, node), fenced)
             for node in nodes
         )
+        digests = {
+            node.node_id: answer
+            for node, answer in zip(nodes, answers, strict=True)
+            if answer is not None
+        }
+        await self._records_of(place, lists, digests)
+
+    async def _records_of(
+        self, place: Place, lists: Lists, digests: Mapping[int, Mapping[RecordId, bytes]]
+    ) -> None:
+        """Bring rows of records here of which a node's digest is another than this one's."""
         holders: dict[RecordId, list[tuple[Node, bytes]]] = {}
-        for node, answer in zip(nodes, answers, strict=True):
-            for record, digest in (answer or {}).items():
-                holders.setdefault(record, []).append((node, digest))
+        for node_id, listed in digests.items():
+            for record, digest in listed.items():
+                holders.setdefault(record, []).append((lists.nodes[node_id], digest))
         for record in sorted(holders):
             for node, digest in holders[record]:
                 # What the first ones gave is often all that the others have.

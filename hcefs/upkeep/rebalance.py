@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from hcefs.crashpoints import CrashPoint, crash_point
@@ -27,6 +27,7 @@ from hcefs.placement.successor import is_as_planned
 from hcefs.placement.waves import SeatName, by_urgency, in_flight, is_planned
 from hcefs.runtime import Runtime, is_cancelled
 from hcefs.upkeep.fill import SeatFiller
+from hcefs.upkeep.survey import Survey
 from hcefs.upkeep.worker import Progress, at_once
 
 SEATS_AT_ONCE = 4
@@ -133,11 +134,12 @@ class Rebalancer:
         chosen = due[:SEATS_A_REPORT]
         sources = in_flight(current)
         filled: list[SeatName] = []
+        surveys = await self._surveys(current, {name: sources[name] for name in chosen})
         waiting = iter(chosen)
 
         async def some() -> None:
             for name in waiting:
-                if await self._fill(current, name, sources[name]):
+                if await self._fill(current, name, sources[name], surveys.get(name)):
                     filled.append(name)
 
         await at_once(self._runtime, SEATS_AT_ONCE, some, "seat")
@@ -156,9 +158,27 @@ class Rebalancer:
             log.info("epoch %d: %d seats have arrived here", current.epoch, len(filled))
         return Progress.BUSY if len(due) > len(chosen) or filled else Progress.IDLE
 
-    async def _fill(self, current: ClusterMap, name: SeatName, source: int) -> bool:
+    async def _surveys(
+        self, current: ClusterMap, sources: Mapping[SeatName, int]
+    ) -> dict[SeatName, Survey]:
+        """What others have of some seats' rows; nothing of those that must be asked about alone.
+
+        A put that is under way in one row, or a node that lies about it, holds up no other.
+        """
+        found: dict[SeatName, Survey] = {}
+        for profile in sorted({name.profile for name in sources}):
+            some = {name: source for name, source in sources.items() if name.profile == profile}
+            try:
+                found |= await self._filler.surveyor.surveys(current, some, self._is_fenced)
+            except HcefsError as error:
+                log.debug("rows of %s are asked about one by one: %s", profile, error.reason)
+        return found
+
+    async def _fill(
+        self, current: ClusterMap, name: SeatName, source: int, survey: Survey | None
+    ) -> bool:
         try:
-            filled = await self._filler.fill(current, name, source, self._is_fenced)
+            filled = await self._filler.fill(current, name, source, self._is_fenced, survey)
         except asyncio.CancelledError:
             if is_cancelled():
                 raise

@@ -15,19 +15,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
 from hcefs.errors import Corrupt, HcefsError, Unavailable
-from hcefs.ids import AccountId, BlobBase
+from hcefs.ids import AccountId, BlobBase, RecordId
 from hcefs.placement.cluster_map import ClusterMap, Node
 from hcefs.placement.planner import LOST_STATES
-from hcefs.placement.ring import position_of, rotation_of
+from hcefs.placement.ring import partition_of, position_of, rotation_of
 from hcefs.placement.stand_ins import stand_ins_of
 from hcefs.placement.waves import REBUILD, SeatName, in_flight
-from hcefs.transport.upkeep import Place, ShardName, UpkeepPeers
+from hcefs.transport.upkeep import PARTITIONS_ASKED_MAX, Place, ShardName, UpkeepPeers
 
 SHARDS_MAX = 1 << 20
 """Of one partition; more would be thousands of times what a partition should hold."""
@@ -63,6 +63,64 @@ class Lists:
     def live(self, base: BlobBase) -> set[int]:
         """The indexes of a base that somebody who was heard has."""
         return {index for index, ids in self.held.get(base, {}).items() if ids}
+
+
+@dataclass
+class Survey:
+    """What others have of one partition: shards, and by node id the digests of records' rows."""
+
+    lists: Lists
+    records: dict[int, dict[RecordId, bytes]] = field(default_factory=dict)
+
+
+class _Asks:
+    """Lists of several partitions of one table, taken apart."""
+
+    def __init__(self, peers: UpkeepPeers, current: ClusterMap, profile: str, bits: int) -> None:
+        self._peers = peers
+        self._epoch = current.epoch
+        self._profile = profile
+        self._bits = bits
+
+    async def shards(self, node: Node, rows: Sequence[int]) -> dict[int, list[ShardName]]:
+        """What a node has of each of some rows."""
+        found: dict[int, list[ShardName]] = {row: [] for row in rows}
+        place, peer = Place(self._epoch, self._profile, rows[0]), self._peers.upkeep_peer(node)
+        after = b""
+        for _ in range(PAGES_MAX):
+            page, following = await peer.list_shards(place, after, rows[1:])
+            for shard in page:
+                listed = found.get(partition_of(shard.base, self._bits))
+                if listed is None:
+                    raise _elsewhere()
+                listed.append(shard)
+                if len(listed) > SHARDS_MAX:
+                    raise _endless()
+            if not following:
+                return found
+            if following <= after:
+                break
+            after = following
+        raise _endless()
+
+    async def records(self, node: Node, rows: Sequence[int]) -> dict[int, dict[RecordId, bytes]]:
+        """The same of records, with the digests of their rows."""
+        found: dict[int, dict[RecordId, bytes]] = {row: {} for row in rows}
+        place, peer = Place(self._epoch, self._profile, rows[0]), self._peers.upkeep_peer(node)
+        after = b""
+        for _ in range(PAGES_MAX):
+            page, following = await peer.list_records(place, after, rows[1:])
+            for each in page:
+                listed = found.get(partition_of(each.record, self._bits))
+                if listed is None:
+                    raise _elsewhere()
+                listed[each.record] = each.digest
+            if not following:
+                return found
+            if following <= after:
+                break
+            after = following
+        raise _endless()
 
 
 class Surveyor:
@@ -136,6 +194,59 @@ class Surveyor:
             )
             return None
 
+    async def surveys(
+        self,
+        current: ClusterMap,
+        sources: Mapping[SeatName, int],
+        fenced: Callable[[Node], bool],
+    ) -> dict[SeatName, Survey]:
+        """The lists of many seats of one profile, each node asked about all of its rows at once.
+
+        Raises:
+            Unavailable: as :meth:`lists`, for all of them together: whoever wants to know
+                which, asks for one.
+            Corrupt: a listing does not end, or names what lies elsewhere.
+        """
+        names = sorted(sources)[:PARTITIONS_ASKED_MAX]
+        if not names:
+            return {}
+        table = current.table(names[0].profile)
+        seated: dict[int, dict[int, Node]] = {}
+        standing: dict[int, dict[int, Node]] = {}
+        for name in names:
+            place = Place(current.epoch, name.profile, name.partition)
+            for node in self.others(current, table.node_rows[name.partition], sources[name]):
+                seated.setdefault(node.node_id, {})[name.partition] = node
+            for node in self.stand_ins(current, place):
+                standing.setdefault(node.node_id, {})[name.partition] = node
+        asks = _Asks(self._peers, current, table.profile, table.bits)
+        found = {name.partition: Survey(Lists()) for name in names}
+        for asked, may_be_away in ((seated, fenced), (standing, lambda _: True)):
+            jobs = [(next(iter(rows.values())), sorted(rows)) for _, rows in sorted(asked.items())]
+            answers = await together(
+                self.heard(node, partial(asks.shards, node, rows), may_be_away)
+                for node, rows in jobs
+            )
+            for (node, rows), answer in zip(jobs, answers, strict=True):
+                for row in rows:
+                    lists = found[row].lists
+                    if answer is None:
+                        lists.complete = False
+                    else:
+                        lists.enter(node, answer[row])
+            if table.profile != current.default_profile:
+                continue
+            # Who gave a list has answered, so only a node that is fenced may fail now.
+            jobs = [job for job, answer in zip(jobs, answers, strict=True) if answer is not None]
+            held = await together(
+                self.heard(node, partial(asks.records, node, rows), fenced) for node, rows in jobs
+            )
+            for (node, rows), digests in zip(jobs, held, strict=True):
+                if digests is not None:
+                    for row in rows:
+                        found[row].records[node.node_id] = digests[row]
+        return {name: found[name.partition] for name in names}
+
     async def _list(self, place: Place, positions: range, node: Node) -> list[ShardName]:
         peer = self._peers.upkeep_peer(node)
         found: list[ShardName] = []
@@ -150,7 +261,7 @@ class Surveyor:
             if following <= after or len(found) > SHARDS_MAX:
                 break
             after = following
-        raise Corrupt("a listing does not go on, or does not end", reason="bad-page")
+        raise _endless()
 
     async def asked(
         self, current: ClusterMap, place: Place, n: int, bases: Collection[BlobBase]
@@ -239,4 +350,12 @@ def require_inside(positions: range, names: Iterable[bytes]) -> None:
         Corrupt: it does not.
     """
     if any(position_of(name) not in positions for name in names):
-        raise Corrupt("a listing names what lies in another partition", reason="wrong-partition")
+        raise _elsewhere()
+
+
+def _elsewhere() -> Corrupt:
+    return Corrupt("a listing names what lies in another partition", reason="wrong-partition")
+
+
+def _endless() -> Corrupt:
+    return Corrupt("a listing does not go on, or does not end", reason="bad-page")

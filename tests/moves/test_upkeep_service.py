@@ -213,6 +213,30 @@ async def test_too_much_at_once(rig: MovingRig) -> None:
     await rig.refused(call, "invalid", "too-large")
 
 
+@pytest.mark.parametrize("method", ["ListShards", "ListRecords"])
+async def test_a_list_of_many_partitions_is_bounded_and_in_order(
+    rig: MovingRig, method: str
+) -> None:
+    kind = getattr(upkeep_pb2, f"{method}Request")
+    for also in ([4], [9, 8], [5, 5], [3], list(range(5, 300))):
+        call = ask(rig, rig.nodes[1], rig.nodes[0], method, kind(place=place(rig, 4), also=also))
+        await rig.refused(call, "invalid", "bad-partitions")
+
+
+async def test_a_list_names_no_further_partition_without_a_seat_there(rig: MovingRig) -> None:
+    current = rig.current()
+    rows = current.table(EC).node_rows
+    partition = next(p for p in range(1, len(rows)) if rig.nodes[0].number in rows[p])
+    request = upkeep_pb2.ListShardsRequest(
+        place=place(rig, quiet(current)), also=[quiet(current) + 1]
+    )
+    call = ask(rig, rig.stranger, rig.nodes[0], "ListShards", request)
+    await rig.refused(call, "denied", "not-a-seat")
+    beyond = upkeep_pb2.ListShardsRequest(place=place(rig, partition), also=[len(rows)])
+    with pytest.raises(HcefsError):
+        await ask(rig, rig.nodes[0], rig.nodes[1], "ListShards", beyond)
+
+
 async def test_what_is_served_is_what_lies_here(rig: MovingRig) -> None:
     base = rig.receipt.ref.blob.base
     where = place(rig, partition_of(base, rig.current().table(EC).bits))

@@ -31,12 +31,14 @@ class Place(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., profile: _Optional[str] = ..., partition: _Optional[int] = ...) -> None: ...
 
 class ListShardsRequest(_message.Message):
-    __slots__ = ("place", "after")
+    __slots__ = ("place", "after", "also")
     PLACE_FIELD_NUMBER: _ClassVar[int]
     AFTER_FIELD_NUMBER: _ClassVar[int]
+    ALSO_FIELD_NUMBER: _ClassVar[int]
     place: Place
     after: bytes
-    def __init__(self, place: _Optional[_Union[Place, _Mapping]] = ..., after: _Optional[bytes] = ...) -> None: ...
+    also: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, place: _Optional[_Union[Place, _Mapping]] = ..., after: _Optional[bytes] = ..., also: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ListedShard(_message.Message):
     __slots__ = ("base", "index")
@@ -55,12 +57,14 @@ class ListShardsResponse(_message.Message):
     def __init__(self, shards: _Optional[_Iterable[_Union[ListedShard, _Mapping]]] = ..., next: _Optional[bytes] = ...) -> None: ...
 
 class ListRecordsRequest(_message.Message):
-    __slots__ = ("place", "after")
+    __slots__ = ("place", "after", "also")
     PLACE_FIELD_NUMBER: _ClassVar[int]
     AFTER_FIELD_NUMBER: _ClassVar[int]
+    ALSO_FIELD_NUMBER: _ClassVar[int]
     place: Place
     after: bytes
-    def __init__(self, place: _Optional[_Union[Place, _Mapping]] = ..., after: _Optional[bytes] = ...) -> None: ...
+    also: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, place: _Optional[_Union[Place, _Mapping]] = ..., after: _Optional[bytes] = ..., also: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ListedRecord(_message.Message):
     __slots__ = ("record_id", "digest")

@@ -96,7 +96,7 @@ class UpkeepServicer:
     """Missing associated documentation comment in .proto file."""
 
     def ListShards(self, request, context):
-        """Lists the shards of a partition, a page at a time.  The answer comes when no
+        """Lists the shards of some partitions, a page at a time.  The answer comes when no
         put of an older epoch is under way there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -104,7 +104,7 @@ class UpkeepServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListRecords(self, request, context):
-        """Lists the records of a partition of the default profile, likewise.
+        """Lists the records of some partitions of the default profile, likewise.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

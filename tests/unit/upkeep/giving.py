@@ -79,8 +79,9 @@ class LocalUpkeepPeer:
         self._cluster = cluster
         self._giving = giving
 
-    def _positions(self, place: Place) -> range:
-        return positions_of(place.partition, self._cluster.map.table(place.profile).bits)
+    def _positions(self, place: Place, also: Sequence[int]) -> list[range]:
+        bits = self._cluster.map.table(place.profile).bits
+        return [positions_of(partition, bits) for partition in (place.partition, *also)]
 
     async def ping(self, own: Pulse, seconds: float) -> Pulse:
         self._giving.enter("ping")
@@ -90,19 +91,23 @@ class LocalUpkeepPeer:
         self._giving.enter("hint")
         self._giving.hints += shards
 
-    async def list_shards(self, place: Place, after: bytes) -> tuple[list[ShardName], bytes]:
+    async def list_shards(
+        self, place: Place, after: bytes, also: Sequence[int] = ()
+    ) -> tuple[list[ShardName], bytes]:
         self._giving.enter("list-shards")
         if self._giving.shards is not None:
             return self._giving.shards(after)
         return await self._exporter.list_shards(
-            place.epoch, self._positions(place), place.profile, after
+            place.epoch, self._positions(place, also), place.profile, after
         )
 
-    async def list_records(self, place: Place, after: bytes) -> tuple[list[RecordDigest], bytes]:
+    async def list_records(
+        self, place: Place, after: bytes, also: Sequence[int] = ()
+    ) -> tuple[list[RecordDigest], bytes]:
         self._giving.enter("list-records")
         if self._giving.records is not None:
             return self._giving.records(after)
-        return await self._exporter.list_records(place.epoch, self._positions(place), after)
+        return await self._exporter.list_records(place.epoch, self._positions(place, also), after)
 
     async def load_rows(self, place: Place, base: BlobBase) -> BlobRows | PackRows:
         self._giving.enter("load-rows")

@@ -11,12 +11,14 @@ from hcefs.errors import Corrupt, Exhausted, HcefsError, Unavailable
 from hcefs.formats.shard import HEADER_SIZE
 from hcefs.ids import AccountId, BlobBase, BlobId, RecordId
 from hcefs.placement.cluster_map import NodeState
-from hcefs.placement.ring import partition_of, seats
+from hcefs.placement.ring import partition_of, positions_of, seats
+from hcefs.placement.waves import SeatName
 from hcefs.store.interface import KeyTable, Stores, Table
 from hcefs.store.memory import MemoryShardStore
+from hcefs.stripes import exports
 from hcefs.stripes.exports import has_shard, record_digest
 from hcefs.stripes.shard_index import read_footer
-from hcefs.transport.upkeep import BlobRows, PackRows, RecordDigest, RecordRows, ShardName
+from hcefs.transport.upkeep import BlobRows, PackRows, Place, RecordDigest, RecordRows, ShardName
 from hcefs.upkeep import fill, survey
 from tests.unit.stripes.moving import moved, seat_of, spare_node
 from tests.unit.upkeep.giving import ClockRuntime, GivingCluster
@@ -548,3 +550,50 @@ async def test_a_rebuild_for_which_a_holder_is_away_is_not_lost(
     assert nothing_kept(at.stores)
     world.giving[seat.node.account].fails_loads = None
     assert (await world.fill()).rebuilt == 1
+
+
+async def test_one_survey_of_many_rows_is_what_each_row_lists(
+    world: GivingCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports, "PAGE_ROWS", 3)
+    monkeypatch.setattr(exports, "RECORDS_PAGE", 1)
+    blobs = [await world.cluster.put(world.runtime.random(9_000)) for _ in range(9)]
+    current, me = world.cluster.map, next(iter(world.cluster.holders))
+    table = current.table("ec-4-2")
+    ids = [bytes(world.cluster.record), *(bytes(blob.base) for blob in blobs)]
+    partitions = sorted({partition_of(each, table.bits) for each in ids})
+    names = {SeatName("ec-4-2", partition, 0): 0 for partition in partitions}
+    surveyor = world.filler(me).surveyor
+    found = await surveyor.surveys(current, names, lambda _: False)
+    for name, surveyed in found.items():
+        place = Place(current.epoch, name.profile, name.partition)
+        alone = await surveyor.lists(
+            place,
+            positions_of(name.partition, table.bits),
+            surveyor.others(current, table.node_rows[name.partition], 0),
+            lambda _: False,
+            surveyor.stand_ins(current, place),
+        )
+        assert surveyed.lists == alone
+    assert sum(len(each.lists.held) for each in found.values()) == len(blobs)
+    assert any(listed for each in found.values() for listed in each.records.values())
+
+
+async def test_a_survey_with_what_was_not_asked_for_is_refused(world: GivingCluster) -> None:
+    blob = await world.cluster.put(world.runtime.random(9_000))
+    current, me = world.cluster.map, next(iter(world.cluster.holders))
+    other = (partition_of(bytes(blob.base), current.table("ec-4-2").bits) + 1) % (
+        1 << current.table("ec-4-2").bits
+    )
+    for giving in world.giving.values():
+        giving.shards = lambda _: ([ShardName(blob.base, 1)], b"")
+    with pytest.raises(Unavailable, match="another partition"):
+        await world.filler(me).surveyor.surveys(
+            current, {SeatName("ec-4-2", other, 0): 0}, lambda _: False
+        )
+    for giving in world.giving.values():
+        giving.shards = lambda _: ([], b"same")
+    with pytest.raises(Unavailable, match="does not end"):
+        await world.filler(me).surveyor.surveys(
+            current, {SeatName("ec-4-2", other, 0): 0}, lambda _: False
+        )
