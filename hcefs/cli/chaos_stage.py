@@ -2,8 +2,8 @@
 
 Owns every process, relay, mount and client that the run makes; :meth:`Stage.close` ends
 them all.  The cluster is an ordinary one (``hcefs up``), with three settings changed: short
-leases, upkeep that looks after rows all the time, and relays before each node's peer port
-and before its way to the ledger.
+leases, upkeep that looks after rows and shards all the time, and relays before each node's
+peer port and before its way to the ledger.
 
 A disk that is full is a small tmpfs with ballast where this user may mount one, else the
 reserve of the node's own configuration, which it is restarted with; ``full_by`` says which.
@@ -44,7 +44,14 @@ from hcefs.placement.cluster_map import ClusterMap, Node, NodeState
 from hcefs.runtime import SystemRuntime
 
 LEASE_MS = 5_000
-UPKEEP = UpkeepConfig(rate_min_mib=32.0, rate_max_mib=512.0, grace_s=2.0, round_s=2.0)
+UPKEEP = UpkeepConfig(
+    rate_min_mib=32.0,
+    rate_max_mib=512.0,
+    grace_s=2.0,
+    round_s=2.0,
+    scrub_cycle_s=20.0,
+    scrub_rate_mib=256.0,
+)
 PUT_DEADLINE_SECONDS = 3.0
 SMALL_DISK_BYTES = 512 << 20
 RESERVE_MIB = 64

@@ -14,6 +14,9 @@ Owns the replica's growth, the lease, and the detection of forks.  Invariants:
   the term voids serves no more; it is made anew, for nothing here can be undone.
 * A contradiction of a writer whose term has ended is kept as proof and stops nobody:
   operators have settled it.
+* A disk that is full, or failed a write, ends nothing for good: the log is opened again
+  when the disk takes writes, and says what of the last write is on it; meanwhile the
+  lease runs out.
 * A block that the writer signed and that does not replay here ends service until
   the process is restarted: state or software differ, and neither can be trusted.
 
@@ -37,7 +40,7 @@ from hcefs.ledger import machine
 from hcefs.ledger.block import Block, BlockHeader, SignedHead, transaction_root
 from hcefs.ledger.genesis import Genesis
 from hcefs.ledger.link import BlockBytes, HeadBytes, LedgerLink, TermBytes
-from hcefs.ledger.log import LedgerLog
+from hcefs.ledger.log import DISK_REASONS, LedgerLog
 from hcefs.ledger.outcome import Event, Outcome
 from hcefs.ledger.rows import AppliedBlock, ForkProof
 from hcefs.ledger.state import Overlay, State
@@ -141,6 +144,9 @@ class Follower:
         # One at a time: a block that is being replayed must not outlive its term.
         self._turn = asyncio.Lock()
         self._told_height = log.height
+        self._doubtful: tuple[AppliedBlock, ...] = ()
+        """Blocks of a failed write, which may be on disk."""
+
         kept = log.head
         if kept is not None:
             self._place(kept, log.height)
@@ -230,7 +236,8 @@ class Follower:
 
         Raises:
             Unavailable: ``stale-lease``: too long without a head whose block is
-                applied; ``clock-skew``: this clock is behind the ledger's;
+                applied; ``disk-full`` or ``disk-error``: because this disk takes
+                none; ``clock-skew``: this clock is behind the ledger's;
                 ``forked``, ``diverged`` or ``follower-failed``.
         """
         self._require_trusted()
@@ -247,6 +254,9 @@ class Follower:
             )
         head = self._applied_head
         if head is None or now_ms - head.time_ms > self._genesis.lease_ms:
+            failure = self._log.failure
+            if failure is not None:
+                raise Unavailable(failure.message, reason=failure.reason)
             raise Unavailable(
                 "this node has not heard from the ledger within its lease, so it cannot know "
                 "what is permitted: try another node",
@@ -311,6 +321,8 @@ class Follower:
         while self._status not in _TERMINAL:
             before = self._log.height
             try:
+                async with self._turn:
+                    await self._recover()
                 await self._follow_once()
                 self._last_error = None
             except _Forked as fork:
@@ -320,7 +332,7 @@ class Follower:
                 self._last_error = _ended_term_error()
             except HcefsError as error:
                 self._last_error = error
-                if error.reason in ("diverged", "ledger-log-failed"):
+                if error.reason in ("diverged", "ledger-log-failed", "lost-blocks"):
                     status = (
                         FollowerStatus.DIVERGED
                         if error.reason == "diverged"
@@ -347,6 +359,30 @@ class Follower:
             jitter = 0.5 + self._runtime.random(1)[0] / 512
             await self._runtime.sleep(pause * jitter)
             pause = min(2 * pause, BACKOFF_LAST_S)
+
+    async def _recover(self) -> None:
+        """After a failed write: open the log again, and tell what of it is on disk."""
+        if self._log.failure is None:
+            return
+        term = self._log.terms.term
+        await self._runtime.disk(self._log.recover)
+        _logger.warning("the ledger's log takes blocks again, at block %d", self._log.height)
+        doubtful, self._doubtful = self._doubtful, ()
+        landed = [each for each in doubtful if each.block.header.height <= self._log.height]
+        if self._log.terms.term != term:
+            self._reign()
+        self._reach_heads()
+        self._tell(landed)
+
+    def _tell(self, applied: Sequence[AppliedBlock]) -> None:
+        """Tell subscribers and waiters of blocks that are on disk."""
+        for each in applied:
+            events = tuple(event for outcome in each.outcomes for event in outcome.events)
+            for callback in self._callbacks:
+                callback(each.block, events)
+            self._told_height = each.block.header.height
+        if applied:
+            self._pulse()
 
     async def _follow_once(self) -> None:
         """One connection: a reader fills a bounded queue, this task verifies and persists."""
@@ -425,13 +461,7 @@ class Follower:
         if blocks:
             verified = await self._runtime.disk(self._verify_and_append, blocks)
             self._reach_heads()
-            for each in verified.applied:
-                events = tuple(event for outcome in each.outcomes for event in outcome.events)
-                for callback in self._callbacks:
-                    callback(each.block, events)
-                self._told_height = each.block.header.height
-            if verified.applied:
-                self._pulse()
+            self._tell(verified.applied)
             if verified.problem is not None:
                 raise verified.problem
         newest: SignedHead | None = None
@@ -474,7 +504,12 @@ class Follower:
             problem = error
         if applied:
             crash_point(CrashPoint.FOLLOWED_VERIFIED)
-        self._log.append(applied)
+        try:
+            self._log.append(applied)
+        except HcefsError:
+            if not self._doubtful:
+                self._doubtful = tuple(applied)
+            raise
         if applied:
             crash_point(CrashPoint.FOLLOWED_WRITTEN)
         return _Verified(tuple(applied), problem)
@@ -638,7 +673,8 @@ class Follower:
         try:
             await self._runtime.disk(self._log.keep_head, head)
         except HcefsError as error:
-            self._end(FollowerStatus.FAILED, error)
+            if error.reason not in DISK_REASONS:
+                self._end(FollowerStatus.FAILED, error)
 
     # Terms.
 
@@ -656,6 +692,7 @@ class Follower:
         """
         signed = SignedTermChange.decode(data)
         async with self._turn:
+            await self._recover()
             try:
                 verdict = await self._runtime.disk(self._judge_term, signed)
             except _Forked as fork:

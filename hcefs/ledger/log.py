@@ -9,8 +9,9 @@ Every replica, the writer's included, is one of these.  Its rows are laid out in
   ``Corrupt(reason="bad-row")`` and never an answer.
 * A term begins where this log stands, in one batch with all that it ends; terms never
   go back.
-* Only the next block can be appended.  After a failed write nothing more is
-  written: what is on disk is not known until the folder is opened again.
+* Only the next block can be appended.  After a failed write nothing more is written
+  until :meth:`LedgerLog.recover` has opened the folder again, because only that tells
+  what is on disk; it refuses a folder that lacks what was on disk before.
 * Reads are safe from any thread.  Facts of the state are remembered until the
   write that changes them (:mod:`hcefs.ledger.facts`), those of a snapshot and of
   other rows by their bytes, which are read each time.
@@ -24,6 +25,7 @@ Source: docs/ARCHITECTURE.md, "Ledger".
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -33,7 +35,16 @@ import rocksdict
 
 from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.encoding import Encoded
-from hcefs.errors import Conflict, Corrupt, HcefsError, Internal, Invalid, NotFound
+from hcefs.errors import (
+    Conflict,
+    Corrupt,
+    Exhausted,
+    HcefsError,
+    Internal,
+    Invalid,
+    NotFound,
+    Unavailable,
+)
 from hcefs.ids import AccountId, RecordId
 from hcefs.integrity import leaf_hash
 from hcefs.ledger import machine
@@ -80,6 +91,12 @@ __all__ = ["LEAVES_MAX", "AppliedBlock", "ForkProof", "LedgerLog", "SubmitResult
 LEAVES_MAX = 4096
 """Most leaves that one read returns."""
 
+RECOVERY_FREE_BYTES = 32 << 20
+"""Opening flushes what the write-ahead log holds; without room for that reads are lost too."""
+
+DISK_REASONS = frozenset({"disk-full", "disk-error", "ledger-log-reopening"})
+"""Reasons that pass when the disk takes writes again, after :meth:`LedgerLog.recover`."""
+
 _BLOCK_CACHE_BYTES = 64 << 20
 _WRITE_BUFFER_BYTES = 16 << 20
 _OPEN_FILES_MAX = 256
@@ -96,10 +113,53 @@ def _translated(function: Callable[..., _T], *args: Any) -> _T:
     except HcefsError:
         raise
     except Exception as error:
-        raise Internal(
-            f"the ledger's database failed ({error}): check the disk and restart the process",
-            reason="ledger-log-failed",
-        ) from error
+        raise _failure(error) from error
+
+
+def _failure(error: Exception) -> HcefsError:
+    """What a failure of RocksDB means; its text names files, never contents."""
+    if isinstance(error, HcefsError):
+        return error
+    text = str(error)
+    if isinstance(error, rocksdict.DbClosedError):
+        return Unavailable(
+            "the ledger's log is closed, or being opened again after a failure of its disk: "
+            "try again, or another node",
+            reason="ledger-log-reopening",
+        )
+    if "No space left" in text or "Disk quota" in text:
+        return _disk_full()
+    if text.startswith("IO error") or isinstance(error, OSError):
+        return Unavailable(
+            "the disk failed under the ledger's log: look at the kernel's log and the disk's "
+            "health; the log is opened again by itself",
+            reason="disk-error",
+        )
+    return Internal(
+        f"the ledger's database failed ({error}): check the disk and restart the process",
+        reason="ledger-log-failed",
+    )
+
+
+def _disk_full() -> Exhausted:
+    return Exhausted(
+        "the disk of this node has no room for the ledger's log: free space on it; the log goes "
+        "on by itself then",
+        reason="disk-full",
+        retry_after_ms=60_000,
+    )
+
+
+def _unknown() -> Internal:
+    return Internal(
+        "a write of the ledger's log was interrupted: restart the process",
+        reason="ledger-log-failed",
+    )
+
+
+def _free_bytes(path: Path) -> int:
+    stat = os.statvfs(path)
+    return stat.f_bavail * stat.f_frsize
 
 
 def _step(cursor: Any, prefix: bytes) -> tuple[bytes, bytes] | None:
@@ -186,7 +246,9 @@ class LedgerLog(StateView):
     """A replica of the ledger on disk.  Implements ``State`` and ``LedgerView``.
 
     Every method raises ``Corrupt(reason="bad-row")`` when a row it needs fails its
-    checksum and ``Internal(reason="ledger-log-failed")`` when the database fails.
+    checksum.  When the database fails, ``Exhausted(reason="disk-full")``,
+    ``Unavailable`` with ``disk-error`` or, while it is opened again,
+    ``ledger-log-reopening``; ``Internal(reason="ledger-log-failed")`` for all else.
     """
 
     def __init__(
@@ -195,17 +257,22 @@ class LedgerLog(StateView):
         path: Path,
         genesis: Genesis,
         batch: Callable[[], rocksdict.WriteBatch],
+        opener: Callable[[Path], rocksdict.Rdict],
+        free: Callable[[Path], int],
     ) -> None:
         """Use :meth:`open`."""
         self._database = database
         self._new_batch = batch
+        self._opener = opener
+        self._free = free
         self._rows = _Rows(database)
         self._facts = FactMemory()
         super().__init__(self, 0, 0)
         self.path = path
         self.genesis = genesis
         self._writing = threading.Lock()
-        self._broken = False
+        self._closed = False
+        self._failure: HcefsError | None = None
         self._genesis_app_hash = machine.genesis_state(genesis)[1]
         self._tip = self._fact(TIP_ROW, BlockHeader)
         self._terms = stored_terms(self._rows, genesis)
@@ -226,11 +293,12 @@ class LedgerLog(StateView):
         *,
         opener: Callable[[Path], rocksdict.Rdict] | None = None,
         batch: Callable[[], rocksdict.WriteBatch] | None = None,
+        free: Callable[[Path], int] = _free_bytes,
     ) -> Self:
         """Open the log of a cluster, or start one with its genesis.
 
         The simulator gives a database of its own: what opens it, and what makes the
-        batches that it writes.
+        batches that it writes.  ``free`` says how many bytes a folder still takes.
 
         Raises:
             Conflict: ``other-cluster``: the folder holds another cluster's log;
@@ -239,8 +307,9 @@ class LedgerLog(StateView):
         """
         genesis.check()
         new_batch = batch if batch is not None else _raw_batch
+        opened = opener if opener is not None else _open_database
         try:
-            database = (opener if opener is not None else _open_database)(path)
+            database = opened(path)
         except Exception as error:
             if "lock" in str(error).lower():
                 raise Conflict(
@@ -254,7 +323,7 @@ class LedgerLog(StateView):
             ) from error
         try:
             cls._begin(database, path, genesis, new_batch)
-            return cls(database, path, genesis, new_batch)
+            return cls(database, path, genesis, new_batch, opened, free)
         except BaseException:
             database.close()
             raise
@@ -286,10 +355,11 @@ class LedgerLog(StateView):
     def close(self) -> None:
         """Close the folder; a second call does nothing."""
         with self._writing:
-            if not self._broken and self._head is not self._head_written:
+            writable = not self._closed and self._failure is None
+            if writable and self._head is not self._head_written:
                 with contextlib.suppress(HcefsError):
                     self._write_head(self._head, sync=False)
-            self._broken = True
+            self._closed = True
             # Closing twice is an error to the binding.
             with contextlib.suppress(rocksdict.DbClosedError):
                 self._database.close()
@@ -477,8 +547,9 @@ class LedgerLog(StateView):
 
         Raises:
             Conflict: ``not-next``: a block is not the successor of the one before.
-            Internal: ``ledger-log-failed``: the disk failed, now or before; the log
-                writes nothing more until it is opened again.
+            Exhausted, Unavailable, Internal: the disk failed, now or before: all of the
+                blocks may be on it, or none.  The log writes nothing more until
+                :meth:`recover` has told which.
         """
         if not applied:
             return
@@ -624,6 +695,83 @@ class LedgerLog(StateView):
         except Invalid:
             return self._terms.term  # evidence is kept, whatever this software makes of it
 
+    # A disk that failed.
+
+    @property
+    def failure(self) -> HcefsError | None:
+        """Why nothing is written now: what a write failed with, until :meth:`recover`."""
+        return self._failure
+
+    def recover(self) -> None:
+        """Open the folder again after a failed write; without one it does nothing.
+
+        Opening replays the write-ahead log into a new, synchronised table: what is read
+        from then on is on disk, also where a failed fsync had left that open.  What the
+        failed write held is there as a whole or not at all.
+
+        Raises:
+            Exhausted: ``disk-full``: too little is free; what is open stays open.
+            Unavailable: ``disk-error``, or somebody still reads; try again.
+            Corrupt: ``lost-blocks``: blocks that were on disk are not there any more.
+        """
+        with self._writing:
+            if self._closed:
+                self._check_writable()
+            if self._failure is None:
+                return
+            if self._failure.reason == "lost-blocks":
+                raise self._failure
+            try:
+                free = self._free(self.path)
+            except OSError as error:
+                raise _failure(error) from error
+            if free < RECOVERY_FREE_BYTES:
+                raise _disk_full()
+            self._reopen()
+
+    def _reopen(self) -> None:
+        """Close and open; readers meanwhile get ``ledger-log-reopening``."""
+        # What cannot be flushed while closing is in the synchronised log.
+        with contextlib.suppress(Exception):
+            self._database.close()
+        try:
+            database = self._opener(self.path)
+        except Exception as error:
+            raise _failure(error) from error
+        rows, known = _Rows(database), self._tip
+        try:
+            row = rows.row(TIP_ROW)
+            tip = None if row is None else decode_row(BlockHeader, row)
+            kept = None if known is None else rows.row(block_hash_row(known.height))
+            if known is not None and (tip is None or kept != known.hash()):
+                self._failure = Corrupt(
+                    f"after the failure of the disk the ledger's log lacks block {known.height}, "
+                    "which was on it: replace the disk, and rebuild this replica from its peers",
+                    reason="lost-blocks",
+                )
+                raise self._failure
+            terms = stored_terms(rows, self.genesis)
+            row = rows.row(HEAD_ROW)
+            head = None if row is None else decode_row(SignedHead, row)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                database.close()
+            raise
+        self._database, self._rows = database, rows
+        self._facts.forget()
+        with self._showing:
+            shown = self._head
+            # A head that a term has ended must not come back with the newer of the two.
+            stays = shown is not None and terms.term == self._terms.term
+            if not stays or (head is not None and _is_newer(head, shown)):
+                self._head = head
+            self._head_written = head
+            self._terms = terms
+        self._map = rows.fact(ClusterMap, MAP_KEY)
+        self._arrived = super().arrived()
+        self._tip = tip
+        self._failure = None
+
     # Verification.
 
     def verify_chain(self, progress: Callable[[int], None] | None = None) -> int:
@@ -655,12 +803,13 @@ class LedgerLog(StateView):
         return found
 
     def _check_writable(self) -> None:
-        if self._broken:
+        if self._closed:
             raise Internal(
-                "the ledger's log is closed or its disk has failed: restart the process and "
-                "check the disk",
+                "the ledger's log is closed: restart the process",
                 reason="ledger-log-failed",
             )
+        if self._failure is not None:
+            raise self._failure
 
     def _show(self, head: SignedHead | None) -> None:
         with self._showing:
@@ -680,8 +829,8 @@ class LedgerLog(StateView):
                 _translated(self._database.write, batch, self._sync)
             else:
                 _translated(self._database.write, batch)
-        except BaseException:
-            self._broken = True
+        except BaseException as error:
+            self._failure = _failure(error) if isinstance(error, Exception) else _unknown()
             self._facts.forget()
             raise
 

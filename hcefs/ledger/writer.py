@@ -10,6 +10,9 @@ followers read.  Invariants:
   much the same, whatever it holds.  One that does not apply never enters a block.
 * Block time never goes back; nor does the time of heads.
 * A repeat of a transaction returns the first result, by the hash of its body.
+* After a failed write it signs nothing until the log was opened again and is found to
+  hold all that was on disk; whatever of the failed block is on it, counts.  The block
+  was shown to nobody, so another one of its height is no fork.
 * Pending submissions are bounded in number and bytes; a follower's feed holds no
   queue: it is read from the log at the follower's own pace.
 
@@ -43,7 +46,7 @@ from hcefs.ledger.block import (
     transaction_root,
 )
 from hcefs.ledger.genesis import Genesis
-from hcefs.ledger.log import LedgerLog
+from hcefs.ledger.log import DISK_REASONS, LedgerLog
 from hcefs.ledger.outcome import BlockContext, Outcome
 from hcefs.ledger.rows import AppliedBlock, SubmitResult
 from hcefs.ledger.state import Overlay
@@ -65,6 +68,9 @@ REPLICATION_TIMEOUT_S = 5.0
 
 _HEADS_PER_LEASE = 4
 """More than the three that are promised, so that a late timer does not break the promise."""
+_RECOVER_S = 1.0
+"""Between two attempts to open the log again."""
+
 _FEED_BLOCKS = 64
 _FEED_BYTES = 4 << 20
 
@@ -131,6 +137,7 @@ class LedgerWriter:
         self._counted: frozenset[AccountId] = frozenset()
         self._settling_height = 0
         self._tasks: list[asyncio.Task[None]] = []
+        self._recovery: asyncio.Task[None] | None = None
 
     @property
     def log(self) -> LedgerLog:
@@ -139,7 +146,7 @@ class LedgerWriter:
 
     @property
     def running(self) -> bool:
-        """Whether it accepts submissions; it stops by itself when its disk fails."""
+        """Whether it accepts submissions; not while its disk takes none."""
         return self._running
 
     @property
@@ -168,6 +175,9 @@ class LedgerWriter:
                 "recover from the right one before anything more is written",
                 reason="forked",
             )
+        await self._begin()
+
+    async def _begin(self) -> None:
         self._running = True
         self._stopped = False
         try:
@@ -185,6 +195,10 @@ class LedgerWriter:
         """Finish the block in the making, refuse what waits, end every feed."""
         self._halt()
         tasks, self._tasks = self._tasks, []
+        if self._recovery is not None:
+            self._recovery.cancel()
+            await asyncio.gather(self._recovery, return_exceptions=True)
+            self._recovery = None
         if tasks:
             tasks[1].cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -205,12 +219,17 @@ class LedgerWriter:
             Exhausted: ``ledger-busy``: too many submissions wait.
             Unavailable: ``not-replicated``: it is committed here, but too few
                 followers have said so in time; ``ledger-stopped``.
-            Internal: ``ledger-log-failed``: the disk failed; it may be committed.
+            Exhausted, Unavailable: ``disk-full``, ``disk-error``: the disk failed, and it
+                may be committed: repeat it to learn.
+            Internal: ``ledger-log-failed``: the same, and the writer needs a restart.
         """
         try:
             async with self._runtime.timeout(REPLICATION_TIMEOUT_S):
                 await self._wait_started()
         except TimeoutError:
+            failure = self._log.failure
+            if failure is not None:
+                raise failure from None
             raise Unavailable(
                 "the ledger asks its followers what they hold before it writes: try again",
                 reason="ledger-waiting",
@@ -475,12 +494,41 @@ class LedgerWriter:
         return sign_block(header, transactions, self._key)
 
     def _fail(self, error: HcefsError, batch: list[_Pending]) -> None:
-        """After a failed write nobody knows what is on disk: stop until a restart reads it."""
-        _logger.error("the ledger's writer stops: %s", error.message)
-        self._halt()
+        """After a failed write nobody knows what is on disk: stop until the log is read again."""
         for pending in batch:
             pending.future.set_exception(error)
         self._fail_queued(error)
+        if not self._running:
+            return
+        self._halt()
+        if error.reason not in DISK_REASONS:
+            _logger.error("the ledger's writer stops: %s", error.message)
+            return
+        _logger.error("the ledger's writer waits for its disk: %s", error.message)
+        self._stopped = False
+        self._recovery = self._runtime.spawn(self._recover(), name="ledger-recovery")
+
+    async def _recover(self) -> None:
+        """Open the log again as soon as the disk permits, and go on from what it holds."""
+        # Both have seen that it does not run any more; they must not outlive this.
+        tasks, self._tasks = self._tasks, []
+        tasks[1].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        while True:
+            await self._runtime.sleep(_RECOVER_S)
+            try:
+                await self._runtime.disk(self._log.recover)
+                await self._begin()
+            except HcefsError as error:
+                if error.reason in DISK_REASONS:
+                    self._fail_queued(error)
+                    continue
+                _logger.error("the ledger's writer stops: %s", error.message)
+                self._halt()
+                return
+            _logger.warning("the ledger's writer goes on after block %d", self._log.height)
+            self._recovery = None
+            return
 
     def _fail_queued(self, error: HcefsError) -> None:
         while self._queue:
@@ -502,6 +550,7 @@ class LedgerWriter:
                 await self._renew_head()
             except HcefsError as error:
                 self._fail(error, [])
+                return
 
     async def _renew_head(self) -> None:
         log = self._log

@@ -88,6 +88,8 @@ class LedgerNode:
         failure = self.beginning.failure
         if failure is not None:
             return [failure.message]
+        if self.log.failure is not None:
+            return [self.log.failure.message]
         return [self.beginning.waits_for or "the writer does not run; see the log"]
 
     async def start(self) -> None:

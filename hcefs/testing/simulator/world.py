@@ -272,7 +272,10 @@ class World:
         def batch() -> Any:
             return Batch()
 
-        return LedgerLog.open(path, self.genesis, opener=opener, batch=batch)
+        def free(path: Path) -> int:
+            return 0 if table.is_full else 1 << 40
+
+        return LedgerLog.open(path, self.genesis, opener=opener, batch=batch, free=free)
 
     def kill_ledger(self, *, power: bool = False) -> None:
         """End the ledger's process at once."""

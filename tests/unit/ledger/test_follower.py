@@ -659,17 +659,27 @@ async def test_a_block_of_newer_rules_asks_for_an_upgrade(node: Node) -> None:
     assert "upgrade" in error.message
 
 
-async def test_a_failed_disk_ends_service(node: Node) -> None:
+@pytest.mark.parametrize("lands", [False, True])
+async def test_a_full_disk_is_waited_for(node: Node, lands: bool) -> None:
+    told: list[int] = []
+    node.follower.subscribe(lambda block, _: told.append(block.header.height))
     blocks = node.blocks(2)
     node.link.block(blocks[0])
     await node.reach(1)
-    database = node.log._database
-    break_disk(node.log)
+    room = node.log._free
+    node.log._free = lambda _: 0
+    break_disk(node.log, lands=lands)
     node.link.block(blocks[1])
-    await node.status(FollowerStatus.FAILED)
-    assert node.refusal() == "ledger-log-failed"
+    await node.status(FollowerStatus.DISCONNECTED)
     assert node.link.acknowledged[-1] == 1
-    node.log._database = database
+    node.runtime.advance(60)
+    assert node.refusal() == "disk-full"
+    node.log._free = room
+    node.link.block(blocks[1])
+    node.runtime.advance(60)
+    await node.reach(2)
+    assert told == [1, 2]
+    assert node.log.failure is None
 
 
 async def test_a_fault_of_a_subscriber_ends_service(node: Node) -> None:

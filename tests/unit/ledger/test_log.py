@@ -12,11 +12,11 @@ import pytest
 import rocksdict
 
 from hcefs.access.facts import Action
-from hcefs.errors import Conflict, Corrupt, HcefsError, Internal, Invalid, NotFound
+from hcefs.errors import Conflict, Corrupt, Exhausted, HcefsError, Internal, Invalid, NotFound
 from hcefs.ids import AccountId, RecordId
 from hcefs.integrity import leaf_hash, merkle_root
 from hcefs.ledger.block import SignedHead, sign_head
-from hcefs.ledger.log import ForkProof, LedgerLog
+from hcefs.ledger.log import RECOVERY_FREE_BYTES, ForkProof, LedgerLog
 from hcefs.ledger.outcome import LeafAppended
 from hcefs.ledger.rows import (
     HEAD_ROW,
@@ -504,20 +504,26 @@ def test_verification_tells_how_far_it_is(log: LedgerLog, world: Scenario) -> No
 
 
 class FailingDatabase:
-    """Passes everything on, but writes fail as a full or dying disk makes them fail."""
+    """Passes everything on, but writes fail as a full or dying disk makes them fail.
 
-    def __init__(self, database: Any) -> None:
+    With ``lands`` the write is on the disk all the same.
+    """
+
+    def __init__(self, database: Any, *, lands: bool = False) -> None:
         self._database = database
+        self._lands = lands
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._database, name)
 
-    def write(self, *_: Any) -> None:
+    def write(self, *arguments: Any) -> None:
+        if self._lands:
+            self._database.write(*arguments)
         raise Exception("IO error: No space left on device")
 
 
-def break_disk(log: LedgerLog) -> None:
-    log._database = FailingDatabase(log._database)  # type: ignore[assignment]
+def break_disk(log: LedgerLog, *, lands: bool = False) -> None:
+    log._database = FailingDatabase(log._database, lands=lands)  # type: ignore[assignment]
 
 
 def test_after_a_failed_write_nothing_more_is_written(log: LedgerLog, world: Scenario) -> None:
@@ -526,16 +532,69 @@ def test_after_a_failed_write_nothing_more_is_written(log: LedgerLog, world: Sce
     break_disk(log)
     block = make_block(world, [an_append(world, "lost")])
     for _ in range(2):
-        with pytest.raises(Internal) as caught:
+        with pytest.raises(Exhausted) as caught:
             log.append([block])
-        assert caught.value.reason == "ledger-log-failed"
+        assert caught.value.reason == "disk-full"
         log._database = database
-    with pytest.raises(Internal):
+    with pytest.raises(Exhausted):
         log.keep_head(head_of(world, world.time_ms))
-    with pytest.raises(Internal):
+    with pytest.raises(Exhausted):
         log.keep_fork(ForkProof(1, b"a", b"b"))
     assert log.height == 2
     assert log.record(RECORD) is not None
+
+
+@pytest.mark.parametrize("lands", [False, True])
+def test_a_log_goes_on_from_what_is_on_the_disk(
+    log: LedgerLog, world: Scenario, lands: bool
+) -> None:
+    filled(log, world, appends=1)
+    break_disk(log, lands=lands)
+    block = make_block(world, [an_append(world, "doubtful")])
+    with pytest.raises(Exhausted):
+        log.append([block])
+    assert log.height == 2
+    log.recover()
+    assert log.failure is None
+    assert log.height == (3 if lands else 2)
+    if not lands:
+        log.append([block])
+    assert log.tip_hash == block.block.header.hash()
+    assert log.verify_chain() == 3
+
+
+def test_a_full_disk_is_not_opened_again(log: LedgerLog, world: Scenario) -> None:
+    filled(log, world, appends=1)
+    break_disk(log)
+    block = make_block(world, [an_append(world, "late")])
+    with pytest.raises(Exhausted):
+        log.append([block])
+    room = log._free
+    log._free = lambda _: RECOVERY_FREE_BYTES - 1
+    with pytest.raises(Exhausted):
+        log.recover()
+    assert log.record(RECORD) is not None
+    log._free = room
+    log.recover()
+    log.append([block])
+    assert log.height == 3
+
+
+def test_a_log_that_lost_blocks_is_not_taken(
+    tmp_path: Path, log: LedgerLog, world: Scenario
+) -> None:
+    filled(log, world, appends=1)
+    break_disk(log)
+    with pytest.raises(Exhausted):
+        log.append([make_block(world, [an_append(world, "late")])])
+    empty = open_log(tmp_path / "empty", world)
+    empty.close()
+    opener = log._opener
+    log._opener = lambda _: opener(tmp_path / "empty")
+    for _ in range(2):
+        with pytest.raises(Corrupt) as caught:
+            log.recover()
+        assert caught.value.reason == "lost-blocks"
 
 
 def test_a_closed_log_says_so(tmp_path: Path, world: Scenario) -> None:
