@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hcefs.access.facts import Grant, Record
-from hcefs.errors import Internal
+from hcefs.errors import Unavailable
 from hcefs.ids import PutKey
 from hcefs.ledger import facts
 from hcefs.ledger.facts import FactMemory
@@ -111,7 +111,7 @@ def test_after_a_failed_write_nothing_is_remembered(
 
     with monkeypatch.context() as patched:
         patched.setattr(log, "_database", Broken())
-        with pytest.raises(Internal):
+        with pytest.raises(Unavailable):
             log.append([block])
     assert remembered.get(b"record/" + RECORD) is None
     log.close()
