@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: venv demo test test-long crash chaos sim sim-check mutations check lint types contracts proto proto-check vectors lock clean
+.PHONY: venv demo test test-long crash chaos sim slices mutations check lint types contracts proto proto-check vectors lock clean
 
 venv: .venv/.installed
 
@@ -18,8 +18,14 @@ demo: venv
 
 # Fast tiers on two workers, then the tests that start real processes, one at a time.
 test: venv
-	$(BIN)/pytest -q -n 2 -m "not cluster"
-	$(BIN)/pytest -q -m cluster
+	$(BIN)/pytest -q -n 2 -m "not cluster" --ignore=tests/crash
+	$(BIN)/pytest -q -m cluster --ignore=tests/cluster/test_chaos.py
+
+# A short slice of what has long runs of its own: crash, chaos and sim.
+slices: venv
+	$(BIN)/pytest -q -n 2 tests/crash
+	$(BIN)/pytest -q tests/cluster/test_chaos.py
+	$(BIN)/hcefs sim --seeds 50 --phase 40
 
 # More seeds and larger clusters than the fast tier: minutes of CPU, no processes.
 test-long: venv
@@ -43,9 +49,6 @@ sim: venv
 	$(BIN)/hcefs sim --seeds $(SEEDS)
 
 # Shorter phases than make sim, so that it costs about a minute.
-sim-check: venv
-	$(BIN)/hcefs sim --seeds 50 --phase 40
-
 # Bugs planted on purpose: each must be caught.
 mutations: venv
 	$(BIN)/python -m hcefs.testing.mutations
@@ -67,7 +70,7 @@ proto-check: venv
 	$(BIN)/python proto/generate.py --check
 	$(BIN)/python docs/generate_metrics.py --check
 
-check: lint types contracts proto-check test sim-check
+check: lint types contracts proto-check test slices
 
 # Rewrites the golden vectors.  Only for a NEW version of a format: existing bytes are frozen.
 vectors: venv

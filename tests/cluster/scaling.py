@@ -90,6 +90,18 @@ class Operators:
         assert found is not None
         return found
 
+    async def made_whole(self) -> None:
+        """Have every node repair at once what puts in mid-change left short, and wait for it."""
+        addresses = [n.address for n in (await self.current()).nodes if n.state is NodeState.UP]
+        for address in addresses:
+            await self.client.repair_now(address)
+
+        async def done() -> bool:
+            said = [await self.client.repair_status(address) for address in addresses]
+            return all(s.whole_ms and s.whole_ms == s.last.ended_ms and not s.backlog for s in said)
+
+        await until(done, "every shard is where it belongs", PLAN_SECONDS)
+
 
 def inventory(
     disclosed: Disclosed, current: ClusterMap, folders: dict[int, Path]

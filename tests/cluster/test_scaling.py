@@ -84,6 +84,7 @@ async def test_a_cluster_changes_under_load(
         return not await asyncio.to_thread(superfluous, final, folders)
 
     await until(tidied, "what has moved is deleted where it was")
+    await operators.made_whole()  # puts that were acknowledged as degraded
     cluster.kill(*cluster.alive())
     disclosed = Disclosed.copy_of(cluster.folder, tmp_path / "copy", sorted(folders))
     lacks, found = inventory(disclosed, final, folders)
