@@ -24,6 +24,7 @@ import grpc  # noqa: E402
 
 from benchmarks.machine import cpu_seconds  # noqa: E402
 from hcefs.cli.ports import HOST, reserved_ports  # noqa: E402
+from hcefs.durable_files import write_private  # noqa: E402
 from hcefs.errors import Unavailable  # noqa: E402
 from hcefs.node.servers import Port  # noqa: E402
 from hcefs.runtime import SystemRuntime  # noqa: E402
@@ -34,7 +35,6 @@ from hcefs.transport.tls import (  # noqa: E402
     client_credentials,
     issue,
     new_authority,
-    write_private,
 )
 
 SERVICE: Final = "hcefs.benchmark.Hop"

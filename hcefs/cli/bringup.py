@@ -22,7 +22,7 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from hcefs.cli.cluster_files import LEDGER, ClusterFolder, node_name, replace_file
+from hcefs.cli.cluster_files import LEDGER, ClusterFolder, node_name
 from hcefs.cli.new_node import (
     PORTS_PER_PROCESS,
     Ports,
@@ -43,6 +43,7 @@ from hcefs.config import (
     render_ledger_config,
 )
 from hcefs.crypto.accounts import SEED_SIZE, AccountKeys, load_account
+from hcefs.durable_files import replace_file, write_private
 from hcefs.erasure.scheme import DEFAULT_PROFILE, PROFILES
 from hcefs.errors import Conflict, Invalid, NotFound, Unavailable
 from hcefs.ids import ClusterId
@@ -61,7 +62,6 @@ from hcefs.runtime import Runtime
 from hcefs.transport.tls import (
     client_credentials,
     new_authority,
-    write_private,
 )
 
 OPERATORS = ("operator-1", "operator-2", "operator-3")

@@ -11,7 +11,7 @@ import binascii
 from pathlib import Path
 
 from hcefs.access.token import TOKEN_BYTES_MAX, read_use
-from hcefs.cli.cluster_files import replace_file
+from hcefs.durable_files import replace_file
 from hcefs.errors import Invalid, NotFound
 
 FILE_BYTES_MAX = 2 * TOKEN_BYTES_MAX

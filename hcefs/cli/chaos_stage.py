@@ -23,7 +23,7 @@ from pathlib import Path
 from hcefs.access.facts import AccountKind
 from hcefs.cli.bringup import OPERATORS, THRESHOLD, bring_up, wait_serving
 from hcefs.cli.chaos_proxy import Relay
-from hcefs.cli.cluster_files import LEDGER, ClusterFolder, node_name, replace_file
+from hcefs.cli.cluster_files import LEDGER, ClusterFolder, node_name
 from hcefs.cli.new_node import PORTS_PER_PROCESS, Ports, make_node, map_node, register_node
 from hcefs.cli.ports import HOST, reserved_ports
 from hcefs.cli.processes import Processes
@@ -38,6 +38,7 @@ from hcefs.config import (
     render_node_config,
 )
 from hcefs.crypto.accounts import AccountKeys
+from hcefs.durable_files import replace_file
 from hcefs.errors import HcefsError, NotFound, Unavailable
 from hcefs.ids import RecordId
 from hcefs.placement.cluster_map import ClusterMap, Node, NodeState

@@ -31,6 +31,7 @@ from pathlib import Path
 
 from hcefs.client.connection import Connection, load_connection
 from hcefs.crypto.accounts import AccountKeys, load_account
+from hcefs.durable_files import replace_file
 from hcefs.errors import Conflict, Invalid, NotFound
 from hcefs.ids import AccountId, ClusterId
 from hcefs.ledger.genesis import Genesis
@@ -278,24 +279,3 @@ class ClusterFolder:
             yield
         finally:
             os.close(handle)
-
-
-def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Write a file under a temporary name and rename it: no one sees half of it; durable."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise

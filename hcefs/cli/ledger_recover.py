@@ -10,11 +10,12 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from hcefs.cli.cluster_files import LEDGER, ClusterFolder, replace_file
+from hcefs.cli.cluster_files import LEDGER, ClusterFolder
 from hcefs.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption, folder
 from hcefs.cli.output import err, note, print_fields, print_table, show, verb
 from hcefs.cli.processes import Processes
 from hcefs.cli.session import run
+from hcefs.durable_files import replace_file
 from hcefs.errors import Conflict, Denied, HcefsError, Invalid, NotFound
 from hcefs.runtime import SystemRuntime
 

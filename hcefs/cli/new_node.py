@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hcefs.access.facts import AccountKind
-from hcefs.cli.cluster_files import ClusterFolder, node_name, replace_file
+from hcefs.cli.cluster_files import ClusterFolder, node_name
 from hcefs.client.ledger import LedgerClient
 from hcefs.config import NodeConfig, TlsConfig, load_node_config, render_node_config
 from hcefs.crypto.accounts import SEED_SIZE, AccountKeys, load_account
+from hcefs.durable_files import replace_file, write_private
 from hcefs.ids import ClusterId
 from hcefs.placement.cluster_map import Node, NodeState
 from hcefs.runtime import Runtime
-from hcefs.transport.tls import issue, spki_hash, write_private
+from hcefs.transport.tls import issue, spki_hash
 
 ZONES = ("zone-a", "zone-b", "zone-c")
 WEIGHT = 100

@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.text import Text
 
 from hcefs.cli.bringup import OPERATORS, THRESHOLD
-from hcefs.cli.cluster_files import ClusterFolder, node_name, replace_file
+from hcefs.cli.cluster_files import ClusterFolder, node_name
 from hcefs.cli.output import show
 from hcefs.client.layout import LayoutClient
 from hcefs.client.ledger import LedgerClient
+from hcefs.durable_files import replace_file
 from hcefs.errors import NotFound
 from hcefs.ids import AccountId
 from hcefs.placement.cluster_map import ClusterMap, Node, NodeState

@@ -19,8 +19,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from hcefs.cli.cluster_files import LEDGER, ClusterFolder, node_name, replace_file
+from hcefs.cli.cluster_files import LEDGER, ClusterFolder, node_name
 from hcefs.cli.process import environment
+from hcefs.durable_files import replace_file
 from hcefs.errors import NotFound, Unavailable
 from hcefs.runtime import SystemRuntime
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hcefs.cli.bringup import OPERATORS
-from hcefs.cli.cluster_files import ClusterFolder, node_name, replace_file
+from hcefs.cli.cluster_files import ClusterFolder, node_name
 from hcefs.cli.new_node import generate_keys, tls_of, write_certificate
 from hcefs.cli.ports import HOST, reserved_ports
 from hcefs.client.authorize import Authorizer
@@ -28,6 +28,7 @@ from hcefs.config import (
     render_ledger_config,
 )
 from hcefs.crypto.accounts import load_account
+from hcefs.durable_files import replace_file
 from hcefs.errors import Conflict, HcefsError, NotFound, Unavailable
 from hcefs.ids import AccountId
 from hcefs.ledger.log import LedgerLog

@@ -21,10 +21,10 @@ from hcefs.client.records import covered
 from hcefs.client.streams import BlobStream
 from hcefs.crypto.envelope import Envelope
 from hcefs.crypto.keys import open_envelope, seal_envelope
+from hcefs.durable_files import write_private
 from hcefs.encoding import Encoded
 from hcefs.errors import Denied, Invalid, NotFound
 from hcefs.ids import AccountId, BlobId, ClusterId, GrantId, RecordId
-from hcefs.transport.tls import write_private
 
 UNNARROWED = Narrowing()
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from hcefs.crypto.keys import HybridKey, record_seed
 from hcefs.crypto.signing import SigningKey, account_id
+from hcefs.durable_files import write_private
 from hcefs.encoding import Encoded
-from hcefs.errors import Conflict, Invalid, NotFound
+from hcefs.errors import Invalid, NotFound
 from hcefs.ids import AccountId, ClusterId, RecordId
 
 SEED_SIZE = 32
@@ -83,29 +83,8 @@ class AccountKeys(Encoded):
         Raises:
             Conflict: the file exists; keys are never overwritten.
         """
-        folder = path.parent
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # mkstemp creates with mode 0600 whatever the umask says.
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(self.encode())
-                file.flush()
-                os.fsync(file.fileno())
-            # A link, unlike a rename, refuses an existing name.
-            os.link(temporary, path)
-        except FileExistsError:
-            raise Conflict(
-                f"{path} exists; keys are never overwritten, choose another name",
-                reason="file-exists",
-            ) from None
-        finally:
-            os.unlink(temporary)
-        named = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(named)
-        finally:
-            os.close(named)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_private(path, self.encode())
 
 
 def load_account(path: Path) -> AccountKeys:

@@ -40,7 +40,6 @@ import ssl
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -50,7 +49,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from hcefs.errors import Conflict, Denied, Invalid, Unavailable
+from hcefs.errors import Denied, Invalid, Unavailable
 from hcefs.runtime import Runtime, SystemRuntime
 
 AUTHORITY_DAYS = 3650
@@ -193,40 +192,6 @@ def spki_hash(certificate: bytes) -> bytes:
         Invalid: the bytes are not a certificate.
     """
     return hashlib.sha256(_spki(_load(certificate))).digest()
-
-
-def write_private(path: Path, data: bytes, *, replace: bool = False) -> None:
-    """Write a file with mode 0600, whole or not at all, and durable on return.
-
-    Raises:
-        Conflict: the file exists and ``replace`` is false.
-        OSError: the file cannot be written.
-    """
-    # mkstemp creates with mode 0600 whatever the umask says.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if replace:
-            os.replace(temporary, path)
-        else:
-            # A link, unlike a rename, refuses an existing name: a key is never lost by a repeat.
-            os.link(temporary, path)
-    except FileExistsError:
-        raise Conflict(
-            f"{path} exists already: move it away if it is not needed, or choose another name",
-            reason="file-exists",
-        ) from None
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 # --- gRPC credentials --------------------------------------------------------

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from hcefs.cli.bringup import OPERATORS, client_address, plan_first_map
-from hcefs.cli.cluster_files import ClusterFolder, replace_file
+from hcefs.cli.cluster_files import ClusterFolder
 from hcefs.cli.ports import HOST, reserved_ports
 from hcefs.config import load_ledger_config, load_node_config
 from hcefs.crypto.accounts import load_account
+from hcefs.durable_files import replace_file
 from hcefs.errors import Conflict, Invalid, NotFound
 from hcefs.ids import AccountId, ClusterId
 from hcefs.runtime import SystemRuntime

@@ -32,6 +32,7 @@ from hcefs.client.connection import Connection
 from hcefs.config import LedgerConfig, LimitsConfig, NodeConfig, TlsConfig, UpkeepConfig
 from hcefs.crypto.accounts import AccountKeys
 from hcefs.crypto.signing import RequestProof
+from hcefs.durable_files import write_private
 from hcefs.errors import HcefsError, Unavailable
 from hcefs.ids import AccountId, BlobId, ClusterId, GrantId, RecordId
 from hcefs.integrity import blake3_digest
@@ -53,7 +54,6 @@ from hcefs.transport.tls import (
     issue,
     new_authority,
     spki_hash,
-    write_private,
 )
 from hcefs.wire.v1 import blob_pb2
 from tests.services.parts import Secrets, ShiftedRuntime, reissue

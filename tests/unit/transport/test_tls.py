@@ -20,11 +20,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from hcefs.cli.process import TLS13_ENVIRONMENT
+from hcefs.durable_files import write_private
 from hcefs.errors import Conflict, Denied, HcefsError, Invalid, Unavailable
 from hcefs.runtime import SystemRuntime
 from hcefs.transport import tls
 from hcefs.transport.status import from_rpc_error
-from hcefs.transport.tls import Identity, issue, new_authority, spki_hash, write_private
+from hcefs.transport.tls import Identity, issue, new_authority, spki_hash
 
 DAY_MS = 86_400_000
 
