@@ -19,7 +19,6 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from functools import partial
 
 from hcefs.erasure.scheme import profile_named
 from hcefs.errors import Conflict, Corrupt, HcefsError, NotFound, Unavailable
@@ -28,7 +27,7 @@ from hcefs.formats.pack import PackLayout
 from hcefs.ids import AccountId, BlobBase, BlobId, GrantId, RecordId, RequestId
 from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import ClusterMap, Node
-from hcefs.placement.ring import Seat, positions_of, rotation_of
+from hcefs.placement.ring import Seat, rotation_of
 from hcefs.placement.waves import REBUILD, SeatName
 from hcefs.runtime import Runtime
 from hcefs.stripes.adopt import Adoptable, Adopter, Copy
@@ -53,7 +52,7 @@ from hcefs.transport.upkeep import (
     UpkeepPeer,
     UpkeepPeers,
 )
-from hcefs.upkeep.survey import PAGES_MAX, Lists, Survey, Surveyor, require_inside, together
+from hcefs.upkeep.survey import PAGES_MAX, Lists, Survey, Surveyor
 from hcefs.upkeep.throttle import Throttle
 from hcefs.upkeep.worker import at_once
 
@@ -142,11 +141,10 @@ class SeatFiller:
         """
         table = current.table(name.profile)
         place = Place(current.epoch, name.profile, name.partition)
-        positions = positions_of(name.partition, table.bits)
         if survey is None:
             others = self.surveyor.others(current, table.node_rows[name.partition], source)
             others_too = self.surveyor.stand_ins(current, place)
-            lists = await self.surveyor.lists(place, positions, others, fenced, others_too)
+            lists = await self.surveyor.lists(place, table.bits, others, fenced, others_too)
         else:
             lists = survey.lists
         if source not in lists.nodes and len(lists.nodes) < table.k:
@@ -159,7 +157,7 @@ class SeatFiller:
         await self._shards(place, name, source, lists, filled)
         if name.profile == current.default_profile:
             if survey is None:
-                await self._records(place, positions, lists, fenced)
+                await self._records(place, table.bits, lists, fenced)
             else:
                 await self._records_of(place, lists, survey.records)
         return filled
@@ -233,8 +231,8 @@ class SeatFiller:
         """
         if name.profile == current.default_profile:
             place = Place(current.epoch, name.profile, name.partition)
-            positions = positions_of(name.partition, current.table(name.profile).bits)
-            await self._records(place, positions, lists, lambda _: True)
+            bits = current.table(name.profile).bits
+            await self._records(place, bits, lists, lambda _: True)
 
     async def _one(
         self, place: Place, base: BlobBase, index: int, source: int, lists: Lists, filled: Filled
@@ -446,23 +444,11 @@ class SeatFiller:
     # -- records
 
     async def _records(
-        self,
-        place: Place,
-        positions: range,
-        lists: Lists,
-        fenced: Callable[[Node], bool],
+        self, place: Place, bits: int, lists: Lists, fenced: Callable[[Node], bool]
     ) -> None:
         """Bring the rows of the partition's records here: the union of what all have."""
         nodes = list(lists.nodes.values())
-        answers = await together(
-            self.surveyor.heard(node, partial(self._list_records, place, positions, node), fenced)
-            for node in nodes
-        )
-        digests = {
-            node.node_id: answer
-            for node, answer in zip(nodes, answers, strict=True)
-            if answer is not None
-        }
+        digests = await self.surveyor.records(place, bits, nodes, fenced)
         await self._records_of(place, lists, digests)
 
     async def _records_of(
@@ -478,23 +464,6 @@ class SeatFiller:
                 # What the first ones gave is often all that the others have.
                 if await self._digest_of(record) != digest:
                     await self._record(place, record, node)
-
-    async def _list_records(
-        self, place: Place, positions: range, node: Node
-    ) -> dict[RecordId, bytes]:
-        peer = self._peers.upkeep_peer(node)
-        found: dict[RecordId, bytes] = {}
-        after = b""
-        for _ in range(PAGES_MAX):
-            page, following = await peer.list_records(place, after)
-            require_inside(positions, (each.record for each in page))
-            found.update((each.record, each.digest) for each in page)
-            if not following:
-                return found
-            if following <= after:
-                break
-            after = following
-        raise Corrupt("a listing does not go on, or does not end", reason="bad-page")
 
     async def _record(self, place: Place, record: RecordId, node: Node) -> None:
         peer = self._peers.upkeep_peer(node)

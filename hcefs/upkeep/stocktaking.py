@@ -147,7 +147,7 @@ class Stocktaking:
         sources = [move.source for move in table.moving if move.partition == name.partition]
         others = surveyor.others(current, tuple(dict.fromkeys((*row, *sources))), 0)
         stand_ins = surveyor.stand_ins(current, place)
-        lists = await surveyor.lists(place, positions, others, lambda _: True, stand_ins)
+        lists = await surveyor.lists(place, table.bits, others, lambda _: True, stand_ins)
         own = await self._runtime.disk(shards_here, self._stores, positions, name.profile)
         if len(lists.nodes) + 1 < table.k:
             self.stock.waiting += 1

@@ -24,10 +24,16 @@ from hcefs.errors import Corrupt, HcefsError, Unavailable
 from hcefs.ids import AccountId, BlobBase, RecordId
 from hcefs.placement.cluster_map import ClusterMap, Node
 from hcefs.placement.planner import LOST_STATES
-from hcefs.placement.ring import partition_of, position_of, rotation_of
+from hcefs.placement.ring import partition_of, rotation_of
 from hcefs.placement.stand_ins import stand_ins_of
 from hcefs.placement.waves import REBUILD, SeatName, in_flight
-from hcefs.transport.upkeep import PARTITIONS_ASKED_MAX, Place, ShardName, UpkeepPeers
+from hcefs.transport.upkeep import (
+    PARTITIONS_ASKED_MAX,
+    Place,
+    RecordDigest,
+    ShardName,
+    UpkeepPeers,
+)
 
 SHARDS_MAX = 1 << 20
 """Of one partition; more would be thousands of times what a partition should hold."""
@@ -76,9 +82,9 @@ class Survey:
 class _Asks:
     """Lists of several partitions of one table, taken apart."""
 
-    def __init__(self, peers: UpkeepPeers, current: ClusterMap, profile: str, bits: int) -> None:
+    def __init__(self, peers: UpkeepPeers, epoch: int, profile: str, bits: int) -> None:
         self._peers = peers
-        self._epoch = current.epoch
+        self._epoch = epoch
         self._profile = profile
         self._bits = bits
 
@@ -86,41 +92,55 @@ class _Asks:
         """What a node has of each of some rows."""
         found: dict[int, list[ShardName]] = {row: [] for row in rows}
         place, peer = Place(self._epoch, self._profile, rows[0]), self._peers.upkeep_peer(node)
-        after = b""
-        for _ in range(PAGES_MAX):
-            page, following = await peer.list_shards(place, after, rows[1:])
+
+        def take(page: Sequence[ShardName]) -> None:
             for shard in page:
                 listed = found.get(partition_of(shard.base, self._bits))
                 if listed is None:
                     raise _elsewhere()
                 listed.append(shard)
+                # What is left out would count as filled, so too much is no listing at all.
                 if len(listed) > SHARDS_MAX:
                     raise _endless()
-            if not following:
-                return found
-            if following <= after:
-                break
-            after = following
-        raise _endless()
+
+        await _every_page(lambda after: peer.list_shards(place, after, rows[1:]), take)
+        return found
 
     async def records(self, node: Node, rows: Sequence[int]) -> dict[int, dict[RecordId, bytes]]:
         """The same of records, with the digests of their rows."""
         found: dict[int, dict[RecordId, bytes]] = {row: {} for row in rows}
         place, peer = Place(self._epoch, self._profile, rows[0]), self._peers.upkeep_peer(node)
-        after = b""
-        for _ in range(PAGES_MAX):
-            page, following = await peer.list_records(place, after, rows[1:])
+
+        def take(page: Sequence[RecordDigest]) -> None:
             for each in page:
                 listed = found.get(partition_of(each.record, self._bits))
                 if listed is None:
                     raise _elsewhere()
                 listed[each.record] = each.digest
-            if not following:
-                return found
-            if following <= after:
-                break
-            after = following
-        raise _endless()
+
+        await _every_page(lambda after: peer.list_records(place, after, rows[1:]), take)
+        return found
+
+
+async def _every_page(
+    ask: Callable[[bytes], Awaitable[tuple[Sequence[T], bytes]]],
+    take: Callable[[Sequence[T]], None],
+) -> None:
+    """Take all pages of a listing.
+
+    Raises:
+        Corrupt: ``bad-page``: it does not go on, or does not end.
+    """
+    after = b""
+    for _ in range(PAGES_MAX):
+        page, following = await ask(after)
+        take(page)
+        if not following:
+            return
+        if following <= after:
+            break
+        after = following
+    raise _endless()
 
 
 class Surveyor:
@@ -148,12 +168,12 @@ class Surveyor:
     async def lists(
         self,
         place: Place,
-        positions: range,
+        bits: int,
         others: Sequence[Node],
         fenced: Callable[[Node], bool],
         stand_ins: Sequence[Node] = (),
     ) -> Lists:
-        """All shards of a partition, as some nodes have them.
+        """All shards of a partition among ``2**bits``, as some nodes have them.
 
         Nothing waits for ``stand_ins``: what they keep they bring home by themselves
         (:mod:`.stand_in`).  But what only they have is not lost.
@@ -162,20 +182,39 @@ class Surveyor:
             Unavailable: a node that may still take puts under an older map does not answer.
             Corrupt: a listing does not end, or names what lies elsewhere.
         """
-        lists = Lists()
+        lists, row = Lists(), place.partition
+        asks = _Asks(self._peers, place.epoch, place.profile, bits)
         answers = await together(
-            self.heard(node, partial(self._list, place, positions, node), fenced) for node in others
+            self.heard(node, partial(asks.shards, node, [row]), fenced) for node in others
         )
         answers += await together(
-            self.heard(node, partial(self._list, place, positions, node), lambda _: True)
+            self.heard(node, partial(asks.shards, node, [row]), lambda _: True)
             for node in stand_ins
         )
         for node, answer in zip([*others, *stand_ins], answers, strict=True):
             if answer is None:
                 lists.complete = False
             else:
-                lists.enter(node, answer)
+                lists.enter(node, answer[row])
         return lists
+
+    async def records(
+        self, place: Place, bits: int, nodes: Sequence[Node], fenced: Callable[[Node], bool]
+    ) -> dict[int, dict[RecordId, bytes]]:
+        """By node id, the records of a partition with the digests of their rows.
+
+        Raises:
+            Unavailable, Corrupt: as :meth:`lists`.
+        """
+        row, asks = place.partition, _Asks(self._peers, place.epoch, place.profile, bits)
+        answers = await together(
+            self.heard(node, partial(asks.records, node, [row]), fenced) for node in nodes
+        )
+        return {
+            node.node_id: answer[row]
+            for node, answer in zip(nodes, answers, strict=True)
+            if answer is not None
+        }
 
     async def heard(
         self, node: Node, asking: Callable[[], Awaitable[T]], fenced: Callable[[Node], bool]
@@ -219,7 +258,7 @@ class Surveyor:
                 seated.setdefault(node.node_id, {})[name.partition] = node
             for node in self.stand_ins(current, place):
                 standing.setdefault(node.node_id, {})[name.partition] = node
-        asks = _Asks(self._peers, current, table.profile, table.bits)
+        asks = _Asks(self._peers, current.epoch, table.profile, table.bits)
         found = {name.partition: Survey(Lists()) for name in names}
         for asked, may_be_away in ((seated, fenced), (standing, lambda _: True)):
             jobs = [(next(iter(rows.values())), sorted(rows)) for _, rows in sorted(asked.items())]
@@ -246,22 +285,6 @@ class Surveyor:
                     for row in rows:
                         found[row].records[node.node_id] = digests[row]
         return {name: found[name.partition] for name in names}
-
-    async def _list(self, place: Place, positions: range, node: Node) -> list[ShardName]:
-        peer = self._peers.upkeep_peer(node)
-        found: list[ShardName] = []
-        after = b""
-        for _ in range(PAGES_MAX):
-            page, following = await peer.list_shards(place, after)
-            require_inside(positions, (each.base for each in page))
-            found += page
-            if not following:
-                return found
-            # What is left out would count as filled, so too much is no listing at all.
-            if following <= after or len(found) > SHARDS_MAX:
-                break
-            after = following
-        raise _endless()
 
     async def asked(
         self, current: ClusterMap, place: Place, n: int, bases: Collection[BlobBase]
@@ -341,16 +364,6 @@ async def together(jobs: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
             raise result
         found.append(result)
     return found
-
-
-def require_inside(positions: range, names: Iterable[bytes]) -> None:
-    """Check that a node lists only what lies in the partition that it was asked for.
-
-    Raises:
-        Corrupt: it does not.
-    """
-    if any(position_of(name) not in positions for name in names):
-        raise _elsewhere()
 
 
 def _elsewhere() -> Corrupt:

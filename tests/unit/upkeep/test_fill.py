@@ -11,7 +11,7 @@ from hcefs.errors import Corrupt, Exhausted, HcefsError, Unavailable
 from hcefs.formats.shard import HEADER_SIZE
 from hcefs.ids import AccountId, BlobBase, BlobId, RecordId
 from hcefs.placement.cluster_map import NodeState
-from hcefs.placement.ring import partition_of, positions_of, seats
+from hcefs.placement.ring import partition_of, seats
 from hcefs.placement.waves import SeatName
 from hcefs.store.interface import KeyTable, Stores, Table
 from hcefs.store.memory import MemoryShardStore
@@ -569,7 +569,7 @@ async def test_one_survey_of_many_rows_is_what_each_row_lists(
         place = Place(current.epoch, name.profile, name.partition)
         alone = await surveyor.lists(
             place,
-            positions_of(name.partition, table.bits),
+            table.bits,
             surveyor.others(current, table.node_rows[name.partition], 0),
             lambda _: False,
             surveyor.stand_ins(current, place),
