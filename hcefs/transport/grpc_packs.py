@@ -10,23 +10,19 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-import grpc
-
 from hcefs.errors import HcefsError, Invalid
 from hcefs.ids import AccountId
 from hcefs.integrity import crc32c_of
 from hcefs.placement.cluster_map import Node
 from hcefs.transport.framing import frame_field
 from hcefs.transport.grpc_peers import (
-    HEAD_KEY,
     MESSAGE_BYTES_MAX,
     UNARY_SECONDS,
     Channels,
     Connect,
-    between_nodes,
     connector,
     context_of,
-    observe,
+    unary,
 )
 from hcefs.transport.pack_messages import (
     batch_context,
@@ -45,7 +41,6 @@ from hcefs.transport.packs import (
     PackWanted,
 )
 from hcefs.transport.peers import Call, Heads, Piece
-from hcefs.transport.status import from_rpc_error
 from hcefs.wire.v1 import shard_pb2
 
 PIECE_TAG = b"\x2a"
@@ -105,18 +100,9 @@ class GrpcPackPeer:
                 "fewer payloads or tokens in one request",
                 reason="message-too-large",
             )
-        channel = await self._connect()
-        method = channel.unary_unary(
-            f"/hcefs.v1.Shards/{name}", response_deserializer=response.FromString
+        return await unary(
+            await self._connect(), self._heads, f"/hcefs.v1.Shards/{name}", data, response, seconds
         )
-        head = self._heads.current()
-        call = method(data, timeout=seconds, metadata=[(HEAD_KEY, head)] if head else [])
-        try:
-            answer = await call
-        except grpc.aio.AioRpcError as error:
-            raise between_nodes(from_rpc_error(error)) from None
-        observe(self._heads, await call.initial_metadata())
-        return answer
 
     async def store_pack(self, call: BatchCall, shard: PackShard) -> None:
         own = shard_pb2.StorePackRequest(

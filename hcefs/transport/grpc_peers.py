@@ -77,6 +77,30 @@ CHANNEL_OPTIONS: list[tuple[str, Any]] = [
 ]
 
 
+async def unary(
+    channel: Any, heads: Heads, path: str, data: bytes, response: Any, seconds: float
+) -> Any:
+    """One message each way between nodes, and the newest head with each.
+
+    Raises:
+        HcefsError: what the node or the transport says.
+    """
+    method = channel.unary_unary(path, response_deserializer=response.FromString)
+    call = method(data, timeout=seconds, metadata=head_metadata(heads))
+    try:
+        answer = await call
+    except grpc.aio.AioRpcError as error:
+        raise between_nodes(from_rpc_error(error)) from None
+    observe(heads, await call.initial_metadata())
+    return answer
+
+
+def head_metadata(heads: Heads) -> list[tuple[str, bytes]]:
+    """This node's newest head, as a call carries it."""
+    head = heads.current()
+    return [(HEAD_KEY, head)] if head else []
+
+
 def context_of(call: Call) -> shard_pb2.CallContext:
     """The call as it travels."""
     return shard_pb2.CallContext(
@@ -208,29 +232,18 @@ class GrpcPeer:
     def _context(self, call: Call) -> shard_pb2.CallContext:
         return context_of(self._authorize(call))
 
-    def _metadata(self) -> list[tuple[str, bytes]]:
-        head = self._heads.current()
-        return [(HEAD_KEY, head)] if head else []
-
     async def _unary(self, name: str, request: Any, response: Any) -> Any:
         """One message each way; ``request`` is a message or its bytes."""
-        channel = await self._connect()
         data = request if isinstance(request, bytes) else request.SerializeToString()
-        method = channel.unary_unary(
-            f"/hcefs.v1.Shards/{name}", response_deserializer=response.FromString
-        )
-        call = method(data, timeout=UNARY_SECONDS, metadata=self._metadata())
-        try:
-            answer = await call
-        except grpc.aio.AioRpcError as error:
-            raise between_nodes(from_rpc_error(error)) from None
-        observe(self._heads, await call.initial_metadata())
-        return answer
+        return await unary(
+            await self._connect(), self._heads, f"/hcefs.v1.Shards/{name}", data, response,
+            UNARY_SECONDS,
+        )  # fmt: skip
 
     async def store(self, start: ShardStart) -> ShardUpload:
         channel = await self._connect()
         method = channel.stream_unary("/hcefs.v1.Shards/Store")
-        call = method(timeout=STREAM_SECONDS, metadata=self._metadata())
+        call = method(timeout=STREAM_SECONDS, metadata=head_metadata(self._heads))
         upload = _Upload(self._runtime, call, self._heads)
         try:
             header = self._header(start)
@@ -275,7 +288,7 @@ class GrpcPeer:
             context=self._context(call), index=index, first=first, count=count
         )
         stream = method(
-            request.SerializeToString(), timeout=STREAM_SECONDS, metadata=self._metadata()
+            request.SerializeToString(), timeout=STREAM_SECONDS, metadata=head_metadata(self._heads)
         )
         return Download(self._runtime, stream, self._heads)
 
@@ -314,7 +327,7 @@ class GrpcPeer:
         stream = method(
             shard_pb2.LoadListingRequest(context=self._context(call)),
             timeout=UNARY_SECONDS,
-            metadata=self._metadata(),
+            metadata=head_metadata(self._heads),
         )
         entries: list[Entry] = []
         try:

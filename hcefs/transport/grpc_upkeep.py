@@ -6,25 +6,21 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-import grpc
-
 from hcefs.errors import Corrupt, Unavailable
 from hcefs.ids import BlobBase, RecordId
 from hcefs.placement.cluster_map import Node
 from hcefs.runtime import Runtime, is_cancelled
 from hcefs.transport.grpc_peers import (
-    HEAD_KEY,
     STREAM_SECONDS,
     Channels,
     Connect,
     Download,
-    between_nodes,
     connector,
-    observe,
+    head_metadata,
+    unary,
 )
 from hcefs.transport.pack_messages import pack_group, pack_group_message
 from hcefs.transport.peers import Heads, ShardDownload
-from hcefs.transport.status import from_rpc_error
 from hcefs.transport.upkeep import (
     BlobRows,
     LayoutStep,
@@ -80,28 +76,17 @@ class GrpcUpkeepPeer:
         self._connect = connect
         self._heads = heads
 
-    def _metadata(self) -> list[tuple[str, bytes]]:
-        head = self._heads.current()
-        return [(HEAD_KEY, head)] if head else []
-
     async def _unary(
         self, name: str, request: Any, response: Any, seconds: float = CALL_SECONDS
     ) -> Any:
-        channel = await self._connect()
-        method = channel.unary_unary(
-            f"/hcefs.v1.Upkeep/{name}", response_deserializer=response.FromString
-        )
-        call = method(request.SerializeToString(), timeout=seconds, metadata=self._metadata())
+        channel, data = await self._connect(), request.SerializeToString()
+        path = f"/hcefs.v1.Upkeep/{name}"
         try:
-            answer = await call
-        except grpc.aio.AioRpcError as error:
-            raise between_nodes(from_rpc_error(error)) from None
+            return await unary(channel, self._heads, path, data, response, seconds)
         except asyncio.CancelledError:
             if is_cancelled():
                 raise
             raise Unavailable("the connection to the node was closed", reason="cancelled") from None
-        observe(self._heads, await call.initial_metadata())
-        return answer
 
     async def list_shards(
         self, place: Place, after: bytes, also: Sequence[int] = ()
@@ -133,7 +118,7 @@ class GrpcUpkeepPeer:
             place=place_message(place), base=bytes(base), index=index, first=first
         )
         stream = method(
-            request.SerializeToString(), timeout=STREAM_SECONDS, metadata=self._metadata()
+            request.SerializeToString(), timeout=STREAM_SECONDS, metadata=head_metadata(self._heads)
         )
         return Download(self._runtime, stream, self._heads)
 
