@@ -188,16 +188,7 @@ def slow(
     _require_benchmarks()
     from benchmarks import slow as reads
 
-    async def measure(folder: Path, runtime: SystemRuntime, report: Report) -> Result:
-        options = reads.Options(
-            work=folder,
-            effort=reads.QUICK if quick else reads.FULL,
-            data=data,
-            seed=seed,
-            quick=quick,
-        )
-        return await reads.run(options, runtime, report)
-
+    measure = _with_effort(reads, data, seed, quick)
     _perform(measure, as_json=as_json, out=out, work=work)
 
 
@@ -215,16 +206,7 @@ def repair(
     _require_benchmarks()
     from benchmarks import repair as rebuilds
 
-    async def measure(folder: Path, runtime: SystemRuntime, report: Report) -> Result:
-        options = rebuilds.Options(
-            work=folder,
-            effort=rebuilds.QUICK if quick else rebuilds.FULL,
-            data=data,
-            seed=seed,
-            quick=quick,
-        )
-        return await rebuilds.run(options, runtime, report)
-
+    measure = _with_effort(rebuilds, data, seed, quick)
     _perform(measure, as_json=as_json, out=out, work=work)
 
 
@@ -272,16 +254,7 @@ def small(
     _require_benchmarks()
     from benchmarks import small as payloads
 
-    async def measure(folder: Path, runtime: SystemRuntime, report: Report) -> Result:
-        options = payloads.Options(
-            work=folder,
-            effort=payloads.QUICK if quick else payloads.FULL,
-            data=data,
-            seed=seed,
-            quick=quick,
-        )
-        return await payloads.run(options, runtime, report)
-
+    measure = _with_effort(payloads, data, seed, quick)
     _perform(measure, as_json=as_json, out=out, work=work)
 
 
@@ -395,6 +368,23 @@ def durability_(
 # --- running ----------------------------------------------------------------------------
 
 Measure = Callable[[Path, SystemRuntime, Report], Awaitable[Result]]
+
+
+def _with_effort(benchmark: Any, data: str, seed: int, quick: bool) -> Measure:
+    """A benchmark whose options are an effort, payloads and a seed."""
+
+    async def measure(folder: Path, runtime: SystemRuntime, report: Report) -> Result:
+        options = benchmark.Options(
+            work=folder,
+            effort=benchmark.QUICK if quick else benchmark.FULL,
+            data=data,
+            seed=seed,
+            quick=quick,
+        )
+        found: Result = await benchmark.run(options, runtime, report)
+        return found
+
+    return measure
 
 
 def _perform(measure: Measure, *, as_json: bool, out: Path | None, work: Path | None) -> None:
