@@ -7,11 +7,12 @@ shards are deleted a moment after their seat has moved.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from hcefs.config import UpkeepConfig
-from hcefs.errors import HcefsError
+from hcefs.errors import HcefsError, Unavailable
 from hcefs.formats.shard import HEADER_SIZE, ShardHeader
 from hcefs.ids import BlobBase, BlobId, RecordId
 from hcefs.integrity import blake3_digest
@@ -26,6 +27,8 @@ from hcefs.placement.waves import SeatName, apply_plan, is_planned
 from hcefs.store.interface import Stores, Table
 from hcefs.stripes.exports import has_shard, record_digest
 from hcefs.stripes.shard_index import read_footer
+from hcefs.upkeep.fill import Filled
+from hcefs.upkeep.survey import Survey
 from tests.services.rig import Rig, Running
 
 DONE_SECONDS = 120.0
@@ -109,6 +112,32 @@ class MovingRig(Rig):
 
     async def set_map(self, successor: ClusterMap) -> None:
         await self.decree(SetClusterMap(successor.epoch - 1, successor.encode()))
+
+    @contextmanager
+    def some_wait(self) -> Iterator[None]:
+        """The node that is added brings no seat of an odd partition, until this ends.
+
+        However fast the machine is, a plan is then under way when something is restarted.
+        """
+        filler = self.stranger.process.node._filler
+        fill = filler.fill
+
+        async def held(
+            current: ClusterMap,
+            name: SeatName,
+            source: int,
+            fenced: Callable[[Node], bool],
+            survey: Survey | None = None,
+        ) -> Filled:
+            if name.partition % 2:
+                raise Unavailable("the test holds this seat", reason="held-by-test")
+            return await fill(current, name, source, fenced, survey)
+
+        filler.fill = held  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            filler.fill = fill  # type: ignore[method-assign]
 
     async def decree(self, transaction: Transaction) -> None:
         """Submit what only the operators together may."""

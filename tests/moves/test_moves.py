@@ -86,10 +86,11 @@ async def test_a_plan_is_replaced_while_it_is_carried_out(rig: MovingRig) -> Non
     """Another plan in mid-flight, then the loss of its destination: nothing is missed."""
     await rig.fill(8, 200_000)
     await rig.fill(6, 2_000)
-    await rig.apply(lambda m: changes.add(m, [rig.node_of(rig.stranger)]))
-    await rig.apply(lambda m: changes.reweight(m, 2, 200))
-    assert is_planned(rig.current())
-    await rig.lose(rig.stranger)
+    with rig.some_wait():
+        await rig.apply(lambda m: changes.add(m, [rig.node_of(rig.stranger)]))
+        await rig.apply(lambda m: changes.reweight(m, 2, 200))
+        assert is_planned(rig.current())
+        await rig.lose(rig.stranger)
     await rig.apply(lambda m: changes.mark_out(m, [7]))
     await rig.carried_out()
     assert rig.missing() == []

@@ -58,12 +58,6 @@ async def test_nothing_fails_while_a_node_is_added_and_another_drained(rig: Movi
 # -- restarts
 
 
-async def begun(rig: MovingRig, arrived: int) -> None:
-    """Wait until some seats of a wave have arrived, and others have not."""
-    await rig.until(lambda: len(rig.current_arrivals()) >= arrived or not is_planned(rig.current()))
-    assert is_planned(rig.current()), "the plan is over already"
-
-
 async def restart(rig: MovingRig, nodes: Sequence[Running]) -> None:
     for node in nodes:
         await rig._restart(node, node.config, True)
@@ -73,17 +67,19 @@ async def restart(rig: MovingRig, nodes: Sequence[Running]) -> None:
 async def test_a_plan_ends_whatever_is_restarted(rig: MovingRig, what: str) -> None:
     await rig.fill(12, 200_000)
     await rig.fill(10, 1_000)
-    made = await rig.apply(lambda m: changes.add(m, [rig.node_of(rig.stranger)]))
-    before = rig.current()
-    await begun(rig, 1)
-    if what == "destination":
-        await restart(rig, [rig.stranger])
-    elif what == "sources":
-        await restart(rig, rig.nodes[:2])
-    else:
-        await rig.ledger.stop()
-        rig.ledger = LedgerProcess(rig.ledger._config, rig.runtime)
-        await rig.ledger.start()
+    with rig.some_wait():
+        made = await rig.apply(lambda m: changes.add(m, [rig.node_of(rig.stranger)]))
+        before = rig.current()
+        await rig.until(lambda: len(rig.current_arrivals()) > 0)
+        assert is_planned(rig.current())
+        if what == "destination":
+            await restart(rig, [rig.stranger])
+        elif what == "sources":
+            await restart(rig, rig.nodes[:2])
+        else:
+            await rig.ledger.stop()
+            rig.ledger = LedgerProcess(rig.ledger._config, rig.runtime)
+            await rig.ledger.start()
     await rig.carried_out()
     assert rig.missing() == []
     await rig.read_all()
