@@ -48,7 +48,6 @@ SEEDS ?= 1000
 sim: venv
 	$(BIN)/hcefs sim --seeds $(SEEDS)
 
-# Shorter phases than make sim, so that it costs about a minute.
 # Bugs planted on purpose: each must be caught.
 mutations: venv
 	$(BIN)/python -m hcefs.testing.mutations

@@ -137,6 +137,8 @@ def check_shard(log: LedgerLog, rows: RocksRowStore, path: Path) -> ShardFile | 
     core_row, layout_row, opening_row = (
         rows.get(table, base) for table in (Table.CORES, Table.LAYOUTS, Table.OPENINGS)
     )
+    if core_row is layout_row is opening_row is None:
+        return None  # killed between file and rows: nobody was told of it, and nobody sees it
     if core_row is None or layout_row is None or opening_row is None:
         raise Corrupt(f"{path} has no manifest", reason="no-manifest")
     core, layout = Core.decode(core_row), Layout.decode(layout_row)
