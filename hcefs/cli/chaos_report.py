@@ -25,6 +25,17 @@ class Check:
         return not self.violations
 
 
+def faults_came(counts: Mapping[str, int]) -> Check:
+    """A run without any fault has shown nothing; ``counts`` are the faults by kind."""
+    nothing = (
+        "none of the kinds asked for was possible: run longer, or ask for more kinds "
+        "(drain needs add beside it: a cluster is never shrunk below its first size)"
+    )
+    return Check(
+        "faults came", f"{sum(counts.values())}", () if any(counts.values()) else (nothing,)
+    )
+
+
 @dataclass
 class Report:
     """A whole run."""

@@ -13,7 +13,7 @@ from hcefs.cli.chaos_disks import audit
 from hcefs.cli.chaos_faults import Faults
 from hcefs.cli.chaos_load import Acknowledged, Clients, Load
 from hcefs.cli.chaos_plan import Kind
-from hcefs.cli.chaos_report import Check, Report
+from hcefs.cli.chaos_report import Check, Report, faults_came
 from hcefs.cli.chaos_stage import Say, Stage
 from hcefs.errors import HcefsError
 from hcefs.formats.pack import packed_leaf
@@ -64,6 +64,7 @@ async def perform(root: Path, options: Options, runtime: SystemRuntime, say: Say
             await clients.end()
             report.faults = dict(faults.counts)
         say("verifying everything")
+        checks.append(faults_came(report.faults))
         checks.append(_answers(load))
         checks += await _verify(stage, clients, faults, options.heal_seconds)
         report.checks = checks

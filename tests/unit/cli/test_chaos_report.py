@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from hcefs.cli.chaos_report import Check, Report
+from hcefs.cli.chaos_report import Check, Report, faults_came
 
 
 def _report(*checks: Check) -> Report:
@@ -30,3 +30,9 @@ def test_it_says_seed_and_violations_in_every_form() -> None:
     assert "| VIOLATED | read back | 3 blobs |" in page
     assert "kill / 1" in page
     assert "do not replay" in page
+
+
+def test_a_run_without_faults_is_no_success() -> None:
+    assert not faults_came({}).ok
+    assert not faults_came({"kill": 0}).ok
+    assert faults_came({"kill": 0, "wipe": 1}).ok
