@@ -192,8 +192,11 @@ def file_length(geometry: Geometry) -> int:
 def decode_trailer(data: bytes) -> Trailer:
     """Read the last ``TRAILER_SIZE`` bytes of a file: they say how long the footer is.
 
+    For a file whose header is of this version: another version here is then damage, and is
+    not to be taken for a file of newer software, which nobody would ever set aside.
+
     Raises:
-        Corrupt: of another length, without the magic, of an unknown version, or
+        Corrupt: of another length, without the magic, of another version, or
             impossible.  The CRC32C covers the digests: :func:`decode_footer` checks it.
     """
     if len(data) != TRAILER_SIZE:
@@ -203,7 +206,7 @@ def decode_trailer(data: bytes) -> Trailer:
     if magic != TRAILER_MAGIC:
         raise _bad_footer("the file does not end with the magic: it was cut or never finished")
     if version != VERSION:
-        raise _unknown_version(version)
+        raise _bad_footer(f"the trailer says version {version}, its header {VERSION}")
     if zeros != _TRAILER_ZEROS or not 1 <= pieces <= SEGMENTS_MAX:
         raise _bad_footer(f"{pieces} pieces are impossible, or reserved bytes are not zero")
     return Trailer(plaintext_length, pieces, digest, footer_crc)
