@@ -204,7 +204,6 @@ def test_a_trailer_of_another_version_than_its_header_is_damage() -> None:
     assert caught.value.reason == "bad-footer"
 
 
-
 def test_lengths_agree() -> None:
     geometry = Geometry(2_500_000, PROFILES["ec-4-2"])
     size = file_length(geometry)
