@@ -142,7 +142,7 @@ class SeatFiller:
         table = current.table(name.profile)
         place = Place(current.epoch, name.profile, name.partition)
         if survey is None:
-            others = self.surveyor.others(current, table.node_rows[name.partition], source)
+            others = self.surveyor.others(current, table.node_rows[name.partition], (source,))
             others_too = self.surveyor.stand_ins(current, place)
             lists = await self.surveyor.lists(place, table.bits, others, fenced, others_too)
         else:
@@ -223,8 +223,12 @@ class SeatFiller:
         outcome = await self._one(place, shard.base, shard.index, REBUILD, lists, filled)
         return outcome, filled.bytes
 
-    async def records(self, current: ClusterMap, name: SeatName, lists: Lists) -> None:
+    async def records(
+        self, current: ClusterMap, name: SeatName, lists: Lists, survey: Survey | None = None
+    ) -> None:
         """Bring the rows of a partition's records here, where its profile has them.
+
+        ``survey`` is what others have of them, if it is known; else they are asked.
 
         Raises:
             Unavailable: not now.
@@ -232,7 +236,10 @@ class SeatFiller:
         if name.profile == current.default_profile:
             place = Place(current.epoch, name.profile, name.partition)
             bits = current.table(name.profile).bits
-            await self._records(place, bits, lists, lambda _: True)
+            if survey is None:
+                await self._records(place, bits, lists, lambda _: True)
+            else:
+                await self._records_of(place, lists, survey.records)
 
     async def _one(
         self, place: Place, base: BlobBase, index: int, source: int, lists: Lists, filled: Filled

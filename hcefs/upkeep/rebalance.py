@@ -167,7 +167,7 @@ class Rebalancer:
         """
         found: dict[SeatName, Survey] = {}
         for profile in sorted({name.profile for name in sources}):
-            some = {name: source for name, source in sources.items() if name.profile == profile}
+            some = {name: (source,) for name, source in sources.items() if name.profile == profile}
             try:
                 found |= await self._filler.surveyor.surveys(current, some, self._is_fenced)
             except HcefsError as error:

@@ -63,8 +63,11 @@ PASSES_HURRIED = 5
 FIRST_SECONDS = 60.0
 """After the start: first the replica and the connections."""
 
-ROWS_HURRIED = 8
-"""Looked over at once when an operator waits."""
+ROWS_AT_ONCE = 8
+"""Looked over by one question to each of their holders."""
+
+ROWS_HURRIED = 64
+"""The same when an operator waits."""
 
 BATCH = 256
 SHARDS_AT_ONCE = 8
@@ -195,7 +198,7 @@ class Repairer:
                 self._runtime, self._stores, self._replica, self._filler, self._queue, self._me,
                 current,
             )  # fmt: skip
-        if await self._pass.step(current, ROWS_HURRIED if self._hurried else 1):
+        if await self._pass.step(current, ROWS_HURRIED if self._hurried else ROWS_AT_ONCE):
             for _ in range(0 if self._hurried else BUSY_PAUSES):
                 await self._runtime.sleep(self._pause)
                 if not self._throttle.is_busy:

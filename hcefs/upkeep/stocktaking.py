@@ -1,9 +1,9 @@
 """Take stock of this node's seats: what each blob has, and what this node lacks of it.
 
-A pass is cheap: lists travel, no data does.  Row by row it asks the other holders what
-they have, enters what is missing here into the queue of damage with the margin that it
-leaves, and counts the blobs by how many of their shards are alive.  So when a pass is
-over, the most endangered of *all* rows are known, and the work begins with them.
+A pass is cheap: lists travel, no data does.  It asks each of the other holders what it has
+of many rows at once, enters what is missing here into the queue of damage with the margin
+that it leaves, and counts the blobs by how many of their shards are alive.  So when a pass
+is over, the most endangered of *all* rows are known, and the work begins with them.
 
 Invariants: over a whole cluster each blob is counted once, by the node that has the live
 shard with the lowest index at its seat; blobs that wait for their append, or lie under
@@ -16,14 +16,13 @@ read it), and that a blob of which no shard is left is noticed: nobody lists it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
 from hcefs.erasure.scheme import profile_named
 from hcefs.errors import HcefsError
 from hcefs.ids import AccountId, BlobBase
-from hcefs.placement.cluster_map import ClusterMap
+from hcefs.placement.cluster_map import ClusterMap, Table
 from hcefs.placement.ring import partition_of, positions_of, rotation_of
 from hcefs.placement.waves import SeatName, in_flight
 from hcefs.runtime import Runtime
@@ -33,10 +32,13 @@ from hcefs.stripes.inventory import committed_under, shards_here
 from hcefs.transport.upkeep import Place
 from hcefs.upkeep.damage import DamagedName, DamageLog
 from hcefs.upkeep.fill import SeatFiller
-from hcefs.upkeep.survey import Lists
+from hcefs.upkeep.survey import Lists, Survey
 from hcefs.upkeep.worker import at_once
 
 MISSING = "missing"
+LOOKS_AT_ONCE = 8
+"""Rows that are compared at one time."""
+
 log = logging.getLogger(__name__)
 
 
@@ -103,56 +105,97 @@ class Stocktaking:
         self._filler = filler
         self._queue = queue
         self._me = me
-        names = own_seats(current, me)
-        self._left: Iterator[SeatName] = iter(names)
-        self.stock = Stock(current.epoch, runtime.now_ms(), seats=len(names))
+        self._names = own_seats(current, me)
+        self._done = 0
+        self.stock = Stock(current.epoch, runtime.now_ms(), seats=len(self._names))
 
     async def step(self, current: ClusterMap, rows: int = 1) -> bool:
-        """Look over some rows at once; False when there is none left.
+        """Look over at most so many rows at once; False when there is none left.
 
         Raises:
             HcefsError: the disk of this node failed.
         """
-        names = list(islice(self._left, rows))
-        if not names:
+        left = self._names[self._done : self._done + rows]
+        if not left:
             self.stock.ended_ms = self._runtime.now_ms()
             return False
+        names = [name for name in left if name.profile == left[0].profile]
+        self._done += len(names)
+        # The map may have changed since the pass began.
+        names = [name for name in names if name in own_seats_of_row(current, self._me, name)]
+        if names:
+            await self._rows(current, names)
+        return True
+
+    async def _rows(self, current: ClusterMap, names: Sequence[SeatName]) -> None:
+        """Look over some rows of one profile."""
+        self.stock.rows += len(names)
+        table = current.table(names[0].profile)
+        surveys = await self._surveys(current, table, names)
+        own = await self._runtime.disk(self._here, table, names)
         waiting = iter(names)
 
         async def some() -> None:
             for name in waiting:
-                await self._look(current, name)
+                await self._look(current, name, surveys.get(name), own[name])
 
-        await at_once(self._runtime, len(names), some, "stock")
-        return True
+        await at_once(self._runtime, LOOKS_AT_ONCE, some, "stock")
 
-    async def _look(self, current: ClusterMap, name: SeatName) -> None:
-        if name not in own_seats_of_row(current, self._me, name):
-            return  # the map has changed since the pass began
-        self.stock.rows += 1
+    async def _surveys(
+        self, current: ClusterMap, table: Table, names: Sequence[SeatName]
+    ) -> dict[SeatName, Survey]:
+        """What others have of the rows; nothing where one of them must be asked about alone."""
+        sources = {name: _sources(table, name) for name in names}
         try:
-            await self._row(current, name)
+            return await self._filler.surveyor.surveys(current, sources, lambda _: True)
+        except HcefsError as error:
+            log.debug("rows of %s are asked about one by one: %s", table.profile, error.reason)
+            return {}
+
+    def _here(
+        self, table: Table, names: Sequence[SeatName]
+    ) -> dict[SeatName, dict[BlobBase, set[int]]]:
+        return {
+            name: shards_here(self._stores, positions_of(name.partition, table.bits), table.profile)
+            for name in names
+        }
+
+    async def _look(
+        self,
+        current: ClusterMap,
+        name: SeatName,
+        survey: Survey | None,
+        own: dict[BlobBase, set[int]],
+    ) -> None:
+        try:
+            await self._row(current, name, survey, own)
         except HcefsError as error:
             if error.kind == "unavailable" and error.reason == "store-closed":
                 raise
             self.stock.waiting += 1
             log.debug("partition %d of %s waits: %s", name.partition, name.profile, error.reason)
 
-    async def _row(self, current: ClusterMap, name: SeatName) -> None:
+    async def _row(
+        self,
+        current: ClusterMap,
+        name: SeatName,
+        survey: Survey | None,
+        own: dict[BlobBase, set[int]],
+    ) -> None:
         table = current.table(name.profile)
-        place = Place(current.epoch, name.profile, name.partition)
-        positions = positions_of(name.partition, table.bits)
-        surveyor = self._filler.surveyor
         row = table.node_rows[name.partition]
-        sources = [move.source for move in table.moving if move.partition == name.partition]
-        others = surveyor.others(current, tuple(dict.fromkeys((*row, *sources))), 0)
-        stand_ins = surveyor.stand_ins(current, place)
-        lists = await surveyor.lists(place, table.bits, others, lambda _: True, stand_ins)
-        own = await self._runtime.disk(shards_here, self._stores, positions, name.profile)
+        if survey is None:
+            surveyor = self._filler.surveyor
+            place = Place(current.epoch, name.profile, name.partition)
+            others = surveyor.others(current, row, _sources(table, name))
+            stand_ins = surveyor.stand_ins(current, place)
+            lists = await surveyor.lists(place, table.bits, others, lambda _: True, stand_ins)
+        else:
+            lists = survey.lists
         if len(lists.nodes) + 1 < table.k:
             self.stock.waiting += 1
         await self._compare(name, row, lists, own)
-        await self._filler.records(current, name, lists)
+        await self._filler.records(current, name, lists, survey)
 
     async def _compare(
         self,
@@ -172,15 +215,22 @@ class Stocktaking:
             elif index == min(_seated(base, row, lists, code.n) | {index}):
                 mine.append((base, len(live)))
         short = [base for base, count in mine if count < code.n]
-        known = await self._runtime.disk(
-            committed_under, self._stores, self._replica, short, name.profile
-        )
+        known: set[BlobBase] = set()
+        if short:
+            known = await self._runtime.disk(
+                committed_under, self._stores, self._replica, short, name.profile
+            )
         for base, count in mine:
             if count >= code.n or base in known:
                 self.stock.count(name.profile, count, complete=lists.complete)
         if lacking:
             self.stock.lacking += sum(not self._queue.is_pending(name) for name, _, _ in lacking)
             await self._runtime.disk(self._queue.found_all, lacking)
+
+
+def _sources(table: Table, name: SeatName) -> list[int]:
+    """The nodes from which seats of a row are moving."""
+    return [move.source for move in table.moving if move.partition == name.partition]
 
 
 def _seated(base: BlobBase, row: tuple[int, ...], lists: Lists, n: int) -> set[int]:

@@ -150,12 +150,13 @@ class Surveyor:
         self._peers = peers
         self._me = me
 
-    def others(self, current: ClusterMap, row: Sequence[int], source: int) -> list[Node]:
-        """Who may have shards of the row: the source first, then the other seats."""
-        named = [source, *row] if source != REBUILD else list(row)
+    def others(
+        self, current: ClusterMap, row: Sequence[int], sources: Collection[int]
+    ) -> list[Node]:
+        """Who may have shards of the row: those that seats move from first, then the seats."""
         found = []
-        for node_id in named:
-            node = current.node(node_id)
+        for node_id in dict.fromkeys((*sources, *row)):
+            node = current.node(node_id) if node_id != REBUILD else None
             if node is not None and node.account != self._me and node.state not in LOST_STATES:
                 found.append(node)
         return found
@@ -236,10 +237,13 @@ class Surveyor:
     async def surveys(
         self,
         current: ClusterMap,
-        sources: Mapping[SeatName, int],
+        sources: Mapping[SeatName, Collection[int]],
         fenced: Callable[[Node], bool],
     ) -> dict[SeatName, Survey]:
         """The lists of many seats of one profile, each node asked about all of its rows at once.
+
+        ``sources`` are who the row of each seat is moving from, beside who has a seat there.
+        At most ``PARTITIONS_ASKED_MAX`` are answered, the first ones by name.
 
         Raises:
             Unavailable: as :meth:`lists`, for all of them together: whoever wants to know

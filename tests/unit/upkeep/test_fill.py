@@ -562,7 +562,7 @@ async def test_one_survey_of_many_rows_is_what_each_row_lists(
     table = current.table("ec-4-2")
     ids = [bytes(world.cluster.record), *(bytes(blob.base) for blob in blobs)]
     partitions = sorted({partition_of(each, table.bits) for each in ids})
-    names = {SeatName("ec-4-2", partition, 0): 0 for partition in partitions}
+    names = {SeatName("ec-4-2", partition, 0): () for partition in partitions}
     surveyor = world.filler(me).surveyor
     found = await surveyor.surveys(current, names, lambda _: False)
     for name, surveyed in found.items():
@@ -570,7 +570,7 @@ async def test_one_survey_of_many_rows_is_what_each_row_lists(
         alone = await surveyor.lists(
             place,
             table.bits,
-            surveyor.others(current, table.node_rows[name.partition], 0),
+            surveyor.others(current, table.node_rows[name.partition], ()),
             lambda _: False,
             surveyor.stand_ins(current, place),
         )
@@ -589,11 +589,11 @@ async def test_a_survey_with_what_was_not_asked_for_is_refused(world: GivingClus
         giving.shards = lambda _: ([ShardName(blob.base, 1)], b"")
     with pytest.raises(Unavailable, match="another partition"):
         await world.filler(me).surveyor.surveys(
-            current, {SeatName("ec-4-2", other, 0): 0}, lambda _: False
+            current, {SeatName("ec-4-2", other, 0): ()}, lambda _: False
         )
     for giving in world.giving.values():
         giving.shards = lambda _: ([], b"same")
     with pytest.raises(Unavailable, match="does not end"):
         await world.filler(me).surveyor.surveys(
-            current, {SeatName("ec-4-2", other, 0): 0}, lambda _: False
+            current, {SeatName("ec-4-2", other, 0): ()}, lambda _: False
         )
