@@ -91,6 +91,7 @@ def _stock_data(stock: admin_pb2.Stock) -> dict[str, Any] | None:
         "degraded": stock.degraded,
         "lost": stock.lost,
         "unreachable": stock.unreachable,
+        "gone": [BlobBase(base).text for base in stock.gone],
     }
 
 
@@ -171,6 +172,11 @@ def _print_status(console: Console, data: dict[str, Any], now_ms: int) -> None:
         f"{each['blobs']} of {each['profile']} with {each['live']}" for each in data["blobs"]
     )
     print_fields(console, [("blobs by live shards", blobs or "no pass has ended")])
+    for node in data["nodes"]:
+        for base in (node["last"] or {"gone": ()})["gone"]:
+            console.print(
+                Text(f"no shard is left of {base}: restore it from a backup", style="red")
+            )
     if data["done"]:
         text = f"all blobs were whole in the passes that ended by {time_text(data['whole_ms'])}"
     else:

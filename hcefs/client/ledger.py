@@ -500,6 +500,20 @@ class LedgerClient(Session):
             VERIFY_SECONDS,
         )
 
+    async def find_lost(
+        self, address: str, partitions: Sequence[int]
+    ) -> admin_pb2.FindLostResponse:
+        """What records name, of partitions in which the node has a seat, and nobody has."""
+        return await self._channels.unary(
+            address,
+            "/hcefs.v1.Admin/FindLost",
+            admin_pb2.FindLostRequest(
+                proof=self._authorizer.plain("status"), partitions=partitions
+            ),
+            admin_pb2.FindLostResponse,
+            VERIFY_SECONDS,
+        )
+
     async def verify(
         self, address: str, profile: str, partition: int, count: int, after: bytes
     ) -> admin_pb2.VerifyResponse:

@@ -9,8 +9,11 @@ the answers is decided by pure functions.
 Invariants: memory is that of the partitions audited at once; a node that does not answer
 makes a blob *unreachable*, never *lost*; what no node says of itself is not taken for whole.
 
+A blob of which no shard is left is in nobody's answer; what records name is looked for by
+one of the seats of each of their partitions.
+
 Not guaranteed: that a node which lies about what it read is found out (a read of the blob
-finds it), and that a blob of which no shard is left anywhere is noticed.
+finds it).
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from dataclasses import dataclass, field
 from hcefs.client.layout import ASKED
 from hcefs.client.ledger import LedgerClient
 from hcefs.erasure.scheme import profile_named
-from hcefs.errors import Corrupt, HcefsError, NotFound
+from hcefs.errors import Corrupt, HcefsError, NotFound, Unavailable
 from hcefs.ids import BlobBase
 from hcefs.placement.cluster_map import ClusterMap, Node
 from hcefs.placement.ring import partition_of, seats
@@ -84,15 +87,28 @@ class Tally:
     counts: Counter[str] = field(default_factory=Counter)
     bytes: int = 0
     shards: int = 0
+    nowhere: set[BlobBase] = field(default_factory=set)
+    """What has been entered without any live shard."""
 
     @property
     def is_whole(self) -> bool:
         """Whether nothing is wrong with anything that was audited."""
         return not any(self.counts[state] for state in STATES if state not in (FULL, PENDING))
 
-    def enter(self, verdicts: Iterable[BlobVerdict]) -> None:
-        """Count what came of a partition."""
-        self.counts.update(verdict.state for verdict in verdicts)
+    def enter(self, verdicts: Iterable[BlobVerdict]) -> list[BlobVerdict]:
+        """Count what came of a partition; all but what was entered before.
+
+        Of a blob without shards its holders' rows may tell, and those of its record.
+        """
+        entered = []
+        for verdict in verdicts:
+            if not verdict.live and verdict.state != PENDING:
+                if verdict.base in self.nowhere:
+                    continue
+                self.nowhere.add(verdict.base)
+            self.counts[verdict.state] += 1
+            entered.append(verdict)
+        return entered
 
 
 def judge(
@@ -166,6 +182,14 @@ def _seat(
                 index, node_id, "damaged", each.problem or "layouts-disagree", elsewhere
             )
     return SeatVerdict(index, node_id, "missing", own[0].reason if own else "", elsewhere)
+
+
+def _nowhere(current: ClusterMap, base: BlobBase, state: str) -> BlobVerdict:
+    """The verdict on a blob of which nothing was found."""
+    profile = current.default_profile
+    row = sorted(seats(current, profile, bytes(base)), key=lambda seat: seat.index)
+    verdicts = tuple(SeatVerdict(seat.index, seat.node.node_id, "missing") for seat in row)
+    return BlobVerdict(base, profile, state, 0, verdicts, ("no-shard-found",))
 
 
 class VerifyClient:
@@ -262,8 +286,35 @@ class VerifyClient:
             verdict = judge(current, profile, base, by_base[base], away & set(row))
             if verdict is not None:
                 verdicts.append(verdict)
-        tally.enter(verdicts)
-        return verdicts
+        if profile == current.default_profile:
+            verdicts += await self._lost(current, numbers, sorted(said))
+        return tally.enter(verdicts)
+
+    async def _lost(
+        self, current: ClusterMap, numbers: Iterable[int], heard: Sequence[int]
+    ) -> list[BlobVerdict]:
+        """What the records of some partitions name and nobody has.
+
+        Raises:
+            Unavailable: nobody answers for one of the partitions.
+        """
+        rows = current.table(current.default_profile).node_rows
+        asked: dict[int, list[int]] = {}
+        for number in numbers:
+            first = next((node_id for node_id in rows[number] if node_id in heard), None)
+            if first is None:
+                raise Unavailable(
+                    f"no seat of partition {number} answers: start its nodes, then go on",
+                    reason="holders-away",
+                )
+            asked.setdefault(first, []).append(number)
+        nodes = {node.node_id: node for node in current.nodes}
+        found = []
+        for node_id, partitions in asked.items():
+            said = await self._client.find_lost(nodes[node_id].address, partitions)
+            for state, bases in ((LOST, said.lost), (UNREACHABLE, said.unheard)):
+                found += [_nowhere(current, BlobBase(base), state) for base in bases]
+        return found
 
     async def _pages(
         self, node: Node, profile: str, first: int, count: int

@@ -16,6 +16,7 @@ from hcefs.transport.upkeep import UpkeepPeers
 from hcefs.upkeep.damage import DamageLog
 from hcefs.upkeep.fill import SeatFiller
 from hcefs.upkeep.hints import HintListener, HintTeller
+from hcefs.upkeep.named import NamedBlobs
 from hcefs.upkeep.repair import Repairer
 from hcefs.upkeep.throttle import Throttle
 from hcefs.upkeep.worker import Worker
@@ -37,6 +38,8 @@ class Repairs:
         round_seconds: float,
     ) -> None:
         self._runtime = runtime
+        self._log = log
+        self._filler = filler
         self._throttle = throttle
         self._me = me
         self.damage = DamageLog(stores.rows, runtime.now_ms)
@@ -70,6 +73,7 @@ class Repairs:
             self.listener,
             self.auditor,
             self._throttle,
+            lambda: NamedBlobs(self._runtime, stores, self._log, self._filler.surveyor, self._me),
             self._me,
         )
 

@@ -119,6 +119,14 @@ class AdminService:
             request.profile, request.partition, request.count, request.after
         )
 
+    @served("find-lost")
+    async def FindLost(
+        self, request: admin_pb2.FindLostRequest, context: Any
+    ) -> admin_pb2.FindLostResponse:
+        """Look for what records in some partitions name."""
+        self._admit(request.proof)
+        return await self._repairing().find_lost(request.partitions)
+
     def _repairing(self) -> RepairAnswers:
         if self._repairs is None:
             raise Invalid("only storage nodes repair", reason="unsupported")

@@ -170,6 +170,7 @@ def admin_handlers(service: AdminService) -> Any:
             "RepairList": unary(admin_pb2.RepairListRequest, service.RepairList),
             "Explain": unary(admin_pb2.ExplainRequest, service.Explain),
             "Verify": unary(admin_pb2.VerifyRequest, service.Verify),
+            "FindLost": unary(admin_pb2.FindLostRequest, service.FindLost),
             "Scrub": unary(admin_pb2.ScrubRequest, service.Scrub),
             "Collect": unary(admin_pb2.CollectRequest, service.Collect),
         },

@@ -7,9 +7,9 @@ are read for one.  Audits are paid for from upkeep's budget; what they find bad 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from hcefs.errors import NotFound
+from hcefs.errors import Invalid, NotFound
 from hcefs.ids import AccountId, BlobBase
 from hcefs.placement.cluster_map import ClusterMap
 from hcefs.placement.ring import positions_of
@@ -17,8 +17,10 @@ from hcefs.runtime import Runtime
 from hcefs.store.interface import Stores
 from hcefs.stripes.audit import Audit, Auditor, ShardState
 from hcefs.stripes.placed import PlacedShard, shards_in, shards_of
+from hcefs.transport.upkeep import PARTITIONS_ASKED_MAX
 from hcefs.upkeep.damage import Damaged, DamagedName, DamageLog
 from hcefs.upkeep.hints import HintListener
+from hcefs.upkeep.named import NamedBlobs
 from hcefs.upkeep.repair import Repairer
 from hcefs.upkeep.stocktaking import MISSING, Stock, place_here
 from hcefs.upkeep.throttle import Throttle
@@ -43,10 +45,12 @@ class RepairAnswers:
         listener: HintListener,
         auditor: Auditor,
         throttle: Throttle,
+        named: Callable[[], NamedBlobs],
         me: AccountId,
     ) -> None:
-        """``view`` gives the map in force, or raises."""
+        """``view`` gives the map in force, or raises; ``named`` who looks for lost blobs."""
         self._me = me
+        self._named = named
         self._runtime = runtime
         self._stores = stores
         self._view = view
@@ -130,6 +134,30 @@ class RepairAnswers:
                 found.append(audited)
         return admin_pb2.VerifyResponse(epoch=current.epoch, shards=found, next=last)
 
+    async def find_lost(self, partitions: Sequence[int]) -> admin_pb2.FindLostResponse:
+        """What records in some partitions name and nobody has.
+
+        Raises:
+            Invalid: too many at once.
+            NotFound: there is no such partition, or this node has no seat in it.
+        """
+        current = self._view()
+        if len(partitions) > PARTITIONS_ASKED_MAX:
+            raise Invalid(f"ask for at most {PARTITIONS_ASKED_MAX}", reason="bad-partitions")
+        rows = current.table(current.default_profile).node_rows
+        me = current.node_of_account(self._me)
+        if me is None or not all(
+            number < len(rows) and me.node_id in rows[number] for number in partitions
+        ):
+            raise NotFound("this node has no seat there", reason="unknown-partition")
+        named = self._named()
+        unfound = await named.take(current, partitions)
+        unfound += await named.look(current)
+        return admin_pb2.FindLostResponse(
+            lost=[bytes(each.base) for each in unfound if each.lost],
+            unheard=[bytes(each.base) for each in unfound if not each.lost],
+        )
+
     async def _enter(self, shard: PlacedShard, audit: Audit) -> None:
         """Queue what was found bad, if it is this node's to have."""
         name = DamagedName(shard.base, shard.index, shard.profile)
@@ -176,6 +204,7 @@ def _stock(stock: Stock | None) -> admin_pb2.Stock:
         degraded=stock.degraded,
         lost=stock.lost,
         unreachable=stock.unreachable,
+        gone=[bytes(base) for base in stock.gone],
     )
 
 

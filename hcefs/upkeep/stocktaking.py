@@ -9,8 +9,11 @@ Invariants: over a whole cluster each blob is counted once, by the node that has
 shard with the lowest index at its seat; blobs that wait for their append, or lie under
 another profile by now, are not counted.
 
+A blob of which no shard is left is on no list; so at the end it looks for what the records
+name (:mod:`.named`), those of each row by the first seat that answers.
+
 Not guaranteed: that what is said to be there is intact (the scrub and ``hcefs verify``
-read it), and that a blob of which no shard is left is noticed: nobody lists it.
+read it).
 """
 
 from __future__ import annotations
@@ -32,10 +35,14 @@ from hcefs.stripes.inventory import committed_under, shards_here
 from hcefs.transport.upkeep import Place
 from hcefs.upkeep.damage import DamagedName, DamageLog
 from hcefs.upkeep.fill import SeatFiller
+from hcefs.upkeep.named import NamedBlobs, Unfound, is_first
 from hcefs.upkeep.survey import Lists, Survey
 from hcefs.upkeep.worker import at_once
 
 MISSING = "missing"
+GONE_MAX = 100
+"""Named to operators; the rest is counted."""
+
 LOOKS_AT_ONCE = 8
 """Rows that are compared at one time."""
 
@@ -65,6 +72,9 @@ class Stock:
     lost: int = 0
     unreachable: int = 0
     """Fewer than k answer, but a holder is away that may have more."""
+
+    gone: list[BlobBase] = field(default_factory=list)
+    """Some of the lost: those of which nothing is left."""
 
     @property
     def is_whole(self) -> bool:
@@ -105,6 +115,7 @@ class Stocktaking:
         self._filler = filler
         self._queue = queue
         self._me = me
+        self._named = NamedBlobs(runtime, stores, replica, filler.surveyor, me)
         self._names = own_seats(current, me)
         self._done = 0
         self.stock = Stock(current.epoch, runtime.now_ms(), seats=len(self._names))
@@ -117,6 +128,7 @@ class Stocktaking:
         """
         left = self._names[self._done : self._done + rows]
         if not left:
+            await self._look_for_named(current)
             self.stock.ended_ms = self._runtime.now_ms()
             return False
         names = [name for name in left if name.profile == left[0].profile]
@@ -196,6 +208,25 @@ class Stocktaking:
             self.stock.waiting += 1
         await self._compare(name, row, lists, own)
         await self._filler.records(current, name, lists, survey)
+        if name.profile == current.default_profile and is_first(
+            current, self._me, name.partition, lists.nodes
+        ):
+            self._enter_unfound(current, await self._named.take(current, [name.partition]))
+
+    async def _look_for_named(self, current: ClusterMap) -> None:
+        try:
+            self._enter_unfound(current, await self._named.look(current))
+        except HcefsError as error:
+            self.stock.waiting += 1
+            log.debug("what the records name is not looked for now: %s", error.reason)
+
+    def _enter_unfound(self, current: ClusterMap, unfound: Sequence[Unfound]) -> None:
+        for each in unfound:
+            self.stock.count(current.default_profile, 0, complete=each.lost)
+            if each.lost:
+                log.error("no shard is left of %s, which the ledger holds", each.base)
+                if len(self.stock.gone) < GONE_MAX:
+                    self.stock.gone.append(each.base)
 
     async def _compare(
         self,

@@ -321,6 +321,24 @@ class Surveyor:
             await self._ask_stand_ins(current, place, n, short, lists)
         return lists
 
+    async def missed(
+        self, current: ClusterMap, place: Place, bases: Sequence[BlobBase]
+    ) -> list[BlobBase]:
+        """Those of some bases of a partition that one of its seats does not have.
+
+        One seat that answers is enough to know of a blob that it is not lost.
+        """
+        table = current.table(place.profile)
+        for seat, node_id in enumerate(table.node_rows[place.partition]):
+            node = current.node(node_id)
+            if node is None or node.account == self._me or node.state in LOST_STATES:
+                continue
+            held = await self._has(node, place, [_at(base, seat, table.n) for base in bases])
+            if held is not None:
+                here = {shard.base for shard in held}
+                return [base for base in bases if base not in here]
+        return list(bases)
+
     async def _ask_stand_ins(
         self,
         current: ClusterMap,

@@ -73,5 +73,11 @@ async def test_repair_and_verify(mortal_cluster: LiveCluster, open_client: OpenC
     after = await shell.run("repair", "explain", blob)
     assert {shard["state"] for shard in after["shards"]} == {"whole"}
     assert (await shell.run("verify", blob))["whole"]
+    # Of a blob nothing is left: no holder lists it, but its record names it.
+    lost = await shell.run("repair", "explain", receipts[1].ref.blob.text)
+    for shard in lost["shards"]:
+        shard_file(cluster, shard["node"], lost["base"], shard["index"]).unlink()
+    found = await shell.run("verify", "--all", code=1)
+    assert [(each["base"], each["state"]) for each in found["blobs"]] == [(lost["base"], "lost")]
     await shell.refused("unknown-blob", "repair", "explain", "blob-" + "0" * 36)
     await shell.refused("bad-arguments", "verify")

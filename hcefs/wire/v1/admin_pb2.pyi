@@ -115,7 +115,7 @@ class LiveBlobs(_message.Message):
     def __init__(self, profile: _Optional[str] = ..., live: _Optional[int] = ..., blobs: _Optional[int] = ...) -> None: ...
 
 class Stock(_message.Message):
-    __slots__ = ("epoch", "began_ms", "ended_ms", "rows", "seats", "waiting", "lacking", "blobs", "full", "degraded", "lost", "unreachable")
+    __slots__ = ("epoch", "began_ms", "ended_ms", "rows", "seats", "waiting", "lacking", "blobs", "full", "degraded", "lost", "unreachable", "gone")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     BEGAN_MS_FIELD_NUMBER: _ClassVar[int]
     ENDED_MS_FIELD_NUMBER: _ClassVar[int]
@@ -128,6 +128,7 @@ class Stock(_message.Message):
     DEGRADED_FIELD_NUMBER: _ClassVar[int]
     LOST_FIELD_NUMBER: _ClassVar[int]
     UNREACHABLE_FIELD_NUMBER: _ClassVar[int]
+    GONE_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     began_ms: int
     ended_ms: int
@@ -140,7 +141,8 @@ class Stock(_message.Message):
     degraded: int
     lost: int
     unreachable: int
-    def __init__(self, epoch: _Optional[int] = ..., began_ms: _Optional[int] = ..., ended_ms: _Optional[int] = ..., rows: _Optional[int] = ..., seats: _Optional[int] = ..., waiting: _Optional[int] = ..., lacking: _Optional[int] = ..., blobs: _Optional[_Iterable[_Union[LiveBlobs, _Mapping]]] = ..., full: _Optional[int] = ..., degraded: _Optional[int] = ..., lost: _Optional[int] = ..., unreachable: _Optional[int] = ...) -> None: ...
+    gone: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, epoch: _Optional[int] = ..., began_ms: _Optional[int] = ..., ended_ms: _Optional[int] = ..., rows: _Optional[int] = ..., seats: _Optional[int] = ..., waiting: _Optional[int] = ..., lacking: _Optional[int] = ..., blobs: _Optional[_Iterable[_Union[LiveBlobs, _Mapping]]] = ..., full: _Optional[int] = ..., degraded: _Optional[int] = ..., lost: _Optional[int] = ..., unreachable: _Optional[int] = ..., gone: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class RepairStatusResponse(_message.Message):
     __slots__ = ("epoch", "backlog", "oldest_ms", "pace_shards", "pace_bytes", "left_seconds", "left_bytes", "repaired_shards", "repaired_bytes", "passing", "last", "whole_ms", "rate_bytes", "hints")
@@ -291,6 +293,22 @@ class VerifyResponse(_message.Message):
     shards: _containers.RepeatedCompositeFieldContainer[AuditedShard]
     next: bytes
     def __init__(self, epoch: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[AuditedShard, _Mapping]]] = ..., next: _Optional[bytes] = ...) -> None: ...
+
+class FindLostRequest(_message.Message):
+    __slots__ = ("proof", "partitions")
+    PROOF_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    proof: bytes
+    partitions: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, proof: _Optional[bytes] = ..., partitions: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class FindLostResponse(_message.Message):
+    __slots__ = ("lost", "unheard")
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    UNHEARD_FIELD_NUMBER: _ClassVar[int]
+    lost: _containers.RepeatedScalarFieldContainer[bytes]
+    unheard: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, lost: _Optional[_Iterable[bytes]] = ..., unheard: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class ScrubRequest(_message.Message):
     __slots__ = ("proof", "now")

@@ -69,6 +69,11 @@ class AdminStub:
                 request_serializer=hcefs_dot_v1_dot_admin__pb2.VerifyRequest.SerializeToString,
                 response_deserializer=hcefs_dot_v1_dot_admin__pb2.VerifyResponse.FromString,
                 _registered_method=True)
+        self.FindLost = channel.unary_unary(
+                '/hcefs.v1.Admin/FindLost',
+                request_serializer=hcefs_dot_v1_dot_admin__pb2.FindLostRequest.SerializeToString,
+                response_deserializer=hcefs_dot_v1_dot_admin__pb2.FindLostResponse.FromString,
+                _registered_method=True)
         self.Scrub = channel.unary_unary(
                 '/hcefs.v1.Admin/Scrub',
                 request_serializer=hcefs_dot_v1_dot_admin__pb2.ScrubRequest.SerializeToString,
@@ -134,6 +139,14 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FindLost(self, request, context):
+        """Returns what records in some partitions name and of which no node has a shard.  For
+        operators and nodes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Scrub(self, request, context):
         """Returns the state of a storage node's scrub and quarantine.  For operators.
         """
@@ -185,6 +198,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Verify,
                     request_deserializer=hcefs_dot_v1_dot_admin__pb2.VerifyRequest.FromString,
                     response_serializer=hcefs_dot_v1_dot_admin__pb2.VerifyResponse.SerializeToString,
+            ),
+            'FindLost': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindLost,
+                    request_deserializer=hcefs_dot_v1_dot_admin__pb2.FindLostRequest.FromString,
+                    response_serializer=hcefs_dot_v1_dot_admin__pb2.FindLostResponse.SerializeToString,
             ),
             'Scrub': grpc.unary_unary_rpc_method_handler(
                     servicer.Scrub,
@@ -386,6 +404,33 @@ class Admin:
             '/hcefs.v1.Admin/Verify',
             hcefs_dot_v1_dot_admin__pb2.VerifyRequest.SerializeToString,
             hcefs_dot_v1_dot_admin__pb2.VerifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindLost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hcefs.v1.Admin/FindLost',
+            hcefs_dot_v1_dot_admin__pb2.FindLostRequest.SerializeToString,
+            hcefs_dot_v1_dot_admin__pb2.FindLostResponse.FromString,
             options,
             channel_credentials,
             insecure,

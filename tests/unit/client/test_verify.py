@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 
-from hcefs.client.verify import Tally, judge
+from hcefs.client.ledger import LedgerClient
+from hcefs.client.verify import Tally, VerifyClient, judge
 from hcefs.ids import BlobBase
 from hcefs.placement.ring import seats
 from hcefs.runtime import SystemRuntime
@@ -117,3 +119,34 @@ def test_no_answer_of_one_node_makes_less_whole_more() -> None:
         assert verdict is not None
         assert verdict.live == 4
         assert verdict.state != "full"
+
+
+class Answering:
+    """Nodes without any shard, the first of which knows of a blob by its record."""
+
+    def __init__(self, lost: list[bytes], unheard: list[bytes]) -> None:
+        self.answer = admin_pb2.FindLostResponse(lost=lost, unheard=unheard)
+        self.asked: dict[int, int] = {}
+
+    async def verify(self, address: str, *_: object) -> admin_pb2.VerifyResponse:
+        return admin_pb2.VerifyResponse()
+
+    async def find_lost(self, address: str, partitions: list[int]) -> admin_pb2.FindLostResponse:
+        for partition in partitions:
+            self.asked[partition] = self.asked.get(partition, 0) + 1
+        return self.answer
+
+
+async def test_what_only_a_record_names_is_lost_and_entered_once() -> None:
+    other = BlobBase(bytes(16))
+    answering = Answering([bytes(BASE)], [bytes(other)])
+    client, tally = VerifyClient(cast(LedgerClient, answering)), Tally()
+    found = await client.partitions(MAP, PROFILE, 0, 4, tally)
+    found += await client.partitions(MAP, PROFILE, 4, 4, tally)
+    assert {each.base: (each.state, each.live) for each in found} == {
+        BASE: ("lost", 0),
+        other: ("unreachable", 0),
+    }
+    assert len(found) == 2
+    assert not tally.is_whole
+    assert answering.asked == dict.fromkeys(range(8), 1)

@@ -13,6 +13,7 @@ from hcefs.stripes.audit import Auditor, ShardState
 from hcefs.stripes.exports import has_shard
 from hcefs.upkeep.damage import BACKOFF_MS_FIRST, BACKOFF_MS_MAX, DamagedName
 from hcefs.upkeep.repair import UNREADABLE_TRIES
+from hcefs.upkeep.stocktaking import Stock
 from tests.unit.upkeep.giving import ClockRuntime
 from tests.unit.upkeep.repairing import ROUND_SECONDS, Repairing
 
@@ -280,12 +281,45 @@ async def test_a_put_that_was_never_committed_is_owed_nothing(world: Repairing) 
     assert not len(queue)
 
 
-async def stock_of(world: Repairing, account: AccountId) -> dict[tuple[str, int], int]:
+async def pass_of(world: Repairing, account: AccountId) -> Stock:
     repairer = world.repairer(account)
     repairer.now()
     while repairer.last is None:
         await repairer._take_stock(world.cluster.map)
-    return repairer.last.by_live
+    return repairer.last
+
+
+async def stock_of(world: Repairing, account: AccountId) -> dict[tuple[str, int], int]:
+    return (await pass_of(world, account)).by_live
+
+
+async def test_a_blob_of_which_nothing_is_left_is_found_lost_by_one_node(world: Repairing) -> None:
+    """No list has it, but its record names it; what the ledger does not hold is not missed."""
+    blob, other = await world.cluster.put(bytes(1000)), await world.cluster.put(bytes(1000))
+    pending = BlobId.of(world.runtime.random(16))
+    session = world.cluster.session(world.cluster.plan(pending))
+    await session.write(bytes(10))
+    await session.finish(10, b"", b"", world.cluster.call("put", pending))
+    for gone in (blob, pending):
+        world.lose(gone, *range(6))
+    world.lose(other, *range(5))
+    found = [await pass_of(world, account) for account in sorted(world.cluster.holders)]
+    assert [stock.gone for stock in found if stock.gone] == [[blob.base]]
+    assert sum(stock.lost for stock in found) == 2
+    assert [stock.by_live[key] for stock in found for key in stock.by_live if key[1] == 0] == [1]
+    assert not any(stock.is_whole for stock in found if stock.gone)
+
+
+async def test_what_nobody_who_was_heard_has_is_not_lost_yet(world: Repairing) -> None:
+    blob = await world.cluster.put(bytes(1000))
+    world.lose(blob, *range(6))
+    away = world.seat(blob, 2).node.account
+    world.giving[away].fails = AWAY
+    asked = [account for account in sorted(world.cluster.holders) if account != away]
+    found = [await pass_of(world, account) for account in asked]
+    assert not any(stock.gone for stock in found)
+    assert sum(stock.unreachable for stock in found) == 1
+    assert sum(stock.lost for stock in found) == 0
 
 
 async def test_a_pass_begins_by_itself_after_the_rest(world: Repairing) -> None:
