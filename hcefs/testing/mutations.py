@@ -17,6 +17,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from hcefs.access import rights
@@ -27,6 +28,7 @@ from hcefs.formats.shard import ShardFooter
 from hcefs.ledger import follower, log
 from hcefs.store import files, rows
 from hcefs.stripes import adopt, holder, read, write
+from hcefs.stripes.transfers import whole
 from hcefs.testing.simulator.simulation import PHASE_SECONDS, simulate
 from hcefs.upkeep import collect, repair, retire
 from hcefs.upkeep.worker import Progress
@@ -140,7 +142,8 @@ def _adopts_anything() -> contextlib.AbstractContextManager[None]:
 
 def _retires_unasked() -> contextlib.AbstractContextManager[None]:
     async def retire_all(self: Any, place: Any, owner: Any, shards: Any) -> int:
-        self._delete(list(shards))
+        job = partial(retire.delete_shards, self._stores, self._pending, shards, self._forget)
+        await whole(self._runtime, job)
         return 0
 
     return swapped(

@@ -1,24 +1,43 @@
 """What goes wrong when: drawn from the seed, within what the promises allow.
 
 Invariant (the budget): in one phase, shards of at most one node are destroyed (its disk
-is lost, or bits of its shards flip), because a degraded put may be spared no more than
-one.  Everything else takes nothing that was synchronised, so it is not counted: kills,
-power cuts, partitions, slow, full and failing disks, and wrong clocks.
+is lost, bits of its shards flip, or they become others), because a degraded put may be
+spared no more than one.  Everything else takes nothing that was synchronised, so it is not
+counted: kills, power cuts, partitions, slow, full and failing disks, and wrong clocks.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from hcefs.errors import HcefsError
+from hcefs.formats.shard import (
+    HEADER_SIZE,
+    TRAILER_SIZE,
+    ShardFooter,
+    ShardHeader,
+    decode_footer,
+    decode_trailer,
+    footer_length,
+)
 from hcefs.ids import BlobBase
+from hcefs.integrity import blake3_digest
 from hcefs.ledger.follower import FollowerStatus
-from hcefs.testing.simulator.files import index_of_name
+from hcefs.placement.cluster_map import ClusterMap
+from hcefs.placement.ring import partition_of, rotation_of
+from hcefs.placement.waves import SeatName, in_flight
+from hcefs.testing.simulator.files import PlatterFile, index_of_name
 from hcefs.testing.simulator.history import History, Violation
 from hcefs.testing.simulator.machine import Crash
 from hcefs.testing.simulator.world import LEASE_MS, SKEW_MS, SimNode, World
+
+WITH_A_PLAN = 0.5
+"""How many phases destroy shards at the beginning or the end of a plan, if there is one."""
+
+Shard = tuple[BlobBase, int, PlatterFile]
+"""Base, index and file of a shard on a node's disk."""
 
 FAILED = (FollowerStatus.FAILED, FollowerStatus.DIVERGED, FollowerStatus.FORKED)
 
@@ -44,6 +63,10 @@ class Faults:
     def start(self) -> None:
         """Let things go wrong."""
         jobs = [self._goes_wrong() for _ in range(self._random.choice((1, 1, 2)))]
+        if self._random.random() < WITH_A_PLAN:
+            # What is destroyed in this phase is destroyed when it hurts a plan most.
+            self._may_destroy = False
+            jobs.append(self._random.choice((self._forge, self._lose_new_home))())
         self._tasks = [self._world.loop.create_task(job) for job in (*jobs, self._supervise())]
 
     async def stop(self) -> None:
@@ -62,7 +85,7 @@ class Faults:
             self._kill, self._kill, self._kill_many, self._kill_all, self._kill_ledger,
             self._crash_in_call, self._crash_in_call, self._crash_in_write, self._partition,
             self._one_way, self._lossy, self._slow, self._full_disk, self._failing_disk,
-            self._clock, self._destroy, self._failing_rows,
+            self._clock, self._back_while_unheard, self._destroy, self._failing_rows,
         ]  # fmt: skip
         while True:
             await asyncio.sleep(self._random.uniform(3.0, 20.0))
@@ -200,23 +223,102 @@ class Faults:
         if not self._may_destroy:
             return
         self._may_destroy = False
+        await self._random.choice((self._lose_disk, self._flip))()
+
+    async def _lose_disk(self) -> None:
         node = self._some_node()
         for base, index, _ in self._shards(node):
             self._history.destroy(base, index)
-        if self._random.random() < 0.5:
-            self._world.kill_node(node)
-            self._world.replace_disk(node)
-            return
-        platter = node.storage.platter
-        shards = self._shards(node)
-        self._world.trace.note(f"bits flip on {node.name}")
-        for _, _, file in self._random.sample(
-            shards, min(len(shards), self._random.randint(1, 12))
-        ):
-            platter.flip(file, self._random.randrange(len(file.data)), self._random.randrange(8))
+        self._world.kill_node(node)
+        self._world.replace_disk(node)
 
-    def _shards(self, node: SimNode):  # type: ignore[no-untyped-def]
-        found = []
+    async def _flip(self) -> None:
+        node = self._some_node()
+        self._world.trace.note(f"bits flip on {node.name}")
+        for file in self._take(self._shards(node)):
+            place, bit = self._random.randrange(len(file.data)), self._random.randrange(8)
+            node.storage.platter.flip(file, place, bit)
+
+    def _take(self, shards: list[Shard]) -> list[PlatterFile]:
+        """Some of these shards, which are about to be destroyed."""
+        taken = self._random.sample(shards, min(len(shards), self._random.randint(1, 12)))
+        for base, index, _ in taken:
+            self._history.destroy(base, index)
+        return [file for _, _, file in taken]
+
+    async def _forge(self) -> None:
+        """Shards that are about to be copied are whole, and not what was written.
+
+        As from a memory that failed before the digests were computed: only the layout tells.
+        """
+        moving = await self._plan()
+        nodes = [node for node in self._world.nodes if self._leaving(node, moving)]
+        node = self._random.choice(nodes) if nodes else self._some_node()
+        self._world.trace.note(f"shards of {node.name} become others")
+        for file in self._take(self._leaving(node, moving) or self._shards(node)):
+            node.storage.platter.forge(file, another(bytes(file.data)))
+
+    async def _lose_new_home(self) -> None:
+        """A node that has just been given seats loses its disk, while others still have copies.
+
+        Those are not destroyed: who gave up its seat must keep its copy now.
+        """
+        moving = await self._plan()
+        while now := in_flight(self._world.map()):
+            moving |= now
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(self._random.uniform(0.05, 1.5))
+        current = self._world.map()
+        homes = [
+            node
+            for node in self._world.nodes
+            if any(_node_id(current, node) == _holder(current, name) for name in moving)
+        ]
+        node = self._random.choice(homes) if homes else self._some_node()
+        for base, index, _ in self._shards(node):
+            if not self._is_kept(current, moving, node, base, index):
+                self._history.destroy(base, index)
+        self._world.kill_node(node)
+        self._world.replace_disk(node)
+
+    def _is_kept(
+        self,
+        current: ClusterMap,
+        moving: Mapping[SeatName, int],
+        node: SimNode,
+        base: BlobBase,
+        index: int,
+    ) -> bool:
+        """Whether who gave a seat to a node still has its copy of a shard."""
+        for name in names_of(current, base, index):
+            source = moving.get(name)
+            if source is None or _holder(current, name) != _node_id(current, node):
+                continue
+            for other in self._world.nodes:
+                if _node_id(current, other) == source:
+                    held = other.storage.platter.durable_shards()
+                    if (bytes(base), index) in {index_of_name(each) for each, _ in held}:
+                        return True
+        return False
+
+    async def _plan(self) -> dict[SeatName, int]:
+        """Wait for a plan to begin; the seats that are in flight, with their sources."""
+        while not (found := in_flight(self._world.map())):
+            await asyncio.sleep(0.02)
+        return dict(found)
+
+    def _leaving(self, node: SimNode, moving: Mapping[SeatName, int]) -> list[Shard]:
+        """The shards of a node whose seats move from it."""
+        current = self._world.map()
+        mine = {name for name, source in moving.items() if source == _node_id(current, node)}
+        return [
+            shard
+            for shard in self._shards(node)
+            if mine.intersection(names_of(current, shard[0], shard[1]))
+        ]
+
+    def _shards(self, node: SimNode) -> list[Shard]:
+        found: list[Shard] = []
         for _, name, file in node.storage.platter.shards():
             parsed = index_of_name(name)
             if parsed is not None:
@@ -234,6 +336,16 @@ class Faults:
         await asyncio.sleep(self._random.uniform(5.0, 60.0))
         node.machine.offset_ms = 0
 
+    async def _back_while_unheard(self) -> None:
+        """A clock is set back on a node that hears of the ledger from nobody; clients reach it."""
+        node = self._some_node()
+        others = [name for name in self._names() if name != node.name]
+        self._world.trace.note(f"{node.name} is cut off, and its clock is set back")
+        node.machine.offset_ms = -self._random.randint(2, 6) * (LEASE_MS + SKEW_MS)
+        pairs = [(other, node.name) for other in others] + [(node.name, each) for each in others]
+        await self._cut_off(pairs, self._random.uniform(2.0, 4.0) * (LEASE_MS + SKEW_MS) / 1000)
+        node.machine.offset_ms = 0
+
     # -- the supervisor
 
     async def _supervise(self) -> None:
@@ -244,6 +356,39 @@ class Faults:
             for node in self._world.nodes:
                 if node.number not in self._held:
                     keep_node(self._world, node, self._fail)
+
+
+def another(data: bytes) -> bytes:
+    """A shard file with one byte of its first piece changed, and whole in itself."""
+    header = ShardHeader.decode(data[:HEADER_SIZE])
+    trailer = decode_trailer(data[-TRAILER_SIZE:])
+    footer = decode_footer(data[-footer_length(trailer.pieces) :])
+    first = header.geometry(footer.plaintext_length).piece_of(0)
+    changed = bytearray(data[: -footer_length(trailer.pieces)])
+    changed[HEADER_SIZE] ^= 1
+    digest = blake3_digest(bytes(changed[HEADER_SIZE : HEADER_SIZE + first]))
+    digests = digest + footer.piece_digests[len(digest) :]
+    return bytes(changed) + ShardFooter.of(footer.plaintext_length, digests).encode()
+
+
+def names_of(current: ClusterMap, base: BlobBase, index: int) -> list[SeatName]:
+    """The seats, one of each profile, at which an index of a base would be."""
+    found = []
+    for table in current.tables:
+        if index < table.n:
+            partition = partition_of(bytes(base), table.bits)
+            seat = (index - rotation_of(base, table.n)) % table.n
+            found.append(SeatName(table.profile, partition, seat))
+    return found
+
+
+def _holder(current: ClusterMap, name: SeatName) -> int:
+    return current.table(name.profile).node_rows[name.partition][name.seat]
+
+
+def _node_id(current: ClusterMap, node: SimNode) -> int:
+    known = current.node_of_account(node.account)
+    return 0 if known is None else known.node_id
 
 
 def keep_ledger(world: World) -> None:

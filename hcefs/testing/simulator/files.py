@@ -20,7 +20,7 @@ from hcefs.store.disk import Disk
 from hcefs.testing.simulator.machine import Crash, Life
 
 
-class _File:
+class PlatterFile:
     """One inode: its bytes now, and those that survive."""
 
     __slots__ = ("data", "durable", "is_flipped", "is_known", "links")
@@ -40,8 +40,8 @@ class Platter:
         self.random = random.Random(seed)
         self.capacity_bytes = capacity_bytes
         self.total_bytes = capacity_bytes
-        self.folders: dict[str, dict[str, _File | None]] = {"/": {}}
-        self.durable: dict[str, dict[str, _File | None]] = {"/": {}}
+        self.folders: dict[str, dict[str, PlatterFile | None]] = {"/": {}}
+        self.durable: dict[str, dict[str, PlatterFile | None]] = {"/": {}}
         self.fails = 0.0
         """How likely a call fails with EIO."""
         self.crash_after = -1
@@ -53,7 +53,7 @@ class Platter:
         """What is left after all that was not synchronised may be lost."""
         for path in list(self.folders):
             now, durable = self.folders[path], self.durable.get(path, {})
-            kept: dict[str, _File | None] = {}
+            kept: dict[str, PlatterFile | None] = {}
             for name in sorted({*now, *durable}):
                 was, is_now = durable.get(name, ...), now.get(name, ...)
                 found = is_now if was is is_now or self.random.random() < 0.5 else was
@@ -77,7 +77,7 @@ class Platter:
                     self._tear(file)
                     self.used_bytes += len(file.data)
 
-    def _tear(self, file: _File) -> None:
+    def _tear(self, file: PlatterFile) -> None:
         if bytes(file.data) == file.durable:
             return
         reached = self.random.randint(0, len(file.data))
@@ -87,7 +87,7 @@ class Platter:
             torn = torn[: max(reached, min(len(file.durable), len(torn)))]
         file.data, file.durable = torn, bytes(torn)
 
-    def shards(self) -> list[tuple[str, str, _File]]:
+    def shards(self) -> list[tuple[str, str, PlatterFile]]:
         """Finished shards as (folder, name, file)."""
         return [
             (path, name, file)
@@ -97,13 +97,19 @@ class Platter:
             if file is not None
         ]
 
-    def flip(self, file: _File, place: int, bit: int) -> None:
+    def flip(self, file: PlatterFile, place: int, bit: int) -> None:
         """Change one bit of a file at rest."""
         file.data[place] ^= 1 << bit
         file.durable = bytes(file.data)
         file.is_flipped = True
 
-    def durable_shards(self) -> list[tuple[str, _File]]:
+    def forge(self, file: PlatterFile, data: bytes) -> None:
+        """Change a file at rest into another that is whole in itself."""
+        file.data[:] = data
+        file.durable = data
+        file.is_flipped = True
+
+    def durable_shards(self) -> list[tuple[str, PlatterFile]]:
         """The shards that would survive a power cut now, whole and as written."""
         return [
             (name, file)
@@ -144,7 +150,7 @@ class SimDisk(Disk):
     def __init__(self, platter: Platter, life: Life) -> None:
         self._platter = platter
         self._life = life
-        self._open: dict[int, _File] = {}
+        self._open: dict[int, PlatterFile] = {}
         self._numbers = itertools.count(1_000_000)
 
     def _call(self, *, may_fail: bool = True) -> None:
@@ -160,7 +166,7 @@ class SimDisk(Disk):
         if may_fail and platter.fails and platter.random.random() < platter.fails:
             raise OSError(errno.EIO, "the disk fails on purpose")
 
-    def _folder(self, path: Path) -> dict[str, _File | None]:
+    def _folder(self, path: Path) -> dict[str, PlatterFile | None]:
         found = self._platter.folders.get(str(path))
         if found is None:
             raise FileNotFoundError(errno.ENOENT, "no such folder", str(path))
@@ -194,27 +200,27 @@ class SimDisk(Disk):
         self._call()
         return len(self._file(path).data)
 
-    def _file(self, path: Path) -> _File:
+    def _file(self, path: Path) -> PlatterFile:
         found = self._platter.folders.get(str(path.parent), {}).get(path.name)
         if found is None:
             raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
         return found
 
-    def _descriptor(self, file: _File) -> int:
+    def _descriptor(self, file: PlatterFile) -> int:
         number = next(self._numbers)
         self._open[number] = file
         return number
 
     def lock(self, path: Path) -> int:
         self._call()
-        return self._descriptor(_File())
+        return self._descriptor(PlatterFile())
 
     def create(self, path: Path) -> int:
         self._call()
         folder = self._folder(path.parent)
         if path.name in folder:
             raise FileExistsError(errno.EEXIST, "exists", str(path))
-        file = folder[path.name] = _File()
+        file = folder[path.name] = PlatterFile()
         file.links = 1
         return self._descriptor(file)
 

@@ -30,6 +30,9 @@ def lacks(world: World, history: History) -> list[str]:
             parsed = index_of_name(name)
             if parsed is not None:
                 problem = damage(bytes(file.data)) if file.is_flipped else ""
+                known = history.shards.get(parsed)
+                if file.is_flipped and known not in (None, blake3_digest(bytes(file.data))):
+                    problem = problem or "is another"
                 held[node.name, parsed[0], parsed[1]] = problem
     found = []
     done: set[bytes] = set()
