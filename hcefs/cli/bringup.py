@@ -353,6 +353,17 @@ async def upgrade_protocol(
         Conflict: the height has passed, another upgrade is scheduled, or it skips a version.
         Invalid: the ledger's software does not know the version.
     """
+    status = await client.protocol_version()
+    if height is None:
+        # Versions come one after the other.
+        for step in range(status.version + 1, version):
+            await _upgrade_step(client, operators, step, None)
+    return await _upgrade_step(client, operators, version, height)
+
+
+async def _upgrade_step(
+    client: LedgerClient, operators: list[AccountKeys], version: int, height: int | None
+) -> ProtocolStatus:
     for attempt in range(1, UPGRADE_ATTEMPTS + 1):
         status = await client.protocol_version()
         if status.version >= version or status.next_version == version:

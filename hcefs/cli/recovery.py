@@ -173,14 +173,23 @@ async def propose(
     log = await runtime.disk(LedgerLog.open, data, genesis)
     try:
         source = AccountId.zero()
-        for _ in range(ROUNDS):
+        for _ in range(ROUNDS + len(healthy)):
             best = max(healthy, key=lambda at: (len(healthy[at].terms), healthy[at].height))
             answer = healthy[best]
             if answer.height > log.height or len(answer.terms) > len(log.terms.changes):
                 source = answer.account
                 report(f"copying {answer.height} blocks from {best}, verifying each")
                 feed = replicas.blocks(answer.account, best, log.height + 1, answer.height)
-                await copy_blocks(log, feed, runtime)
+                try:
+                    await copy_blocks(log, feed, runtime)
+                except NotFound as error:
+                    # It began with a snapshot: another one has the blocks before it, and what
+                    # this one has more is copied in the next round.
+                    healthy.pop(best)
+                    if wanted or not healthy or error.reason != "before-snapshot":
+                        raise
+                    report(f"{best} began with a snapshot; looking for a whole replica")
+                    continue
             found = await survey(log, replicas, runtime)
             higher = [each for each in found.answers.values() if each.height > log.height]
             if wanted or not higher:

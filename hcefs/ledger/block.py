@@ -22,7 +22,9 @@ from hcefs.ledger.genesis import TIME_MS_MAX, Genesis
 
 PROTOCOL_FIRST = 1
 """The version of the state machine's rules that every chain begins with."""
-PROTOCOL_NEWEST = 2
+PROTOCOL_SNAPSHOTS = 3
+"""From this version on headers may name snapshots."""
+PROTOCOL_NEWEST = 3
 """The newest version that this software knows; it knows all before it."""
 
 BLOCK_TAG = b"block"

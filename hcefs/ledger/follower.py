@@ -210,6 +210,17 @@ class Follower:
             self._status = FollowerStatus.STOPPED
         self._pulse()
 
+    def distrust(self, error: Corrupt) -> None:
+        """Serve no more: this replica's snapshot is another than the writer has named."""
+        self._end(
+            FollowerStatus.DIVERGED,
+            Corrupt(
+                f"{error.message}; run `hcefs ledger verify` on both sides, then make this "
+                "replica anew",
+                reason="diverged",
+            ),
+        )
+
     # What decisions ask.
 
     async def require(self, min_height: int) -> None:
@@ -579,6 +590,7 @@ class Follower:
     ) -> tuple[Overlay, Sequence[Outcome]]:
         """Replay a block that passed :meth:`_is_next`, which saw to its signature and root."""
         try:
+            self._log.check_named_root(block.header)
             return machine.replay_signed(state, block, self._genesis, previous, self._log.terms)
         except Corrupt as error:
             raise Corrupt(
@@ -761,7 +773,7 @@ class Follower:
             # Below the first block stands the genesis, which everybody has.
             at_genesis = fork.height == 0
             ours = (
-                self._genesis.encode() if at_genesis else _statement(self._log.block(fork.height))
+                self._genesis.encode() if at_genesis else self._log.statement(fork.height).encode()
             )
         self._log.keep_fork(ForkProof(fork.height, ours=ours, theirs=fork.theirs))
 

@@ -28,6 +28,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
@@ -55,9 +56,13 @@ from hcefs.ledger.genesis import Genesis
 from hcefs.ledger.outcome import Leaf
 from hcefs.ledger.proofs import term_of_proof
 from hcefs.ledger.rows import (
+    BASE_ROW,
+    CARRIER_ROW,
     FORK_ROW,
     GENESIS_ROW,
     HEAD_ROW,
+    PART_ROWS,
+    SNAPSHOT_ROW,
     STATE_ROWS,
     SUPERSEDED_ROW,
     TIP_ROW,
@@ -71,6 +76,7 @@ from hcefs.ledger.rows import (
     decode_row,
     leaf_row,
     leaf_rows,
+    part_row,
     result_row,
     seal,
     settled_fork_row,
@@ -79,6 +85,14 @@ from hcefs.ledger.rows import (
     term_row,
     u64,
     unseal,
+)
+from hcefs.ledger.snapshot import (
+    FAMILIES,
+    SNAPSHOT_RULE,
+    SnapshotManifest,
+    SnapshotOffer,
+    SnapshotRule,
+    check_named_root,
 )
 from hcefs.ledger.state import MAP_KEY, StateView
 from hcefs.ledger.terms import SignedTermChange, Terms
@@ -100,6 +114,7 @@ DISK_REASONS = frozenset({"disk-full", "disk-error", "ledger-log-reopening"})
 _BLOCK_CACHE_BYTES = 64 << 20
 _WRITE_BUFFER_BYTES = 16 << 20
 _OPEN_FILES_MAX = 256
+_SWEEP_ROWS = 1000
 _BLOOM_BITS = 10
 
 _T = TypeVar("_T")
@@ -259,8 +274,11 @@ class LedgerLog(StateView):
         batch: Callable[[], rocksdict.WriteBatch],
         opener: Callable[[Path], rocksdict.Rdict],
         free: Callable[[Path], int],
+        snapshots: SnapshotRule = SNAPSHOT_RULE,
     ) -> None:
         """Use :meth:`open`."""
+        self.rule = snapshots
+        self._frozen: tuple[BlockHeader, _FrozenRows] | None = None
         self._database = database
         self._new_batch = batch
         self._opener = opener
@@ -276,6 +294,9 @@ class LedgerLog(StateView):
         self._genesis_app_hash = machine.genesis_state(genesis)[1]
         self._tip = self._fact(TIP_ROW, BlockHeader)
         self._terms = stored_terms(self._rows, genesis)
+        self._base = self._fact(BASE_ROW, Block)
+        self._made = self._fact(SNAPSHOT_ROW, SnapshotManifest)
+        self._carrier = self._fact(CARRIER_ROW, Block)
         # Shown at once and written later: each under its own lock, taken in this order.
         self._showing = threading.Lock()
         self._head = self._fact(HEAD_ROW, SignedHead)
@@ -294,6 +315,7 @@ class LedgerLog(StateView):
         opener: Callable[[Path], rocksdict.Rdict] | None = None,
         batch: Callable[[], rocksdict.WriteBatch] | None = None,
         free: Callable[[Path], int] = _free_bytes,
+        snapshots: SnapshotRule = SNAPSHOT_RULE,
     ) -> Self:
         """Open the log of a cluster, or start one with its genesis.
 
@@ -306,8 +328,8 @@ class LedgerLog(StateView):
             Invalid: the genesis is malformed.
         """
         genesis.check()
-        new_batch = batch if batch is not None else _raw_batch
-        opened = opener if opener is not None else _open_database
+        new_batch = batch if batch is not None else raw_batch
+        opened = opener if opener is not None else open_database
         try:
             database = opened(path)
         except Exception as error:
@@ -323,7 +345,7 @@ class LedgerLog(StateView):
             ) from error
         try:
             cls._begin(database, path, genesis, new_batch)
-            return cls(database, path, genesis, new_batch, opened, free)
+            return cls(database, path, genesis, new_batch, opened, free, snapshots)
         except BaseException:
             database.close()
             raise
@@ -360,6 +382,7 @@ class LedgerLog(StateView):
                 with contextlib.suppress(HcefsError):
                     self._write_head(self._head, sync=False)
             self._closed = True
+            self._frozen = None
             # Closing twice is an error to the binding.
             with contextlib.suppress(rocksdict.DbClosedError):
                 self._database.close()
@@ -457,6 +480,12 @@ class LedgerLog(StateView):
         """
         row = self._rows.row(block_row(height)) if 0 < height < 1 << 64 else None
         if row is None:
+            if self._base is not None and 0 < height <= self.base_height:
+                raise NotFound(
+                    f"this replica began with the snapshot of block {self.base_height} and has "
+                    f"no block before: ask another replica for block {height}",
+                    reason="before-snapshot",
+                )
             raise NotFound(
                 f"block {height} is not here; the last one is {self.height}",
                 reason="no-such-block",
@@ -468,6 +497,22 @@ class LedgerLog(StateView):
         if height == 0:
             return self.genesis.digest
         return self._rows.row(block_hash_row(height)) if 0 < height < 1 << 64 else None
+
+    @property
+    def base_height(self) -> int:
+        """The height of the snapshot that this log began with; 0: it has every block."""
+        return 0 if self._base is None else self._base.header.height
+
+    def statement(self, height: int) -> Block:
+        """What the writer signed of a block: it without its transactions.
+
+        Below the snapshot that this log began with, that of the snapshot's block, which
+        all before it lead to.
+        """
+        base = self._base
+        if base is not None and height <= base.header.height:
+            return base
+        return replace(self.block(height), transactions=())
 
     def result_of(self, transaction_hash: bytes) -> SubmitResult | None:
         """What a committed transaction resulted in, by the hash of its body."""
@@ -551,10 +596,19 @@ class LedgerLog(StateView):
                 blocks may be on it, or none.  The log writes nothing more until
                 :meth:`recover` has told which.
         """
-        if not applied:
-            return
+        run: list[AppliedBlock] = []
+        for number, each in enumerate(applied, 1):
+            run.append(each)
+            due = self.rule.is_due(each.block.header)
+            # A snapshot is of the state between two blocks, so a batch ends there.
+            if due or number == len(applied):
+                self._append(run, head if number == len(applied) else None)
+                run = []
+
+    def _append(self, applied: Sequence[AppliedBlock], head: SignedHead | None) -> None:
         with self._writing:
             self._check_writable()
+            carrier = self._carrier
             draft = Draft(self._rows.present)
             tip = self._tip
             for each in applied:
@@ -567,10 +621,14 @@ class LedgerLog(StateView):
                         reason="not-next",
                     )
                 draft.add(each)
+                if header.snapshot_root:
+                    carrier = replace(each.block, transactions=())
                 tip = header
             if tip is None:
                 return
             draft.put(TIP_ROW, tip.encode())
+            if carrier is not None and carrier is not self._carrier:
+                draft.put(CARRIER_ROW, carrier.encode())
             shown = self._head
             if head is None or not _is_newer(head, shown):
                 head = shown
@@ -579,6 +637,11 @@ class LedgerLog(StateView):
             self._write(_fill(self._new_batch(), draft))
             self._facts.change(draft.facts)
             self._head_written = head
+            self._carrier = carrier
+            ahead = 0 if head is None else head.height
+            # Not of the past: a replica that catches up would make one after the other.
+            if self.rule.is_due(tip) and ahead < tip.height + self.rule.every:
+                self._frozen = tip, _FrozenRows(self._database)
             # The height is told last: who has seen it, sees everything at it.
             self._show(head)
             if draft.arrivals:
@@ -758,6 +821,9 @@ class LedgerLog(StateView):
                 database.close()
             raise
         self._database, self._rows = database, rows
+        self._frozen = None
+        self._made = self._fact(SNAPSHOT_ROW, SnapshotManifest)
+        self._carrier = self._fact(CARRIER_ROW, Block)
         self._facts.forget()
         with self._showing:
             shown = self._head
@@ -772,6 +838,117 @@ class LedgerLog(StateView):
         self._tip = tip
         self._failure = None
 
+    # Snapshots.
+
+    def root_to_name(self, height: int) -> bytes:
+        """The snapshot root for the header of the next block: empty, if none is to be named."""
+        made, carrier = self._made, self._carrier
+        due = self.rule.named_by(height)
+        if not due or made is None or made.height != due:
+            return b""
+        named = 0 if carrier is None else self.rule.named_by(carrier.header.height)
+        return b"" if named == due else made.root()
+
+    def check_named_root(self, header: BlockHeader) -> None:
+        """Check what a header says of a snapshot.
+
+        Raises:
+            Corrupt: ``bad-snapshot-root``.
+        """
+        check_named_root(self.rule, header, self._made)
+
+    def check_made(self) -> None:
+        """Check the snapshot that was made here against the one that was named before.
+
+        Raises:
+            Corrupt: ``bad-snapshot-root``.
+        """
+        if self._carrier is not None:
+            check_named_root(self.rule, self._carrier.header, self._made)
+
+    def take_frozen(self) -> tuple[int, Iterator[tuple[bytes, bytes]]] | None:
+        """The newest state of which a snapshot is due, once: its height and rows."""
+        frozen, self._frozen = self._frozen, None
+        if frozen is None:
+            return None
+        header, rows = frozen
+        return header.height, (
+            (family + key, value) for family in FAMILIES for key, value in rows.rows(family)
+        )
+
+    def keep_part(self, height: int, index: int, part: bytes) -> None:
+        """Write a part of a snapshot; it counts once :meth:`keep_snapshot` was called."""
+        with self._writing:
+            self._check_writable()
+            batch = self._new_batch()
+            key = part_row(height, index)
+            batch.put(key, seal(key, part))
+            self._write(batch, sync=False)
+
+    def keep_snapshot(self, manifest: SnapshotManifest) -> None:
+        """Put a snapshot whose parts are written in the place of the one before; fsynced."""
+        with self._writing:
+            self._check_writable()
+            batch = self._new_batch()
+            batch.put(SNAPSHOT_ROW, seal(SNAPSHOT_ROW, manifest.encode()))
+            self._write(batch)
+            self._made = manifest
+        self.sweep_parts()
+
+    def sweep_parts(self) -> None:
+        """Remove parts of every snapshot but the one kept; call it while none is being made."""
+        _translated(self._sweep, u64(0 if self._made is None else self._made.height))
+
+    def _sweep(self, kept: bytes) -> None:
+        cursor = self._database.iter()
+        cursor.seek(PART_ROWS)
+        while cursor.valid() and cursor.key().startswith(PART_ROWS):
+            batch = self._new_batch()
+            while len(batch) < _SWEEP_ROWS and cursor.valid():
+                key = cursor.key()
+                if not key.startswith(PART_ROWS):
+                    break
+                if key[1:9] == kept:
+                    # Past all parts of the one that is kept.
+                    cursor.seek(PART_ROWS + kept + b"\xff" * 5)
+                    continue
+                batch.delete(key)
+                cursor.next()
+            if len(batch):
+                with self._writing:
+                    self._check_writable()
+                    self._write(batch, sync=False)
+
+    def offer(self) -> SnapshotOffer | None:
+        """The snapshot here, if a signed header has named it."""
+        made, carrier = self._made, self._carrier
+        if (
+            made is None
+            or carrier is None
+            or self.rule.named_by(carrier.header.height) != made.height
+            or carrier.header.snapshot_root != made.root()
+        ):
+            return None
+        terms = tuple(signed.encode() for signed in self._terms.changes)
+        return SnapshotOffer(made, self.statement(made.height), carrier, terms, self.rule)
+
+    def part(self, height: int, index: int) -> bytes:
+        """A part of the snapshot here.
+
+        Raises:
+            NotFound: ``no-such-snapshot``: it is of another height, or has no such part.
+        """
+        made = self._made
+        row = None
+        if made is not None and made.height == height and 0 <= index < len(made.parts):
+            row = self._rows.row(part_row(height, index))
+        if row is None:
+            raise NotFound(
+                f"there is no such part of a snapshot of block {height} here: ask for the newest",
+                reason="no-such-snapshot",
+            )
+        return row
+
     # Verification.
 
     def verify_chain(self, progress: Callable[[int], None] | None = None) -> int:
@@ -783,7 +960,16 @@ class LedgerLog(StateView):
 
         Raises:
             Corrupt: ``bad-chain``: something differs; the message says what.
+            Conflict: ``before-snapshot``: this log began with a snapshot, so that it cannot
+                be replayed.
         """
+        if self._base is not None:
+            raise Conflict(
+                f"this replica began with the snapshot of block {self.base_height} and cannot "
+                "be replayed from the first block: verify the ledger's own log, or a replica "
+                "that has every block",
+                reason="before-snapshot",
+            )
         rows = _FrozenRows(self._database)
         return verify_rows(rows, self.genesis, progress)
 
@@ -855,11 +1041,13 @@ def _fill(batch: rocksdict.WriteBatch, draft: Draft) -> rocksdict.WriteBatch:
     return batch
 
 
-def _raw_batch() -> rocksdict.WriteBatch:
+def raw_batch() -> rocksdict.WriteBatch:
+    """A batch for a log's database."""
     return rocksdict.WriteBatch(raw_mode=True)
 
 
-def _open_database(path: Path) -> rocksdict.Rdict:
+def open_database(path: Path) -> rocksdict.Rdict:
+    """Open or make the database of a log."""
     path.mkdir(parents=True, exist_ok=True)
     return rocksdict.Rdict(str(path), _options())
 

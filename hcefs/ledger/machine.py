@@ -33,6 +33,7 @@ from hcefs.ledger import (
 from hcefs.ledger.block import (
     PROTOCOL_FIRST,
     PROTOCOL_NEWEST,
+    PROTOCOL_SNAPSHOTS,
     Block,
     BlockHeader,
     check_limits,
@@ -315,7 +316,11 @@ def _check_header(base: State, block: Block, terms: Terms, previous: BlockHeader
             "does not follow the block before it",
         ),
         (header.time_ms >= time_ms, "time-went-back", "is older than the block before it"),
-        (not header.snapshot_root, "bad-snapshot-root", "names a snapshot; none is known yet"),
+        (
+            not header.snapshot_root or version >= PROTOCOL_SNAPSHOTS,
+            "bad-snapshot-root",
+            "names a snapshot before protocol version 3",
+        ),
     )
     for holds, reason, what in refusals:
         if not holds:

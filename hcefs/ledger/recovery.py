@@ -400,11 +400,7 @@ async def _judge(log: LedgerLog, runtime: Runtime, block: Block) -> None:
 
 async def _keep_fork(log: LedgerLog, runtime: Runtime, height: int, theirs: bytes) -> None:
     def keep() -> None:
-        ours = (
-            log.genesis.encode()
-            if height == 0
-            else replace(log.block(height), transactions=()).encode()
-        )
+        ours = log.genesis.encode() if height == 0 else log.statement(height).encode()
         log.keep_fork(ForkProof(height, ours, theirs))
 
     await runtime.disk(keep)

@@ -12,7 +12,9 @@ key, numbers big-endian::
     n <record> <u8 level> <u64 index>  root of the complete subtree of 2^level leaves
     t <hash of a transaction>          SubmitResult
     r <u64 term>                       SignedTermChange that began the term
-    m <name>                           genesis, tip, head, fork, superseded
+    k <u64 height> <u32 index>         part of the snapshot of that height
+    m <name>                           genesis, tip, head, fork, superseded, base, snapshot,
+                                       carrier
     f <u64 term>                       ForkProof of a term that has ended
 
 Invariant: a row is the CRC32C of its key and value, then the value, so that a row
@@ -37,6 +39,8 @@ from hcefs.ledger.outcome import Leaf, LeafResult, Outcome
 
 GENESIS_ROW, TIP_ROW, HEAD_ROW, FORK_ROW = b"mgenesis", b"mtip", b"mhead", b"mfork"
 SUPERSEDED_ROW = b"msuperseded"
+BASE_ROW, SNAPSHOT_ROW, CARRIER_ROW = b"mbase", b"msnapshot", b"mcarrier"
+PART_ROWS = b"k"
 TERM_ROWS = b"r"
 STATE_ROWS = b"s"
 
@@ -151,6 +155,10 @@ def block_row(height: int) -> bytes:
 
 def block_hash_row(height: int) -> bytes:
     return b"x" + u64(height)
+
+
+def part_row(height: int, index: int) -> bytes:
+    return PART_ROWS + u64(height) + index.to_bytes(4, "big")
 
 
 def leaf_rows(record: bytes = b"") -> bytes:

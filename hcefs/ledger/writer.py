@@ -38,6 +38,7 @@ from hcefs.integrity import blake3_digest
 from hcefs.ledger import machine
 from hcefs.ledger.block import (
     BLOCK_TRANSACTION_BYTES_MAX,
+    PROTOCOL_SNAPSHOTS,
     Block,
     BlockHeader,
     SignedHead,
@@ -280,7 +281,8 @@ class LedgerWriter:
 
         Raises:
             Invalid: ``bad-height``: the height is below 1.
-            Conflict: ``follower-ahead``: the reader has blocks that this log lacks.
+            Conflict: ``follower-ahead``: the reader has blocks that this log lacks;
+                ``before-snapshot``: it lacks blocks that this log never had.
             Unavailable: ``ledger-stopped``.
         """
         await self._wait_started()
@@ -299,6 +301,12 @@ class LedgerWriter:
                 f"{self._log.height}: the writer has lost blocks or the follower is of another "
                 "history; compare them before either goes on",
                 reason="follower-ahead",
+            )
+        if from_height <= self._log.base_height:
+            raise Conflict(
+                f"this ledger's log begins after block {self._log.base_height}: start this "
+                "replica from a snapshot (move its folder 'ledger' away)",
+                reason="before-snapshot",
             )
         cursor, sent = from_height, None
         while self._running:
@@ -480,6 +488,7 @@ class LedgerWriter:
 
     def _sign(self, context: BlockContext, transactions: list[bytes], state: Overlay) -> Block:
         log = self._log
+        version = machine.protocol_at(log, context.height)
         header = BlockHeader(
             cluster=self._genesis.cluster,
             term=self._term,
@@ -487,9 +496,11 @@ class LedgerWriter:
             time_ms=context.time_ms,
             previous=log.tip_hash,
             transaction_root=transaction_root(transactions),
-            protocol_version=machine.protocol_at(log, context.height),
+            protocol_version=version,
             app_hash=machine.next_app_hash(log.app_hash, state),
-            snapshot_root=b"",
+            snapshot_root=log.root_to_name(context.height)
+            if version >= PROTOCOL_SNAPSHOTS
+            else b"",
         )
         return sign_block(header, transactions, self._key)
 

@@ -15,6 +15,7 @@ from hcefs.crypto.signing import SigningKey
 from hcefs.ids import AccountId
 from hcefs.ledger.genesis import Genesis
 from hcefs.ledger.log import LedgerLog
+from hcefs.ledger.snapshot_maker import SnapshotMaker
 from hcefs.ledger.writer import LedgerWriter
 from hcefs.metrics import Metrics
 from hcefs.node.ledger_start import LedgerStart
@@ -52,6 +53,7 @@ class LedgerNode:
         self.metrics = Metrics()
         self.log = log
         self.writer = LedgerWriter(log, key, runtime, genesis)
+        self.snapshots = SnapshotMaker(log, runtime, self.writer.refuse)
         self.beginning = LedgerStart(runtime, log, self.writer, key, dialer)
         gate = Gate("ledger-calls", CALLS_MAX, runtime)
         verifier = Verifier(genesis.cluster, log, AccountId.zero(), TokenCache(), NonceMemory())
@@ -99,9 +101,11 @@ class LedgerNode:
         self.metrics.set("ledger_term", lambda: self.log.terms.term)
         self.metrics.set("ledger_fork_proofs", lambda: len(self.log.fork_proofs()))
         await self.beginning.start()
+        self.snapshots.start()
 
     async def stop(self) -> None:
         """Finish the block in the making and close the log; nothing may call it any more."""
+        await self.snapshots.stop()
         await self.beginning.stop()
         await self.writer.stop()
         self.log.close()

@@ -9,6 +9,7 @@ from hcefs.config import LedgerConfig
 from hcefs.crashpoints import arm_from_environment
 from hcefs.crypto.accounts import load_account
 from hcefs.ledger.log import LedgerLog
+from hcefs.ledger.snapshot import SNAPSHOT_RULE, SnapshotRule
 from hcefs.ledger.writer import LedgerWriter
 from hcefs.metrics import Metrics, MetricsServer
 from hcefs.node.ledger_node import CALLS_MAX, LedgerNode
@@ -23,7 +24,14 @@ log = logging.getLogger(__name__)
 class LedgerProcess:
     """The ledger's writer, and what a process puts around it."""
 
-    def __init__(self, config: LedgerConfig, runtime: Runtime, *, alone: bool = False) -> None:
+    def __init__(
+        self,
+        config: LedgerConfig,
+        runtime: Runtime,
+        *,
+        alone: bool = False,
+        snapshots: SnapshotRule = SNAPSHOT_RULE,
+    ) -> None:
         """``alone``: an operator has said that no follower can be asked."""
         self._runtime = runtime
         self._config = config
@@ -34,7 +42,7 @@ class LedgerProcess:
         dialer = None if alone else TlsDialer(runtime, identity)
         if alone:
             log.warning("this ledger writes without asking any follower, as an operator said")
-        ledger_log = LedgerLog.open(config.data, genesis)
+        ledger_log = LedgerLog.open(config.data, genesis, snapshots=snapshots)
         try:
             self.node = LedgerNode(runtime, genesis, key, ledger_log, dialer)
         except BaseException:

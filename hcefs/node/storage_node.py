@@ -25,6 +25,7 @@ from hcefs.ledger.genesis import Genesis
 from hcefs.ledger.link import LedgerLink
 from hcefs.ledger.log import LedgerLog
 from hcefs.ledger.rows import SubmitResult
+from hcefs.ledger.snapshot_maker import SnapshotMaker
 from hcefs.ledger.transactions import SignedTransaction, Transaction, sign_transaction
 from hcefs.metrics import Metrics
 from hcefs.node.disk_care import DiskCare
@@ -154,6 +155,7 @@ class StorageNode:
         ensure_placed(self.stores)
         self._log = parts.log
         self.follower = Follower(self._log, genesis, runtime, parts.link)
+        self._snapshots = SnapshotMaker(self._log, runtime, self.follower.distrust)
         heads = FollowerHeads(self.follower)
         uploads = Uploads(self._epoch)
         holder = Holder(runtime, self.stores, self._log, metrics, self._lists, uploads)
@@ -596,11 +598,13 @@ class StorageNode:
         """Follow the ledger and keep up; whatever comes of it, :meth:`stop` is to follow."""
         self._gauges()
         await self.follower.start()
+        self._snapshots.start()
         self._upkeep.start()
 
     async def stop(self) -> None:
         """End what :meth:`start` began, and close the parts; nothing may call it any more."""
         await self._upkeep.stop()
+        await self._snapshots.stop()
         await self.follower.stop()
         await self.channels.close()
         await self._submitter.close()

@@ -12,7 +12,9 @@ from hcefs.crypto.accounts import load_account
 from hcefs.ids import AccountId
 from hcefs.ledger.follower import Follower
 from hcefs.ledger.log import LedgerLog
+from hcefs.ledger.snapshot import SNAPSHOT_RULE, SnapshotRule
 from hcefs.metrics import Metrics, MetricsServer
+from hcefs.node.ledger_join import join_by_snapshot
 from hcefs.node.ledger_link import GrpcLedgerLink
 from hcefs.node.ledger_submit import LedgerSubmitter
 from hcefs.node.logs import configure
@@ -35,7 +37,9 @@ log = logging.getLogger(__name__)
 class StorageProcess:
     """One storage node, and what a process puts around it."""
 
-    def __init__(self, config: NodeConfig, runtime: Runtime) -> None:
+    def __init__(
+        self, config: NodeConfig, runtime: Runtime, snapshots: SnapshotRule = SNAPSHOT_RULE
+    ) -> None:
         self._config = config
         self._runtime = runtime
         self._page: MetricsServer | None = None
@@ -61,7 +65,9 @@ class StorageProcess:
             )
             undo.callback(stores.close)
             ledger_log = opened_or_set_aside(
-                config.data / LEDGER, restoring, lambda path: LedgerLog.open(path, genesis)
+                config.data / LEDGER,
+                restoring,
+                lambda path: LedgerLog.open(path, genesis, snapshots=snapshots),
             )
             undo.callback(ledger_log.close)
             self.node = StorageNode(
@@ -184,12 +190,32 @@ class StorageProcess:
             await self.stop()
 
 
+async def join_ledger(
+    config: NodeConfig, runtime: Runtime, snapshots: SnapshotRule = SNAPSHOT_RULE
+) -> int:
+    """Before a node is made: let its replica of the ledger begin with a snapshot, if it is new.
+
+    Returns the snapshot's height, or 0.
+    """
+    config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    dialer = TlsDialer(runtime, load_identity(config.tls))
+    return await join_by_snapshot(
+        runtime,
+        config.data / LEDGER,
+        load_genesis(config.genesis),
+        config.ledger_address,
+        dialer,
+        snapshots,
+    )
+
+
 async def run(config: NodeConfig) -> None:
     """Run a storage node until SIGTERM or SIGINT."""
     configure(config.log)
     arm_from_environment()
     runtime = SystemRuntime()
     try:
+        await join_ledger(config, runtime)
         await StorageProcess(config, runtime).run()
     finally:
         runtime.close()

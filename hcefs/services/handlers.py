@@ -142,6 +142,8 @@ def ledger_handlers(service: LedgerService) -> Any:
             "HasLeaf": unary(ledger_pb2.HasLeafRequest, service.HasLeaf),
             "HasLeaves": unary(ledger_pb2.HasLeavesRequest, service.HasLeaves),
             "Prove": unary(ledger_pb2.ProveRequest, service.Prove),
+            "OfferSnapshot": unary(ledger_pb2.OfferSnapshotRequest, service.OfferSnapshot),
+            "ReadSnapshot": streaming(ledger_pb2.ReadSnapshotRequest, service.ReadSnapshot),
         },
     )
 

@@ -38,9 +38,10 @@ from hcefs.ids import AccountId, BlobId, ClusterId, GrantId, RecordId
 from hcefs.integrity import blake3_digest
 from hcefs.ledger.block import PROTOCOL_NEWEST
 from hcefs.ledger.genesis import Genesis, OperatorKey
+from hcefs.ledger.snapshot import SnapshotRule
 from hcefs.ledger.transactions import SetClusterMap, sign_transaction
 from hcefs.node.ledger_process import LedgerProcess
-from hcefs.node.storage_process import StorageProcess
+from hcefs.node.storage_process import StorageProcess, join_ledger
 from hcefs.placement.cluster_map import Node, NodeState
 from hcefs.placement.planner import first_map
 from hcefs.placement.ring import Seat, seats
@@ -103,6 +104,7 @@ class Rig:
 
     lease_ms = LEASE_MS
     upkeep = UpkeepConfig()
+    snapshots = SnapshotRule(every=16, delay=2)
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -204,7 +206,7 @@ class Rig:
         )  # fmt: skip
         self.ledger_address, self.ledger_peer_address = client, peer
         self.connection = Connection(self.cluster, self.authority, client)
-        self.ledger = LedgerProcess(config, self.runtime)
+        self.ledger = LedgerProcess(config, self.runtime, snapshots=self.snapshots)
         await self.ledger.start()
 
     async def _start_node(self, number: int) -> None:
@@ -225,7 +227,8 @@ class Rig:
             metrics, self.ledger_peer_address, tls, limits, self.upkeep,
         )  # fmt: skip
         runtime = ShiftedRuntime(self.runtime)
-        process = StorageProcess(config, runtime)
+        await join_ledger(config, runtime, self.snapshots)
+        process = StorageProcess(config, runtime, self.snapshots)
         self.nodes.append(Running(number, config, keys, identity, runtime, process))
         await process.start()
 
@@ -341,7 +344,7 @@ class Rig:
 
     async def _restart(self, node: Running, config: NodeConfig, reached: bool) -> None:
         await node.process.stop()
-        node.process = StorageProcess(config, node.runtime)
+        node.process = StorageProcess(config, node.runtime, self.snapshots)
         await node.process.start()
         await self.until(node.process.able)
         if reached:

@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from hcefs.cli.bringup import upgrade_protocol
 from hcefs.errors import Conflict, Denied, Invalid, NotFound, Unavailable
+from hcefs.ledger.block import PROTOCOL_NEWEST
 from hcefs.ledger.cluster_facts import MapCause, UpkeepPolicy
 from hcefs.ledger.transactions import SignedTransaction, sign_transaction
 from hcefs.ledger.transactions_map import NodeReport, SetUpkeepPolicy
@@ -86,7 +87,7 @@ async def test_a_submitter_that_closes_ends_what_is_under_way(rig: Rig) -> None:
 async def test_operators_see_the_cluster(rig: Rig) -> None:
     operator = rig.operators[0]
     status = await operator.protocol_version()
-    assert (status.version, status.next_version) == (2, 0)
+    assert (status.version, status.next_version) == (PROTOCOL_NEWEST, 0)
     progress = await operator.map_progress()
     assert (progress.epoch, progress.in_flight, progress.names) == (1, 0, frozenset())
     (change,) = await operator.map_history()
@@ -117,10 +118,10 @@ async def test_patients_do_not(rig: Rig) -> None:
 
 async def test_an_upgrade_that_is_in_force_is_left_alone(rig: Rig) -> None:
     height = rig.ledger.log.height
-    for version in (1, 2):
+    for version in range(1, PROTOCOL_NEWEST + 1):
         status = await upgrade_protocol(rig.operators[0], rig.operator_keys, version)
-        assert status.version == 2
+        assert status.version == PROTOCOL_NEWEST
     assert rig.ledger.log.height == height
     with pytest.raises(Invalid) as unknown:
-        await upgrade_protocol(rig.operators[0], rig.operator_keys, 3)
+        await upgrade_protocol(rig.operators[0], rig.operator_keys, PROTOCOL_NEWEST + 1)
     assert unknown.value.reason == "unsupported"

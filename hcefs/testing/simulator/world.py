@@ -22,7 +22,7 @@ from hcefs.config import LimitsConfig, UpkeepConfig
 from hcefs.crypto.accounts import AccountKeys
 from hcefs.errors import HcefsError, Unavailable
 from hcefs.ids import AccountId, ClusterId
-from hcefs.ledger.block import PROTOCOL_NEWEST
+from hcefs.ledger.block import PROTOCOL_FIRST, PROTOCOL_NEWEST
 from hcefs.ledger.genesis import Genesis, OperatorKey
 from hcefs.ledger.log import LedgerLog
 from hcefs.ledger.transactions import (
@@ -367,7 +367,8 @@ class World:
             self.person(f"operator-{number}", keys)
         self.start_ledger()
         await asyncio.sleep(0.1)
-        await self.decree(Upgrade(PROTOCOL_NEWEST, self.log.height + 2))
+        for version in range(PROTOCOL_FIRST + 1, PROTOCOL_NEWEST + 1):
+            await self.decree(Upgrade(version, self.log.height + 2))
         for number in range(1, MEMBERS + SPARES + 1):
             await self.add_node(number)
         members = [node.map_node(NodeState.UP) for node in self.nodes[:MEMBERS]]

@@ -1,0 +1,101 @@
+"""The background making of a replica's snapshots, one part at a time.
+
+Invariants: commits never wait for it but for the writing of one part; a snapshot that a
+stop or crash interrupts is dropped, and the next one is made at the next due height; what
+it makes is compared with the root that a header has named, whichever comes first.
+Source: docs/decisions/0028-ledger-snapshots.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+
+from hcefs.errors import Corrupt, HcefsError
+from hcefs.integrity import blake3_digest
+from hcefs.ledger.log import LedgerLog
+from hcefs.ledger.snapshot import PARTS_MAX, SnapshotManifest, cut
+from hcefs.runtime import Runtime
+
+LOOK_SECONDS = 1.0
+"""How often it looks whether a snapshot is due."""
+PAUSE_SECONDS = 0.02
+"""Between parts, so that the disk's threads have time for others."""
+
+_logger = logging.getLogger(__name__)
+
+
+class SnapshotMaker:
+    """Makes the snapshots of one log; ``distrust`` is told when one contradicts the writer."""
+
+    def __init__(
+        self, log: LedgerLog, runtime: Runtime, distrust: Callable[[Corrupt], None]
+    ) -> None:
+        self._log = log
+        self._runtime = runtime
+        self._distrust = distrust
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to look for work."""
+        if self._task is None:
+            self._task = self._runtime.spawn(self._run(), name="ledger-snapshots")
+
+    async def stop(self) -> None:
+        """End; what is half made is removed at the next start."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        try:
+            self._compare()
+            await self._runtime.disk(self._log.sweep_parts)
+            while True:
+                await self.make()
+                await self._runtime.sleep(LOOK_SECONDS)
+        except HcefsError as error:
+            _logger.error("no snapshots of the ledger are made any more: %s", error.message)
+
+    async def make(self) -> bool:
+        """Make the snapshot that is due, if one is.
+
+        Raises:
+            HcefsError: the log's disk failed.
+        """
+        found = self._log.take_frozen()
+        if found is None:
+            return False
+        height, rows = found
+        parts = cut(rows)
+        digests: list[bytes] = []
+        size = 0
+        while True:
+            part = await self._runtime.disk(self._next, parts, height, len(digests))
+            if part is None:
+                break
+            digests.append(blake3_digest(part))
+            size += len(part)
+            if len(digests) > PARTS_MAX:
+                _logger.warning("the ledger is too large for snapshots")
+                await self._runtime.disk(self._log.sweep_parts)
+                return False
+            await self._runtime.sleep(PAUSE_SECONDS)
+        manifest = SnapshotManifest(height, size, tuple(digests))
+        await self._runtime.disk(self._log.keep_snapshot, manifest)
+        self._compare()
+        return True
+
+    def _next(self, parts: Iterator[bytes], height: int, index: int) -> bytes | None:
+        part = next(parts, None)
+        if part is not None:
+            self._log.keep_part(height, index, part)
+        return part
+
+    def _compare(self) -> None:
+        try:
+            self._log.check_made()
+        except Corrupt as error:
+            self._distrust(error)

@@ -1,0 +1,55 @@
+"""A fresh node begins with the ledger's snapshot, over real ports, and serves."""
+
+from __future__ import annotations
+
+import pytest
+
+from hcefs.access.facts import Action
+from hcefs.node.ledger_join import GrpcSnapshotSource
+from hcefs.transport.dial import TlsDialer
+from tests.services.rig import Rig
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("services")]
+
+
+async def test_a_fresh_node_joins_through_a_snapshot_and_follows(rig: Rig) -> None:
+    log = rig.ledger.log
+    # Blocks are made of transactions: enough of them for a snapshot, and for its name.
+    for _ in range(4 * rig.snapshots.every):
+        await rig.give(rig.doctor, Action.READ)
+        if log.height % rig.snapshots.every == 0:
+            height = log.height
+            await rig.until(lambda: log._made is not None and log._made.height >= height)
+        if log.offer() is not None and log.height % rig.snapshots.every < 8:
+            break
+    offer = log.offer()
+    assert offer is not None
+    await rig._start_node(8)
+    node = rig.nodes.pop()
+    try:
+        replica = node.process.follower.view
+        assert replica.base_height >= offer.manifest.height
+        await rig.until(lambda: replica.height >= log.height and replica.height > 0)
+        await rig.until(lambda: node.process.follower.status == "following")
+        node.process.follower.require_fresh()
+        assert replica.app_hash == log.app_hash
+        leaves = log.leaves(rig.record, 0, 1)
+        assert replica.leaves(rig.record, 0, 1) == leaves
+        assert replica.leaf_index(rig.record, leaves[0].commitment) == 0
+        # It follows on, block for block.
+        await rig.give(rig.doctor, Action.READ)
+        await rig.until(lambda: replica.height >= log.height)
+        assert replica.app_hash == log.app_hash
+    finally:
+        await node.process.stop()
+
+
+async def test_snapshots_are_for_nodes(rig: Rig) -> None:
+    stranger = TlsDialer(rig.runtime, rig.issue("nobody"))
+    source = GrpcSnapshotSource(rig.ledger_peer_address, stranger, rig.snapshots)
+    try:
+        with pytest.raises(Exception, match="TLS key") as caught:
+            await source.offer()
+        assert getattr(caught.value, "reason", "") == "unknown-node"
+    finally:
+        await source.close()
