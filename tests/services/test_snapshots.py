@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from hcefs.access.facts import Action
@@ -12,14 +14,18 @@ from tests.services.rig import Rig
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("services")]
 
 
+def _made_at(rig: Rig, height: int) -> bool:
+    made = rig.ledger.log._made
+    return made is not None and made.height >= height
+
+
 async def test_a_fresh_node_joins_through_a_snapshot_and_follows(rig: Rig) -> None:
     log = rig.ledger.log
     # Blocks are made of transactions: enough of them for a snapshot, and for its name.
     for _ in range(4 * rig.snapshots.every):
         await rig.give(rig.doctor, Action.READ)
         if log.height % rig.snapshots.every == 0:
-            height = log.height
-            await rig.until(lambda: log._made is not None and log._made.height >= height)
+            await rig.until(partial(_made_at, rig, log.height))
         if log.offer() is not None and log.height % rig.snapshots.every < 8:
             break
     offer = log.offer()

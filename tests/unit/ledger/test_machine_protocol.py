@@ -88,7 +88,8 @@ def test_one_upgrade_at_a_time(world: Scenario) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "reason"), [(1, "wrong-protocol"), (3, "unknown-protocol"), (0, "unknown-protocol")]
+    ("version", "reason"),
+    [(1, "wrong-protocol"), (PROTOCOL_NEWEST + 1, "unknown-protocol"), (0, "unknown-protocol")],
 )
 def test_followers_check_the_version_of_the_header(version: int, reason: str) -> None:
     world = Scenario()
