@@ -148,6 +148,13 @@ class CrashPoint(enum.Enum):
     TERM_BEGUN = "term/begun"
     TERM_SUPERSEDED = "term/superseded"
 
+    # A snapshot of the ledger is made, and a new replica begins with one.
+    SNAPSHOT_PART_KEPT = "snapshot/part-kept"
+    SNAPSHOT_MADE = "snapshot/made"
+    SNAPSHOT_PART_WRITTEN = "snapshot/part-written"
+    SNAPSHOT_BUILT = "snapshot/built"
+    SNAPSHOT_RENAMED = "snapshot/renamed"
+
 
 class _Armed:
     """One point, and how many hits of it the process survives."""

@@ -204,6 +204,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     ),
     # Ledger
     _gauge("ledger_height", "Highest ledger height applied."),
+    _gauge("ledger_snapshot_height", "Height of the newest snapshot made here; 0: none."),
     _gauge("ledger_term", "Term of the ledger that is followed: 1, and one more a recovery."),
     _gauge("ledger_fork_proofs", "Proofs kept here that a writer signed two histories."),
     _gauge("ledger_lease_age_seconds", "Age of the newest signed head: the node's lease."),

@@ -121,17 +121,17 @@ _T = TypeVar("_T")
 _Fact = TypeVar("_Fact", bound=Encoded)
 
 
-def _translated(function: Callable[..., _T], *args: Any) -> _T:
+def translated(function: Callable[..., _T], *args: Any) -> _T:
     """Call RocksDB, whose binding raises plain ``Exception``, and raise ours."""
     try:
         return function(*args)
     except HcefsError:
         raise
     except Exception as error:
-        raise _failure(error) from error
+        raise disk_failure(error) from error
 
 
-def _failure(error: Exception) -> HcefsError:
+def disk_failure(error: Exception) -> HcefsError:
     """What a failure of RocksDB means; its text names files, never contents."""
     if isinstance(error, HcefsError):
         return error
@@ -198,19 +198,19 @@ class _Rows:
 
     def row(self, key: bytes) -> bytes | None:
         """The value of a row, or None."""
-        found = _translated(self._database.get, key)
+        found = translated(self._database.get, key)
         return None if found is None else unseal(key, found)
 
     def present(self, keys: list[bytes]) -> list[bool]:
         """Which of the rows there are; asks once for all."""
-        found: list[Any] = _translated(self._database.get, keys)  # type: ignore[arg-type]
+        found: list[Any] = translated(self._database.get, keys)  # type: ignore[arg-type]
         return [value is not None for value in found]
 
     def rows(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Rows under a prefix from ``start`` (within it) on, as of the first step."""
-        cursor = _translated(self._database.iter)
-        _translated(cursor.seek, prefix + start)
-        while (found := _translated(_step, cursor, prefix)) is not None:
+        cursor = translated(self._database.iter)
+        translated(cursor.seek, prefix + start)
+        while (found := translated(_step, cursor, prefix)) is not None:
             key, value = found
             yield key[len(prefix) :], unseal(key, value)
 
@@ -239,16 +239,16 @@ class _FrozenRows(_Rows):
 
     def __init__(self, database: rocksdict.Rdict) -> None:
         super().__init__(database)
-        self._cursor = _translated(database.iter)
+        self._cursor = translated(database.iter)
 
     def row(self, key: bytes) -> bytes | None:
-        found = _translated(self._first_from, key, key)
+        found = translated(self._first_from, key, key)
         return unseal(key, found[1]) if found is not None and found[0] == key else None
 
     def rows(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         key = prefix + start
         # Sought anew for every row, because the taker of one may read others in between.
-        while (found := _translated(self._first_from, key, prefix)) is not None:
+        while (found := translated(self._first_from, key, prefix)) is not None:
             yield found[0][len(prefix) :], unseal(*found)
             key = found[0] + b"\x00"
 
@@ -372,7 +372,7 @@ class LedgerLog(StateView):
         batch.put(GENESIS_ROW, seal(GENESIS_ROW, genesis.encode()))
         options = rocksdict.WriteOptions()
         options.sync = True
-        _translated(database.write, batch, options)
+        translated(database.write, batch, options)
 
     def close(self) -> None:
         """Close the folder; a second call does nothing."""
@@ -787,7 +787,7 @@ class LedgerLog(StateView):
             try:
                 free = self._free(self.path)
             except OSError as error:
-                raise _failure(error) from error
+                raise disk_failure(error) from error
             if free < RECOVERY_FREE_BYTES:
                 raise _disk_full()
             self._reopen()
@@ -800,7 +800,7 @@ class LedgerLog(StateView):
         try:
             database = self._opener(self.path)
         except Exception as error:
-            raise _failure(error) from error
+            raise disk_failure(error) from error
         rows, known = _Rows(database), self._tip
         try:
             row = rows.row(TIP_ROW)
@@ -839,6 +839,11 @@ class LedgerLog(StateView):
         self._failure = None
 
     # Snapshots.
+
+    @property
+    def snapshot_height(self) -> int:
+        """The block after which the newest snapshot here was taken; 0: there is none."""
+        return 0 if self._made is None else self._made.height
 
     def root_to_name(self, height: int) -> bytes:
         """The snapshot root for the header of the next block: empty, if none is to be named."""
@@ -884,6 +889,7 @@ class LedgerLog(StateView):
             key = part_row(height, index)
             batch.put(key, seal(key, part))
             self._write(batch, sync=False)
+        crash_point(CrashPoint.SNAPSHOT_PART_KEPT)
 
     def keep_snapshot(self, manifest: SnapshotManifest) -> None:
         """Put a snapshot whose parts are written in the place of the one before; fsynced."""
@@ -893,11 +899,12 @@ class LedgerLog(StateView):
             batch.put(SNAPSHOT_ROW, seal(SNAPSHOT_ROW, manifest.encode()))
             self._write(batch)
             self._made = manifest
+        crash_point(CrashPoint.SNAPSHOT_MADE)
         self.sweep_parts()
 
     def sweep_parts(self) -> None:
         """Remove parts of every snapshot but the one kept; call it while none is being made."""
-        _translated(self._sweep, u64(0 if self._made is None else self._made.height))
+        translated(self._sweep, u64(0 if self._made is None else self._made.height))
 
     def _sweep(self, kept: bytes) -> None:
         cursor = self._database.iter()
@@ -1012,11 +1019,11 @@ class LedgerLog(StateView):
     def _write(self, batch: rocksdict.WriteBatch, *, sync: bool = True) -> None:
         try:
             if sync:
-                _translated(self._database.write, batch, self._sync)
+                translated(self._database.write, batch, self._sync)
             else:
-                _translated(self._database.write, batch)
+                translated(self._database.write, batch)
         except BaseException as error:
-            self._failure = _failure(error) if isinstance(error, Exception) else _unknown()
+            self._failure = disk_failure(error) if isinstance(error, Exception) else _unknown()
             self._facts.forget()
             raise
 

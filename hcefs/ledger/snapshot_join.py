@@ -15,9 +15,11 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Protocol
 
+from hcefs.crashpoints import CrashPoint, crash_point
+from hcefs.durable_files import sync_folder
 from hcefs.errors import Invalid
 from hcefs.ledger.genesis import Genesis
-from hcefs.ledger.log import open_database, raw_batch
+from hcefs.ledger.log import open_database, raw_batch, translated
 from hcefs.ledger.rows import (
     BASE_ROW,
     CARRIER_ROW,
@@ -57,6 +59,7 @@ class Installer:
         """
         Raises:
             Invalid: ``bad-snapshot``: the offer does not verify.
+            Unavailable, Exhausted: the disk failed; so do the methods.
         """
         self._terms = offer.check(genesis)
         self._genesis = genesis
@@ -64,7 +67,7 @@ class Installer:
         self._path = path
         self._folder = path.with_name(path.name + JOINING)
         shutil.rmtree(self._folder, ignore_errors=True)
-        self._database = open_database(self._folder)
+        self._database = translated(open_database, self._folder)
         self._joiner = Joiner()
         self._count = 0
 
@@ -82,8 +85,9 @@ class Installer:
         # Kept, so that this replica has the snapshot too.
         key = part_row(manifest.height, index)
         batch.put(key, seal(key, part))
-        self._database.write(batch)
+        translated(self._database.write, batch)
         self._count += 1
+        crash_point(CrashPoint.SNAPSHOT_PART_WRITTEN)
 
     def finish(self) -> None:
         """Make the log durable, and move it to its place.
@@ -95,7 +99,7 @@ class Installer:
         self._joiner.finish()
         header = offer.base.header
         key = block_hash_row(header.height)
-        found = self._database.get(key)
+        found = translated(self._database.get, key)
         whole = self._count == len(offer.manifest.parts)
         if not whole or found is None or unseal(key, found) != header.hash():
             raise Invalid(
@@ -114,28 +118,22 @@ class Installer:
         rows.update({term_row(each.change.term): each.encode() for each in self._terms})
         for key, value in rows.items():
             batch.put(key, seal(key, value))
-        self._database.write(batch)
+        translated(self._database.write, batch)
         # Everything into tables, which RocksDB fsyncs: the log of writes is not needed.
-        self._database.flush()
+        translated(self._database.flush)
         self.close()
-        _sync(self._folder)
+        translated(sync_folder, self._folder)
+        crash_point(CrashPoint.SNAPSHOT_BUILT)
         # Fails on a folder that is not empty: a log that is there stays.
-        os.rename(self._folder, self._path)
-        _sync(self._path.parent)
+        translated(os.rename, self._folder, self._path)
+        crash_point(CrashPoint.SNAPSHOT_RENAMED)
+        translated(sync_folder, self._path.parent)
 
     def close(self) -> None:
         """Close the database; a second call does nothing."""
         # The binding raises plain Exception when it is closed already.
         with contextlib.suppress(Exception):
             self._database.close()
-
-
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 async def join(path: Path, genesis: Genesis, source: SnapshotSource, runtime: Runtime) -> int:

@@ -20,6 +20,9 @@ from hcefs.runtime import Runtime
 
 LOOK_SECONDS = 1.0
 """How often it looks whether a snapshot is due."""
+AGAIN_SECONDS = 30.0
+"""After a failure of the log's disk."""
+
 PAUSE_SECONDS = 0.02
 """Between parts, so that the disk's threads have time for others."""
 
@@ -50,14 +53,20 @@ class SnapshotMaker:
             await asyncio.gather(task, return_exceptions=True)
 
     async def _run(self) -> None:
-        try:
-            self._compare()
-            await self._runtime.disk(self._log.sweep_parts)
-            while True:
+        self._compare()
+        swept = False
+        while True:
+            try:
+                if not swept:
+                    await self._runtime.disk(self._log.sweep_parts)
+                    swept = True
                 await self.make()
-                await self._runtime.sleep(LOOK_SECONDS)
-        except HcefsError as error:
-            _logger.error("no snapshots of the ledger are made any more: %s", error.message)
+            except HcefsError as error:
+                # The log recovers by itself; what was half made goes with the next one.
+                _logger.warning("no snapshot of the ledger is made now: %s", error.message)
+                swept = False
+                await self._runtime.sleep(AGAIN_SECONDS)
+            await self._runtime.sleep(LOOK_SECONDS)
 
     async def make(self) -> bool:
         """Make the snapshot that is due, if one is.

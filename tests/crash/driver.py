@@ -21,13 +21,14 @@ from hcefs.runtime import SystemRuntime
 from tests.crash.ledger_scenario import Ledger
 from tests.crash.mutations import MUTATIONS
 from tests.crash.scenarios import SCENARIOS, Scenario
+from tests.crash.snapshot_scenario import SnapshotJoins
 from tests.crash.term_scenario import TermBegins
 from tests.crash.upkeep_scenarios import UPKEEP_SCENARIOS
 
 PHASE_SECONDS = 60.0
 ALL: dict[str, Callable[[Path, SystemRuntime], Scenario]] = {
     made.name: made  # type: ignore[attr-defined]
-    for made in (*SCENARIOS, *UPKEEP_SCENARIOS, Ledger, TermBegins)
+    for made in (*SCENARIOS, *UPKEEP_SCENARIOS, Ledger, TermBegins, SnapshotJoins)
 }
 
 _context = multiprocessing.get_context("forkserver")

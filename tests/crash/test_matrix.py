@@ -41,6 +41,7 @@ NAMES = """
     restoring/draft restoring/marked restoring/set-aside restoring/empty restoring/unnamed
     restoring/row restoring/unmarked
     term/begun term/superseded
+    snapshot/part-kept snapshot/made snapshot/part-written snapshot/built snapshot/renamed
 """
 FROZEN = frozenset(NAMES.split())
 """What there is to reach.  A point that goes is a change that nobody kills any more: take it

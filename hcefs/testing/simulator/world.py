@@ -25,6 +25,7 @@ from hcefs.ids import AccountId, ClusterId
 from hcefs.ledger.block import PROTOCOL_FIRST, PROTOCOL_NEWEST
 from hcefs.ledger.genesis import Genesis, OperatorKey
 from hcefs.ledger.log import LedgerLog
+from hcefs.ledger.snapshot import SnapshotRule
 from hcefs.ledger.transactions import (
     SetClusterMap,
     SignedTransaction,
@@ -63,6 +64,9 @@ MEMBERS = 6
 SPARES = 1
 LEASE_MS = 10_000
 SKEW_MS = 5_000
+SNAPSHOTS = SnapshotRule(every=64, delay=16)
+"""So often that a run has some, which all replicas compare."""
+
 DISK_BYTES = 256 << 20
 PROFILES = [("ec-4-2", 4, 2), ("copy-3", 1, 2)]
 DATA = Path("/data")
@@ -275,7 +279,9 @@ class World:
         def free(path: Path) -> int:
             return 0 if table.is_full else 1 << 40
 
-        return LedgerLog.open(path, self.genesis, opener=opener, batch=batch, free=free)
+        return LedgerLog.open(
+            path, self.genesis, opener=opener, batch=batch, free=free, snapshots=SNAPSHOTS
+        )
 
     def kill_ledger(self, *, power: bool = False) -> None:
         """End the ledger's process at once."""

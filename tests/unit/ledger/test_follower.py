@@ -11,7 +11,7 @@ import pytest
 
 from hcefs.errors import Corrupt, HcefsError, Invalid, Unauthenticated, Unavailable
 from hcefs.ledger import follower as follower_module
-from hcefs.ledger.block import Block, SignedHead, sign_block, sign_head
+from hcefs.ledger.block import PROTOCOL_NEWEST, Block, SignedHead, sign_block, sign_head
 from hcefs.ledger.follower import Follower, FollowerStatus
 from hcefs.ledger.link import BlockBytes, HeadBytes, LedgerLink, LocalLink
 from hcefs.ledger.log import AppliedBlock, LedgerLog
@@ -652,7 +652,7 @@ async def test_a_signed_block_that_does_not_replay_ends_service(node: Node) -> N
 
 async def test_a_block_of_newer_rules_asks_for_an_upgrade(node: Node) -> None:
     blocks = node.blocks(2)
-    node.link.block(blocks[0], resign(node, blocks[1], protocol_version=3))
+    node.link.block(blocks[0], resign(node, blocks[1], protocol_version=PROTOCOL_NEWEST + 1))
     await node.status(FollowerStatus.DIVERGED)
     error = node.follower.last_error
     assert error is not None

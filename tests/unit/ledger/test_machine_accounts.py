@@ -10,6 +10,7 @@ from hcefs.access.facts import AccountKind
 from hcefs.encoding import dumps
 from hcefs.errors import Conflict, Denied, Invalid, NotFound, Unauthenticated
 from hcefs.ids import AccountId, ClusterId
+from hcefs.ledger.block import PROTOCOL_NEWEST
 from hcefs.ledger.machine import AccountChanged
 from hcefs.ledger.transactions import (
     DeactivateAccount,
@@ -239,7 +240,7 @@ def test_threshold_of_one() -> None:
 
 
 def test_upgrade_is_refused(world: Scenario) -> None:
-    refusal = world.refusal(Upgrade(3, 1_000), "o1", "o2", "o3")
+    refusal = world.refusal(Upgrade(PROTOCOL_NEWEST + 1, 1_000), "o1", "o2", "o3")
     assert isinstance(refusal, Invalid)
     assert refusal.reason == "unsupported"
 

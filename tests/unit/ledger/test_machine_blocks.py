@@ -15,7 +15,7 @@ from hcefs.encoding import dumps
 from hcefs.errors import Corrupt, Denied, HcefsError
 from hcefs.ids import ClusterId
 from hcefs.integrity import blake3_digest
-from hcefs.ledger.block import Block, sign_block, transaction_root
+from hcefs.ledger.block import PROTOCOL_NEWEST, Block, sign_block, transaction_root
 from hcefs.ledger.machine import APP_HASH_TAG, apply, execute, genesis_state, next_app_hash, replay
 from hcefs.ledger.state import MemoryState, Overlay, generation_key, record_key
 from hcefs.ledger.transactions import SignedTransaction
@@ -117,7 +117,7 @@ def test_a_chain_replays_from_genesis() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"protocol_version": 3}, "unknown-protocol"),
+        ({"protocol_version": PROTOCOL_NEWEST + 1}, "unknown-protocol"),
         ({"protocol_version": 2}, "wrong-protocol"),
         ({"protocol_version": 0}, "unknown-protocol"),
         ({"cluster": ClusterId(b"x" * 16)}, "wrong-cluster"),
