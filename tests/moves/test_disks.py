@@ -25,7 +25,7 @@ async def stopped(rig: MovingRig, node: Running, damage: Callable[[Path], None])
     """A node is stopped, its disk is damaged, and it is started again."""
     await node.process.stop()
     damage(node.config.data)
-    node.process = StorageProcess(node.config, node.runtime)
+    node.process = StorageProcess(node.config, node.runtime, rig.snapshots)
     await node.process.start()
     return node.process
 

@@ -112,7 +112,7 @@ async def test_what_a_node_missed_is_fetched_when_it_is_back(tmp_path: Path) -> 
         await rig.fill(4, 200_000)
         await rig.fill(4, 2_000)
         await rig.fill(1, 3_000_000)
-        away.process = StorageProcess(away.config, away.runtime)
+        away.process = StorageProcess(away.config, away.runtime, rig.snapshots)
         await away.process.start()
         assert rig.missing() != []
         async with asyncio.timeout(DONE_SECONDS):

@@ -205,7 +205,7 @@ async def test_a_node_that_was_given_up_hands_over_what_its_successor_lacks(
     stores.shards.remove(blob.base, seat.index)
     # Nobody else looks for it here: its round is an hour.
     rig.gone.remove(lost)
-    lost.process = StorageProcess(lost.config, lost.runtime)
+    lost.process = StorageProcess(lost.config, lost.runtime, rig.snapshots)
     await lost.process.start()
     await rig.happens(lambda: has_shard(stores, blob.base, seat.index, profile))
     await rig.happens(lambda: not has_shard(lost.process.stores, blob.base, seat.index, profile))

@@ -78,7 +78,7 @@ async def test_a_plan_ends_whatever_is_restarted(rig: MovingRig, what: str) -> N
             await restart(rig, rig.nodes[:2])
         else:
             await rig.ledger.stop()
-            rig.ledger = LedgerProcess(rig.ledger._config, rig.runtime)
+            rig.ledger = LedgerProcess(rig.ledger._config, rig.runtime, snapshots=rig.snapshots)
             await rig.ledger.start()
     await rig.carried_out()
     assert rig.missing() == []

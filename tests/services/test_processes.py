@@ -24,20 +24,20 @@ async def test_start_that_fails_is_undone(rig: Rig) -> None:
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         process = StorageProcess(
-            dataclasses.replace(node.config, metrics_address=address), node.runtime
+            dataclasses.replace(node.config, metrics_address=address), node.runtime, rig.snapshots
         )
         with pytest.raises(Unavailable) as caught:
             await process.start()
         assert caught.value.reason == "address-in-use"
         await process.stop()
-    node.process = StorageProcess(node.config, node.runtime)
+    node.process = StorageProcess(node.config, node.runtime, rig.snapshots)
     await node.process.start()
     await rig.until(lambda: node.process.follower.view.height >= rig.operators[0].height)
 
 
 async def test_two_processes_on_one_disk(rig: Rig) -> None:
     with pytest.raises(Unavailable) as caught:
-        StorageProcess(rig.nodes[0].config, rig.nodes[0].runtime)
+        StorageProcess(rig.nodes[0].config, rig.nodes[0].runtime, rig.snapshots)
     assert caught.value.reason == "store-locked"
 
 
