@@ -7,6 +7,7 @@ refused.  Encryption at rest under a passphrase is not part of this version;
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 from dataclasses import dataclass
@@ -53,11 +54,11 @@ class AccountKeys(Encoded):
         seeds = [randomness[i : i + SEED_SIZE] for i in range(0, len(randomness), SEED_SIZE)]
         return cls(cluster, 1, *seeds)
 
-    @property
+    @functools.cached_property
     def signing_key(self) -> SigningKey:
         return SigningKey.from_seed(self.signing_seed)
 
-    @property
+    @functools.cached_property
     def token_key(self) -> SigningKey:
         return SigningKey.from_seed(self.token_seed)
 
@@ -65,7 +66,7 @@ class AccountKeys(Encoded):
     def receiving_key(self) -> HybridKey:
         return HybridKey.from_seed(self.receiving_seed)
 
-    @property
+    @functools.cached_property
     def account(self) -> AccountId:
         """The account's id on the ledger."""
         return account_id(self.cluster, self.signing_key.public_key)

@@ -32,6 +32,7 @@ import logging
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -166,17 +167,23 @@ class Gate:
         self._inside = 0
         self._alone = False
         self._waiting = 0
+        self._shared = _Shared(self)
 
-    @contextlib.contextmanager
-    def shared(self) -> Iterator[None]:
+    def shared(self) -> AbstractContextManager[None]:
+        return self._shared
+
+    def enter(self) -> None:
+        """Be one of many; :meth:`leave` afterwards."""
         with self._condition:
-            self._condition.wait_for(lambda: not self._alone and not self._waiting)
+            while self._alone or self._waiting:
+                self._condition.wait()
             self._inside += 1
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._inside -= 1
+
+    def leave(self) -> None:
+        with self._condition:
+            self._inside -= 1
+            # Only who waits alone waits for this.
+            if self._waiting and not self._inside:
                 self._condition.notify_all()
 
     @contextlib.contextmanager
@@ -194,6 +201,21 @@ class Gate:
             with self._condition:
                 self._alone = False
                 self._condition.notify_all()
+
+
+class _Shared(AbstractContextManager[None]):
+    """One of many; holds nothing of its own, because every read of a row takes it."""
+
+    __slots__ = ("_gate",)
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    def __enter__(self) -> None:
+        self._gate.enter()
+
+    def __exit__(self, *_: object) -> None:
+        self._gate.leave()
 
 
 class Stripes:

@@ -9,24 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Coroutine
-from contextvars import Context
-from typing import Any
+from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
+from heapq import heapify, heappop, heappush
+from typing import Any, TypeVarTuple
 
 from hcefs.errors import Internal
+
+Ts = TypeVarTuple("Ts")
 
 EVENTS_MAX = 20_000_000
 """Of one run; one that needs more spins."""
 
+SWEEP_AT = 100
+"""How many cancelled timers may wait for their time."""
+
 
 class _CountedFuture(asyncio.Future[Any]):
-    """A future that hashes by its number."""
+    """A future that hashes by its number, which the loop gives it."""
 
-    _numbers = itertools.count()
-
-    def __init__(self, *, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop=loop)
-        self.number = next(self._numbers)
+    number: int
 
     def __hash__(self) -> int:
         return self.number
@@ -45,34 +47,119 @@ class CountedTask(asyncio.Task[Any]):
         return self.number
 
 
-class _Jump:
-    """Takes the place of the loop's selector: nothing ever happens but timers."""
+class _Soon(asyncio.Handle):
+    """A handle without what the debug mode of asyncio wants."""
 
-    def __init__(self, loop: VirtualLoop) -> None:
+    __slots__ = ()
+
+    def __init__(
+        self,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        loop: asyncio.AbstractEventLoop,
+        context: Context | None,
+    ) -> None:
+        self._context = copy_context() if context is None else context
         self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = None
+        self._source_traceback = None
 
-    def select(self, timeout: float | None) -> list[Any]:
-        self._loop.turn(timeout)
-        return []
+
+class _Later(asyncio.TimerHandle):
+    """A timer without what the debug mode of asyncio wants."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        when: float,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        loop: VirtualLoop,
+        context: Context | None,
+    ) -> None:
+        self._context = copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = None
+        self._source_traceback = None
+        self._when = when
+        self._scheduled = True
+
+    def cancel(self) -> None:
+        if not self._cancelled:
+            self._cancelled = True
+            self._callback = self._args = None  # type: ignore[assignment]
+            if self._scheduled:
+                self._loop.timer_cancelled()
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """See the module."""
+    """See the module.
+
+    What asyncio does between two callbacks is most of what a simulation costs, so it is
+    done here, without selector, debug mode and threads.  Of two timers of one instant the
+    older goes first.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0
         self._turns = 0
-        self._clock_resolution = 1e-9
-        self._selector = _Jump(self)
-        _CountedFuture._numbers = itertools.count()
+        self._timers: list[tuple[float, int, _Later]] = []
+        self._timers_made = itertools.count()
+        self._timers_cancelled = 0
+        self._futures_made = itertools.count()
         CountedTask._numbers = itertools.count()
 
     def time(self) -> float:
         return self._now
 
-    def turn(self, timeout: float | None) -> None:
-        """Go on to the next timer, if nothing is ready.
+    def get_debug(self) -> bool:
+        return False
+
+    def call_soon(
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        handle = _Soon(callback, args, self, context)
+        self._ready.append(handle)  # type: ignore[attr-defined]
+        return handle
+
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self._now + delay, callback, *args, context=context)
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        timer = _Later(when, callback, args, self, context)
+        heappush(self._timers, (when, next(self._timers_made), timer))
+        return timer
+
+    def timer_cancelled(self) -> None:
+        """A timer will not fire; those of which there are many are swept out."""
+        self._timers_cancelled += 1
+        if self._timers_cancelled > SWEEP_AT and 2 * self._timers_cancelled > len(self._timers):
+            self._timers = [timer for timer in self._timers if not timer[2]._cancelled]
+            heapify(self._timers)
+            self._timers_cancelled = 0
+
+    def _run_once(self) -> None:
+        """Run what is ready; if nothing is, go on to the next timer.
 
         Raises:
             Internal: nothing can ever happen any more, or too much has.
@@ -80,13 +167,38 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._turns += 1
         if self._turns > EVENTS_MAX:
             raise Internal("the simulation spins", reason="simulation-spins")
-        if timeout is None:
-            raise Internal("everything waits for ever", reason="simulation-stuck")
-        if timeout > 0:
-            self._now = max(self._now, self._scheduled[0].when())  # type: ignore[attr-defined]
+        ready, timers = self._ready, self._timers  # type: ignore[attr-defined]
+        while timers and timers[0][2]._cancelled:
+            heappop(timers)
+            self._timers_cancelled -= 1
+        if not ready and not self._stopping:  # type: ignore[attr-defined]
+            if not timers:
+                raise Internal("everything waits for ever", reason="simulation-stuck")
+            if timers[0][0] > self._now:
+                self._now = timers[0][0]
+        while timers and timers[0][0] <= self._now:
+            timer = heappop(timers)[2]
+            if timer._cancelled:
+                self._timers_cancelled -= 1
+            else:
+                timer._scheduled = False
+                ready.append(timer)
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if handle._cancelled:
+                continue
+            try:
+                handle._context.run(handle._callback, *handle._args)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # noqa: BLE001 - as asyncio does
+                said = {"message": f"in {handle!r}", "exception": error, "handle": handle}
+                self.call_exception_handler(said)
 
     def create_future(self) -> asyncio.Future[Any]:
-        return _CountedFuture(loop=self)
+        future = _CountedFuture(loop=self)
+        future.number = next(self._futures_made)
+        return future
 
     def _process_events(self, event_list: list[Any]) -> None:
         """There are no files to wait for."""

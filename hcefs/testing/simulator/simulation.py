@@ -37,6 +37,9 @@ LOOK_SECONDS = 5.0
 SERVE_SECONDS = 90.0
 WHOLE_SECONDS = 600.0
 QUIET_SECONDS = 45.0
+RUN_SECONDS_MIN = 600.0
+"""Of virtual time, of a run with whole phases: one that has become whole early goes on."""
+
 DAY_MS = 25 * 3_600_000
 
 
@@ -196,6 +199,8 @@ class Simulation:
         # Only a block says on the ledger that time has passed.
         await self._workload.put_again()
         await asyncio.sleep(2 * QUIET_SECONDS)
+        if self._phase_seconds >= PHASE_SECONDS:
+            await asyncio.sleep(max(0.0, RUN_SECONDS_MIN - world.loop.time()))
         for node in world.nodes:
             keep_node(world, node, self._fail)
         await self._serves_again("the day")
