@@ -33,6 +33,7 @@ from hcefs.upkeep.scrub import Scrubber, ScrubPlan
 from hcefs.upkeep.scrub_rows import RowMender
 from hcefs.upkeep.scrub_shards import ShardJudge
 from hcefs.upkeep.scrub_state import ScrubLog
+from hcefs.upkeep.set_aside import SettingAside
 from hcefs.upkeep.throttle import Throttle
 
 GIGA: Final = 1_000_000_000
@@ -194,7 +195,10 @@ def _scrubber(
     scrub_log = ScrubLog(stores.rows, runtime.now_ms)
     exporter = Exporter(runtime, stores, ledger, metrics, pending, Uploads(lambda: 1))
     adopter = Adopter(runtime, stores, ledger, pending)
-    judge = ShardJudge(runtime, stores, exporter, adopter, pending, scrub_log, queue, metrics)
+    aside = SettingAside(stores, pending, scrub_log, runtime.now_ms)
+    judge = ShardJudge(
+        runtime, stores, exporter, adopter, pending, scrub_log, aside, queue, metrics
+    )
     return Scrubber(
         runtime,
         stores,

@@ -73,7 +73,7 @@ def read_shard(path: Path) -> Shard:
         start = HEADER_SIZE + geometry.offset_of(segment)
         pieces.append(data[start : start + geometry.piece_of(segment)])
         if blake3_digest(pieces[-1]) != footer.digest_of(segment):
-            raise Corrupt(f"piece {segment} is damaged", reason="bad-piece")
+            raise Corrupt(f"piece {segment} is damaged", reason="damaged-piece")
     return Shard(header, footer, tuple(pieces))
 
 

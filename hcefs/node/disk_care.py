@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from hcefs.config import UpkeepConfig
-from hcefs.ids import AccountId, BlobBase
+from hcefs.ids import AccountId
 from hcefs.ledger.log import LedgerLog
 from hcefs.metrics import Metrics
 from hcefs.runtime import Runtime
@@ -24,6 +24,7 @@ from hcefs.upkeep.scrub import Scrubber, ScrubPlan
 from hcefs.upkeep.scrub_rows import RowMender, put_away_count
 from hcefs.upkeep.scrub_shards import Found, ShardJudge
 from hcefs.upkeep.scrub_state import ScrubLog
+from hcefs.upkeep.set_aside import SettingAside
 from hcefs.upkeep.throttle import Throttle
 from hcefs.upkeep.worker import Worker
 from hcefs.wire.v1 import admin_pb2
@@ -45,6 +46,8 @@ class DiskCare:
         adopter: Adopter,
         filler: Filler,
         collector: Collector,
+        scrub_log: ScrubLog,
+        aside: SettingAside,
         queue: Found,
         throttle: Throttle,
         peers: UpkeepPeers,
@@ -53,7 +56,6 @@ class DiskCare:
         config: UpkeepConfig,
         reserve_bytes: int,
         require_fresh: Callable[[], None],
-        forget: Callable[[BlobBase], None],
         restoring: Restoring | None,
         health: DiskHealth | None,
     ) -> None:
@@ -63,9 +65,8 @@ class DiskCare:
         self._reserve = reserve_bytes
         self._restoring = restoring
         self._health = health
-        scrub_log = ScrubLog(stores.rows, runtime.now_ms)
         judge = ShardJudge(
-            runtime, stores, exporter, adopter, pending, scrub_log, queue, metrics, forget
+            runtime, stores, exporter, adopter, pending, scrub_log, aside, queue, metrics
         )
         self.scrubber = Scrubber(
             runtime,

@@ -18,6 +18,7 @@ from hcefs.upkeep.fill import SeatFiller
 from hcefs.upkeep.hints import HintListener, HintTeller
 from hcefs.upkeep.named import NamedBlobs
 from hcefs.upkeep.repair import Repairer
+from hcefs.upkeep.set_aside import SettingAside
 from hcefs.upkeep.throttle import Throttle
 from hcefs.upkeep.worker import Worker
 
@@ -31,6 +32,7 @@ class Repairs:
         log: LedgerLog,
         stores: Stores,
         filler: SeatFiller,
+        aside: SettingAside,
         throttle: Throttle,
         peers: UpkeepPeers,
         metrics: Metrics,
@@ -52,6 +54,7 @@ class Repairs:
             filler,
             self.auditor,
             self.damage,
+            aside,
             throttle,
             metrics,
             me,

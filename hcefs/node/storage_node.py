@@ -79,6 +79,8 @@ from hcefs.upkeep.rebalance import Rebalancer
 from hcefs.upkeep.replaced import ReplacedSweeper
 from hcefs.upkeep.reprofile import LayoutSigner, Reprofiler
 from hcefs.upkeep.retire import Retirer
+from hcefs.upkeep.scrub_state import ScrubLog
+from hcefs.upkeep.set_aside import SettingAside
 from hcefs.upkeep.stand_in import StandInKeeper
 from hcefs.upkeep.throttle import Throttle
 from hcefs.upkeep.watch import Watcher
@@ -346,11 +348,16 @@ class StorageNode:
             lambda: self._log.height,
             pack_holder.forget,
         )
+        scrub_log = ScrubLog(self.stores.rows, runtime.now_ms)
+        aside = SettingAside(
+            self.stores, holder.pending, scrub_log, runtime.now_ms, pack_holder.forget
+        )
         self.repairs = Repairs(
             runtime,
             self._log,
             self.stores,
             filler,
+            aside,
             self._throttle,
             others,
             metrics,
@@ -378,6 +385,8 @@ class StorageNode:
             adopter,
             filler,
             self._collector,
+            scrub_log,
+            aside,
             self.repairs.damage,
             self._throttle,
             others,
@@ -386,7 +395,6 @@ class StorageNode:
             upkeep_config,
             limits.reserve_mib << 20,
             self.follower.require_fresh,
-            pack_holder.forget,
             parts.restoring,
             parts.health,
         )

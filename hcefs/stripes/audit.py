@@ -16,18 +16,17 @@ import enum
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from hcefs.errors import Corrupt, HcefsError, NotFound, Unavailable
+from hcefs.errors import HcefsError, NotFound, Unavailable
 from hcefs.formats.manifest import Core, Layout, Opening
 from hcefs.formats.pack import PackLayout, PackOpening, decode_opening
-from hcefs.formats.shard import HEADER_SIZE, ShardFooter, ShardHeader
 from hcefs.ids import BlobBase
 from hcefs.integrity import blake3_digest
 from hcefs.runtime import Runtime
-from hcefs.store.interface import ShardReader, Stores, Table
+from hcefs.store.interface import Stores, Table
 from hcefs.stripes.checks import Replica
 from hcefs.stripes.fanout import layout_fits
 from hcefs.stripes.placed import decoded_layout, form_here, layout_under
-from hcefs.stripes.shard_index import read_footer
+from hcefs.stripes.shard_check import ShardCheck
 
 READ_BYTES = 4 << 20
 """Read and digested by one call of a disk thread."""
@@ -97,31 +96,18 @@ class Auditor:
             return _damaged(error, 0)
         if isinstance(opened, Audit):
             return opened
-        reader, footer, header = opened
-        geometry = header.geometry(footer.plaintext_length)
-        done = segment = 0
+        check, done = opened, 0
         try:
-            while segment < geometry.segments:
-                first, size = segment, 0
-                while segment < geometry.segments and (
-                    not size or size + geometry.piece_of(segment) <= READ_BYTES
-                ):
-                    size += geometry.piece_of(segment)
-                    segment += 1
-                await self._spend(size)
-                sizes = [geometry.piece_of(each) for each in range(first, segment)]
-                offset = HEADER_SIZE + geometry.offset_of(first)
-                await self._runtime.disk(_compare, reader, footer, first, offset, sizes)
-                done += size
+            while not check.done:
+                await self._spend(check.ahead(READ_BYTES))
+                done += await self._runtime.disk(check.step, READ_BYTES)
         except HcefsError as error:
             return _damaged(error, done)
         finally:
-            await self._runtime.disk(reader.close)
+            await self._runtime.disk(check.close)
         return Audit(ShardState.WHOLE, "", done)
 
-    def _open(
-        self, base: BlobBase, index: int, profile: str
-    ) -> Audit | tuple[ShardReader, ShardFooter, ShardHeader]:
+    def _open(self, base: BlobBase, index: int, profile: str) -> Audit | ShardCheck:
         rows = self._stores.rows
         form = form_here(rows, base, index, profile)
         data = layout_under(rows, base, profile)
@@ -130,16 +116,12 @@ class Auditor:
         layout = decoded_layout(data)
         if layout.profile != profile:
             return Audit(ShardState.MISSING, "other-layout")
-        footer = read_footer(self._stores.shards, base, index, form)
-        if index >= len(layout.shard_digests) or footer.shard_digest != layout.shard_digests[index]:
+        check = ShardCheck(self._stores.shards, base, index, form)
+        digests = layout.shard_digests
+        if index >= len(digests) or check.footer.shard_digest != digests[index]:
+            check.close()
             return Audit(ShardState.DAMAGED, "wrong-digest")
-        reader = self._stores.shards.open(base, index, form)
-        try:
-            header = ShardHeader.decode(reader.read_at(0, HEADER_SIZE))
-        except BaseException:
-            reader.close()
-            raise
-        return reader, footer, header
+        return check
 
     async def facts(self, base: BlobBase, profile: str) -> BaseFacts:
         """What the rows of a base say, as it lies under a profile."""
@@ -179,22 +161,6 @@ class Auditor:
             elif not (isinstance(opening, PackOpening) and isinstance(layout, PackLayout)):
                 return committed, "rows-disagree"
         return committed, ""
-
-
-def _compare(
-    reader: ShardReader, footer: ShardFooter, first: int, offset: int, sizes: list[int]
-) -> None:
-    """Compare consecutive pieces with their digests.
-
-    Raises:
-        Corrupt: ``damaged-piece``, ``truncated``.
-        Unavailable: the disk failed.
-    """
-    data = memoryview(reader.read_at(offset, sum(sizes)))
-    for at, size in enumerate(sizes):
-        piece, data = data[:size], data[size:]
-        if blake3_digest(piece) != footer.digest_of(first + at):
-            raise Corrupt(f"piece {first + at} is damaged", reason="damaged-piece")
 
 
 def _damaged(error: HcefsError, done: int) -> Audit:

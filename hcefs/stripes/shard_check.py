@@ -4,7 +4,7 @@ Owns the order of the checks: length, header, trailer, footer, then every piece 
 digest, padding included.  What the shard *should* be (the digest in a layout) is compared
 by whoever has the layout.
 
-Invariants: memory is one piece, whatever the shard's size; the reading can stop after
+Invariants: memory is what one step reads, whatever the shard's size; the reading can stop after
 any step and begin again at any piece.  It needs no key and runs on disk threads.
 """
 
@@ -53,25 +53,46 @@ class ShardCheck:
         """Whether every piece was compared."""
         return self.piece >= self.footer.pieces
 
+    def ahead(self, bytes_max: int) -> int:
+        """How many bytes :meth:`step` will read with the same bound."""
+        return sum(self._run(bytes_max))
+
+    def _run(self, bytes_max: int) -> list[int]:
+        """The lengths of the next pieces: as many as the bound allows, at least one."""
+        sizes: list[int] = []
+        total = 0
+        for piece in range(self.piece, self.footer.pieces):
+            size = self._geometry.piece_of(piece)
+            if sizes and total + size > bytes_max:
+                break
+            sizes.append(size)
+            total += size
+        return sizes
+
     def step(self, bytes_max: int) -> int:
-        """Check pieces of about so many bytes, at least one; the bytes that were read.
+        """Check pieces of so many bytes at most, yet at least one; the bytes that were read.
+
+        One call to the disk.  After a failure the next piece is the one that failed.
 
         Raises:
-            Corrupt: ``bad-piece``: a piece is not what was written; ``truncated``.
+            Corrupt: ``damaged-piece``: a piece is not what was written; ``truncated``.
             Unavailable: the disk failed.
         """
-        read = 0
-        while not self.done and (not read or read < bytes_max):
-            offset = HEADER_SIZE + self._geometry.offset_of(self.piece)
-            data = self._reader.read_at(offset, self._geometry.piece_of(self.piece))
-            if blake3_digest(data) != self.footer.digest_of(self.piece):
+        sizes = self._run(bytes_max)
+        if not sizes:
+            return 0
+        offset = HEADER_SIZE + self._geometry.offset_of(self.piece)
+        data = memoryview(self._reader.read_at(offset, sum(sizes)))
+        at = 0
+        for size in sizes:
+            if blake3_digest(data[at : at + size]) != self.footer.digest_of(self.piece):
                 raise Corrupt(
                     f"piece {self.piece} of a shard here is damaged: set it aside and repair",
-                    reason="bad-piece",
+                    reason="damaged-piece",
                 )
-            read += len(data)
+            at += size
             self.piece += 1
-        return read
+        return at
 
     def steps(self, bytes_max: int) -> Iterator[int]:
         """All steps to the end."""

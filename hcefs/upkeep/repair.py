@@ -33,12 +33,13 @@ from hcefs.runtime import Runtime
 from hcefs.store.interface import Stores
 from hcefs.stripes.audit import Auditor, ShardState
 from hcefs.stripes.checks import Replica
-from hcefs.stripes.placed import form_here
+from hcefs.stripes.transfers import whole
 from hcefs.transport.upkeep import Place, ShardName
 from hcefs.upkeep.damage import NOT_COMMITTED, Damaged, DamagedName, DamageLog, margin_text
 from hcefs.upkeep.fill import Outcome, SeatFiller
 from hcefs.upkeep.pace import PaceMeter
 from hcefs.upkeep.rebalance import MapView
+from hcefs.upkeep.set_aside import SettingAside
 from hcefs.upkeep.stocktaking import MISSING, Stock, Stocktaking, place_here
 from hcefs.upkeep.survey import Lists
 from hcefs.upkeep.throttle import Throttle
@@ -98,6 +99,7 @@ class Repairer:
         filler: SeatFiller,
         auditor: Auditor,
         queue: DamageLog,
+        aside: SettingAside,
         throttle: Throttle,
         metrics: Metrics,
         me: AccountId,
@@ -111,6 +113,7 @@ class Repairer:
         self._filler = filler
         self._auditor = auditor
         self._queue = queue
+        self._aside = aside
         self._throttle = throttle
         self._metrics = metrics
         self._me = me
@@ -346,13 +349,9 @@ class Repairer:
             )
         log.error("shard %s index %d here is damaged: %s", name.base, name.index, audit.reason)
         self._metrics.count("corrupt_shards_total")
-        await self._runtime.disk(self._set_aside, name)
+        # With whoever called cancelled, the note and the file still go together.
+        await whole(self._runtime, lambda: self._aside.set_aside_under(*name.parts, audit.reason))
         return True
-
-    def _set_aside(self, name: DamagedName) -> None:
-        form = form_here(self._stores.rows, name.base, name.index, name.profile)
-        if form is not None:
-            self._stores.shards.quarantine(name.base, name.index, form)
 
 
 def _backlog(queue: DamageLog, margin: str) -> float:

@@ -31,8 +31,9 @@ from hcefs.stripes.placed import placed_shard
 from hcefs.stripes.shard_check import ShardCheck
 from hcefs.stripes.transfers import opened
 from hcefs.upkeep.scrub_rows import DONE, STAGES, RowMender, RowStage, stage_after
-from hcefs.upkeep.scrub_shards import ShardFile, ShardJudge
+from hcefs.upkeep.scrub_shards import ShardJudge
 from hcefs.upkeep.scrub_state import SECTORS, ScrubCursor, ScrubLog
+from hcefs.upkeep.set_aside import ShardFile
 from hcefs.upkeep.throttle import LEAST_BYTES, Throttle
 from hcefs.upkeep.worker import Progress
 

@@ -15,17 +15,14 @@ gone with it); it is compared with itself.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.errors import Corrupt, HcefsError, NotFound
-from hcefs.formats.shard import HEADER_SIZE, ShardHeader
 from hcefs.ids import BlobBase
 from hcefs.metrics import Metrics
 from hcefs.runtime import Runtime
-from hcefs.store.interface import FORM_FIRST, Stores, Table
+from hcefs.store.interface import Stores, Table
 from hcefs.stripes.adopt import Adopter
 from hcefs.stripes.exports import Exporter
 from hcefs.stripes.pending import PendingNames
@@ -33,7 +30,8 @@ from hcefs.stripes.placed import shard_key, staged_key
 from hcefs.stripes.shard_check import ShardCheck
 from hcefs.stripes.transfers import whole
 from hcefs.upkeep.scrub_rows import put_rows_away
-from hcefs.upkeep.scrub_state import AsideNote, ScrubLog
+from hcefs.upkeep.scrub_state import ScrubLog
+from hcefs.upkeep.set_aside import SettingAside, ShardFile
 
 ORPHAN_SECONDS = 86_400.0
 """How long a file may lie without rows before it is set aside: moves and restarts are shorter."""
@@ -48,15 +46,6 @@ class Found(Protocol):
         """A shard of this node is missing or damaged.  May be repeated."""
 
 
-@dataclass(frozen=True, order=True)
-class ShardFile:
-    """A shard as the store names it."""
-
-    base: BlobBase
-    index: int
-    form: str = FORM_FIRST
-
-
 class ShardJudge:
     """Speaks and carries out verdicts on the shards of one node."""
 
@@ -68,20 +57,19 @@ class ShardJudge:
         adopter: Adopter,
         pending: PendingNames,
         scrub_log: ScrubLog,
+        aside: SettingAside,
         queue: Found,
         metrics: Metrics,
-        forget: Callable[[BlobBase], None] = lambda _: None,
     ) -> None:
-        """``forget`` is told of a base of which something was put away."""
         self._runtime = runtime
         self._stores = stores
         self._exporter = exporter
         self._adopter = adopter
         self._pending = pending
         self._log = scrub_log
+        self._aside = aside
         self._queue = queue
         self._metrics = metrics
-        self._forget = forget
 
     async def rows(self, shard: ShardFile, check: ShardCheck) -> str:
         """Judge the rows of a shard whose bytes are intact: what is wrong, empty for nothing.
@@ -135,21 +123,21 @@ class ShardJudge:
             if not self._stores.shards.has(shard.base, shard.index, shard.form):
                 return ""  # gone meanwhile
             since = self._log.orphan_since(shard.base, shard.index, shard.form)
-        profile = self._profile(shard)
+        profile = self._aside.profile(shard)
         if self._runtime.now_ms() - since < ORPHAN_SECONDS * 1000:
             # The others may know it: then it is adopted as it lies here.
             self._tell(shard, profile, "orphan")
         else:
-            self._set_aside(shard, "orphan")
+            self._aside.set_aside(shard, "orphan")
             self._log.no_orphan(shard.base, shard.index, shard.form)
         self.note("orphan")
         return "orphan"
 
     def _put_rows_away(self, shard: ShardFile, reason: str) -> str:
-        profile = self._profile(shard)
+        profile = self._aside.profile(shard)
         with self._pending.locked([bytes(shard.base)]):
             put_rows_away(self._stores.rows, shard.base)
-            self._forget(shard.base)
+            self._aside.forget(shard.base)
         self._tell(shard, profile, reason)
         self.note(reason)
         return reason
@@ -165,66 +153,25 @@ class ShardJudge:
         if reason == "unknown-version":
             log.error("shard %s index %d is of a newer version: upgrade", shard.base, shard.index)
             return
-        profile = self._profile(shard)
+        profile = self._aside.profile(shard)
         if reason == "disk-error":
             # A disk that fails says nothing of the shard, which may be intact: the repair
             # reads it again, minutes later, and sets it aside when it still cannot.
             self._tell(shard, profile, reason)
             return
         try:
-            self._set_aside(shard, reason)
+            self._aside.set_aside(shard, reason)
         except HcefsError as error:
             # Also where the disk refuses that: the others can still give what it held.
             log.error("a damaged shard cannot be set aside: %s", error.reason)
         self._tell(shard, profile, reason)
         crash_point(CrashPoint.SCRUB_TOLD)
 
-    def _set_aside(self, shard: ShardFile, reason: str) -> None:
-        note = AsideNote(
-            shard.base,
-            shard.index,
-            shard.form,
-            self._profile(shard),
-            reason,
-            self._runtime.now_ms(),
-        )
-        with self._pending.locked([bytes(shard.base)]):
-            self._log.set_aside(note)
-            crash_point(CrashPoint.SCRUB_NOTED)
-            try:
-                self._stores.shards.quarantine(shard.base, shard.index, shard.form)
-            except NotFound:
-                return
-            self._forget(shard.base)
-        crash_point(CrashPoint.SCRUB_SET_ASIDE)
-        log.error("shard %s index %d was set aside: %s", shard.base, shard.index, reason)
-
-    def _profile(self, shard: ShardFile) -> str:
-        """The profile of a shard, by its row, else by its form or header; empty if unknown."""
-        try:
-            placed = self._stores.rows.get(
-                Table.PLACED, shard_key(shard.base, shard.index, shard.form)
-            )
-            if placed is not None:
-                return placed.decode("ascii")
-        except (Corrupt, UnicodeDecodeError):
-            log.error("the row that names a shard is damaged")
-        if shard.form:
-            return shard.form
-        try:
-            reader = self._stores.shards.open(shard.base, shard.index, shard.form)
-            try:
-                return ShardHeader.decode(reader.read_at(0, HEADER_SIZE)).profile
-            finally:
-                reader.close()
-        except HcefsError:
-            return ""
-
     def restore(self, base: BlobBase, index: int, form: str, profile: str) -> None:
         """The rows of a shard were put away: they are to come from the other holders."""
         shard = ShardFile(base, index, form)
-        self._forget(base)
-        self._tell(shard, profile or self._profile(shard), "bad-row")
+        self._aside.forget(base)
+        self._tell(shard, profile or self._aside.profile(shard), "bad-row")
 
     def missing(self, base: BlobBase, index: int, form: str, profile: str) -> bool:
         """Whether a shard that a row names is not here; it is then to be restored."""

@@ -24,7 +24,7 @@ ANSWER = admin_pb2.ScrubResponse(
     warnings=["look here"],
     quarantined=[
         admin_pb2.QuarantinedShard(
-            name="ab" * 16 + ".2.0", size=500, profile="ec-4-2", reason="bad-piece",
+            name="ab" * 16 + ".2.0", size=500, profile="ec-4-2", reason="damaged-piece",
             at_ms=NOW_MS - 1000,
         )
     ],
@@ -43,7 +43,7 @@ def test_a_node_and_its_quarantine() -> None:
     assert data["progress"] == 0.125
     assert data["quarantined"][0]["age_ms"] == 1000
     text = shown([data])
-    for word in ("node-1", "shards 1f", "12%", "bad-piece", "warning: node-1: look here"):
+    for word in ("node-1", "shards 1f", "12%", "damaged-piece", "warning: node-1: look here"):
         assert word in text
 
 

@@ -117,7 +117,7 @@ class ShardFile:
             start = HEADER_SIZE + geometry.offset_of(segment)
             pieces.append(data[start : start + geometry.piece_of(segment)])
             if blake3_digest(pieces[-1]) != footer.digest_of(segment):
-                raise Corrupt(f"piece {segment} of {path.name} is damaged", reason="bad-piece")
+                raise Corrupt(f"piece {segment} of {path.name} is damaged", reason="damaged-piece")
         return cls(header, footer, pieces)
 
 
@@ -288,7 +288,7 @@ def tamper_and_find(disclosed: Disclosed, base: BlobBase, record: RecordId) -> N
     damaged = bytearray(genuine)
     damaged[HEADER_SIZE + 1000] ^= 1
     path.write_bytes(damaged)
-    with refused(Corrupt, "bad-piece"):
+    with refused(Corrupt, "damaged-piece"):
         check_disks(disclosed)
     path.write_bytes(genuine)
     shard = ShardFile.read(path)

@@ -33,7 +33,7 @@ from hcefs.upkeep.quarantine import Quarantine
 from hcefs.upkeep.rebalance import Rebalancer
 from hcefs.upkeep.replaced import ReplacedSweeper
 from hcefs.upkeep.retire import delete_shards
-from hcefs.upkeep.scrub_shards import ShardJudge
+from hcefs.upkeep.set_aside import SettingAside
 from hcefs.upkeep.stand_in import StandInKeeper
 
 P = CrashPoint
@@ -316,9 +316,9 @@ MUTATIONS: dict[str, Mutation] = {
     "set-aside-before-note": Mutation(
         "a shard is set aside before its note", "mend", P.QUARANTINE_UNLINKED, 1, "unexplained",
         rewrite(
-            ShardJudge._set_aside,
+            SettingAside._move,
             ("self._log.set_aside(note)", "pass"),
-            ("self._forget(shard.base)", "self._log.set_aside(note); self._forget(shard.base)"),
+            ("self.forget(shard.base)", "self._log.set_aside(note); self.forget(shard.base)"),
         ),
     ),
     "discarded-before-forgotten": Mutation(

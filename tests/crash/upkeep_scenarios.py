@@ -18,8 +18,9 @@ from hcefs.testing.local_cluster import LocalCluster
 from hcefs.testing.local_packs import LocalPacks
 from hcefs.upkeep.quarantine import Quarantine
 from hcefs.upkeep.restore import Restorer
-from hcefs.upkeep.scrub_shards import ShardFile, ShardJudge
+from hcefs.upkeep.scrub_shards import ShardJudge
 from hcefs.upkeep.scrub_state import ScrubLog
+from hcefs.upkeep.set_aside import ShardFile
 from hcefs.upkeep.worker import Progress
 from tests.crash.scenarios import SIZE, ClusterScenario, Points, Scenario, View
 from tests.crash.world import acknowledged_faults, left_faults, real_stores, world_faults
@@ -171,10 +172,11 @@ class Mend(ClusterScenario):
         nodes, account, stores = self.nodes, self.account, self.stores
         judge = ShardJudge(
             nodes.runtime, stores, nodes.exporter(account), nodes.adopter(account),
-            nodes.cluster.holders[account].pending, self.scrub_log(), nodes.queue(account),
+            nodes.cluster.holders[account].pending, self.scrub_log(),
+            nodes.setting_aside(account), nodes.queue(account),
             nodes.cluster.metrics,
         )  # fmt: skip
-        await judge.damaged(ShardFile(self.blob.base, self.index), "bad-piece")
+        await judge.damaged(ShardFile(self.blob.base, self.index), "damaged-piece")
 
     async def _mend(self) -> None:
         nodes, account = self.nodes, self.account

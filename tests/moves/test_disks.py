@@ -55,13 +55,13 @@ async def test_a_flipped_byte_is_found_and_repaired(rig: MovingRig) -> None:
     answer = await rig.operators[0].scrub(node.config.client_address, now=True)
     assert answer.disk_state == "ok"
     metrics = node.process.metrics
-    await rig.happens(lambda: metrics.value("scrub_found_total", kind="bad-piece") == 1)
+    await rig.happens(lambda: metrics.value("scrub_found_total", kind="damaged-piece") == 1)
     # What failed at first, on a busy machine, is not put off.
     await rig.operators[0].repair_now(node.config.client_address)
     await rig.happens(lambda: path.exists() and path.read_bytes() == intact)
     await rig.happens(lambda: is_whole(rig))
     answer = await rig.operators[0].scrub(node.config.client_address)
-    assert [each.reason for each in answer.quarantined] == ["bad-piece"]
+    assert [each.reason for each in answer.quarantined] == ["damaged-piece"]
     await rig.read_all()
 
 

@@ -13,6 +13,8 @@ from hcefs.stripes.audit import Auditor
 from hcefs.upkeep.damage import DamageLog
 from hcefs.upkeep.fill import SeatFiller
 from hcefs.upkeep.repair import REST_HURRIED_SECONDS, Repairer
+from hcefs.upkeep.scrub_state import ScrubLog
+from hcefs.upkeep.set_aside import SettingAside
 from hcefs.upkeep.throttle import Throttle
 from hcefs.upkeep.worker import Progress
 from tests.unit.upkeep.giving import GivingCluster
@@ -44,6 +46,7 @@ class Repairing(GivingCluster):
         self.kept: dict[tuple[BlobBase, int], bytes] = {}
         """What lost shards were."""
 
+        self.forgotten: list[tuple[AccountId, BlobBase]] = []
         self.brought: list[tuple[AccountId, BlobBase]] = []
 
     def queue(self, account: AccountId) -> DamageLog:
@@ -65,10 +68,21 @@ class Repairing(GivingCluster):
             self._watched(account),
             Auditor(cluster.runtime, stores, cluster.ledger, throttle.spend),
             self.queue(account),
+            self.setting_aside(account),
             throttle,
             cluster.metrics,
             account,
             ROUND_SECONDS,
+        )
+
+    def setting_aside(self, account: AccountId) -> SettingAside:
+        stores, now_ms = self.cluster.stores[account], self.runtime.now_ms
+        return SettingAside(
+            stores,
+            self.cluster.holders[account].pending,
+            ScrubLog(stores.rows, now_ms),
+            now_ms,
+            lambda base: self.forgotten.append((account, base)),
         )
 
     def _watched(self, account: AccountId) -> SeatFiller:

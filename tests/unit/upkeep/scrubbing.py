@@ -22,8 +22,9 @@ from hcefs.stripes.uploads import Uploads
 from hcefs.testing.local_cluster import LocalCluster
 from hcefs.upkeep.scrub import Scrubber, ScrubPlan
 from hcefs.upkeep.scrub_rows import RowMender
-from hcefs.upkeep.scrub_shards import ShardFile, ShardJudge
+from hcefs.upkeep.scrub_shards import ShardJudge
 from hcefs.upkeep.scrub_state import ScrubLog
+from hcefs.upkeep.set_aside import SettingAside, ShardFile
 from hcefs.upkeep.throttle import Throttle
 from hcefs.upkeep.worker import Progress
 from tests.unit.upkeep.giving import ClockRuntime
@@ -68,6 +69,7 @@ class ScrubbedNode:
             Adopter(self.runtime, stores, ledger, pending),
             pending,
             scrub_log,
+            SettingAside(stores, pending, scrub_log, self.runtime.now_ms),
             self.queue,
             self.metrics,
         )

@@ -70,7 +70,7 @@ class Kept:
         self.log = ScrubLog(node.stores.rows, node.runtime.now_ms)
         at = node.runtime.now_ms() - int(age * 1000)
         self.log.set_aside(
-            AsideNote(self.shard.base, self.shard.index, "", "ec-4-2", "bad-piece", at)
+            AsideNote(self.shard.base, self.shard.index, "", "ec-4-2", "damaged-piece", at)
         )
         node.stores.shards.quarantine(self.shard.base, self.shard.index)
         self.others = Others(node.cluster)

@@ -58,9 +58,9 @@ def grow(path: Path) -> None:
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "magic": (lambda path: flip(path, 0), "bad-header"),
     "header": (lambda path: flip(path, 40), "bad-header"),
-    "first piece": (lambda path: flip(path, HEADER_SIZE), "bad-piece"),
-    "middle piece": (lambda path: flip(path, HEADER_SIZE + 300_000), "bad-piece"),
-    "padding": (lambda path: flip(path, -TRAILER_SIZE - 3 * 32 - 1), "bad-piece"),
+    "first piece": (lambda path: flip(path, HEADER_SIZE), "damaged-piece"),
+    "middle piece": (lambda path: flip(path, HEADER_SIZE + 300_000), "damaged-piece"),
+    "padding": (lambda path: flip(path, -TRAILER_SIZE - 3 * 32 - 1), "damaged-piece"),
     "footer": (lambda path: flip(path, -TRAILER_SIZE - 1), "bad-footer"),
     "trailer": (lambda path: flip(path, -1), "bad-footer"),
     "digest in the trailer": (lambda path: flip(path, -TRAILER_SIZE + 20), "bad-footer"),
@@ -207,7 +207,7 @@ async def test_a_stop_at_any_point_skips_nothing(
         units += 1
         scrubber = node.scrubber()  # what a new process knows
     assert units >= SECTORS // scrub.EMPTY_SECTORS
-    assert [entry[3] for entry in node.queue.entries][:1] == ["bad-piece"]
+    assert [entry[3] for entry in node.queue.entries][:1] == ["damaged-piece"]
 
 
 async def test_a_stop_within_a_shard_goes_on_at_its_piece(
@@ -245,7 +245,7 @@ async def test_a_stop_within_a_shard_goes_on_at_its_piece(
     flip(node.path(shard), -TRAILER_SIZE - 3 * 32 - 1)
     await node.cycle()
     assert first == [2, 0], "it goes on where it was, then reads what is suspected once more"
-    assert node.queue.entries[0][3] == "bad-piece"
+    assert node.queue.entries[0][3] == "damaged-piece"
 
 
 async def test_the_budget_is_kept(node: ScrubbedNode) -> None:
@@ -289,7 +289,7 @@ async def test_bad_once_is_not_damage(node: ScrubbedNode, monkeypatch: pytest.Mo
     def bad_once(self: ShardCheck, bytes_max: int) -> int:
         calls.append(bytes_max)
         if len(calls) == 1:
-            raise Corrupt("a bit flipped on its way", reason="bad-piece")
+            raise Corrupt("a bit flipped on its way", reason="damaged-piece")
         return step(self, bytes_max)
 
     monkeypatch.setattr(ShardCheck, "step", bad_once)
