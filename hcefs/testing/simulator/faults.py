@@ -30,11 +30,15 @@ from hcefs.placement.ring import partition_of, rotation_of
 from hcefs.placement.waves import SeatName, in_flight
 from hcefs.testing.simulator.files import PlatterFile, index_of_name
 from hcefs.testing.simulator.history import History, Violation
+from hcefs.testing.simulator.ledger_recovery import recover
 from hcefs.testing.simulator.machine import Crash
 from hcefs.testing.simulator.world import LEASE_MS, SKEW_MS, SimNode, World
 
 WITH_A_PLAN = 0.5
 """How many phases destroy shards at the beginning or the end of a plan, if there is one."""
+
+WITHOUT_LEDGER = 0.2
+"""In how many phases the ledger's disk is lost."""
 
 Shard = tuple[BlobBase, int, PlatterFile]
 """Base, index and file of a shard on a node's disk."""
@@ -67,6 +71,8 @@ class Faults:
             # What is destroyed in this phase is destroyed when it hurts a plan most.
             self._may_destroy = False
             jobs.append(self._random.choice((self._forge, self._lose_new_home))())
+        if self._random.random() < WITHOUT_LEDGER:
+            jobs.append(self._lose_ledger())
         self._tasks = [self._world.loop.create_task(job) for job in (*jobs, self._supervise())]
 
     async def stop(self) -> None:
@@ -78,6 +84,7 @@ class Faults:
         self._held.clear()
         self._is_ledger_held = False
         self._world.heal()
+        self._recover()
         self._world.trace.note("everything is healed")
 
     async def _goes_wrong(self) -> None:
@@ -86,6 +93,7 @@ class Faults:
             self._crash_in_call, self._crash_in_call, self._crash_in_write, self._partition,
             self._one_way, self._lossy, self._slow, self._full_disk, self._failing_disk,
             self._clock, self._back_while_unheard, self._destroy, self._failing_rows,
+            self._full_ledger,
         ]  # fmt: skip
         while True:
             await asyncio.sleep(self._random.uniform(3.0, 20.0))
@@ -125,6 +133,19 @@ class Faults:
         self._world.kill_ledger(power=self._random.random() < 0.5)
         await asyncio.sleep(self._random.choice((0.5, 5.0, 20.0)))
         self._is_ledger_held = False
+
+    async def _lose_ledger(self) -> None:
+        """Its disk is gone; some time later the operators begin a new term."""
+        await asyncio.sleep(self._random.uniform(10.0, 90.0))
+        self._world.lose_ledger_disk()
+        await asyncio.sleep(self._random.choice((0.5, 5.0, 30.0)))
+        self._recover()
+
+    def _recover(self) -> None:
+        """Operators begin a new term, and go on with it when the faults are over."""
+        ledger = self._world.ledger
+        if ledger.is_lost and ledger.recovery is None:
+            ledger.recovery = self._world.loop.create_task(recover(self._world))
 
     async def _crash_in_call(self) -> None:
         self._some_node().storage.platter.crash_after = self._random.randint(0, 60)
@@ -201,6 +222,18 @@ class Faults:
         platter.capacity_bytes = platter.total_bytes
         for table in node.storage.tables:
             table.is_full = False
+
+    async def _full_ledger(self) -> None:
+        """The ledger's disk takes nothing for a while, or fails; nobody restarts the writer."""
+        table = self._world.ledger.table
+        if self._random.random() < 0.5:
+            self._world.trace.note("the disk of the ledger is full")
+            table.is_full = True
+        else:
+            self._world.trace.note("the disk of the ledger fails now and then")
+            table.fails = 0.3
+        await asyncio.sleep(self._random.uniform(5.0, 30.0))
+        table.is_full, table.fails = False, 0.0
 
     async def _failing_disk(self) -> None:
         node = self._some_node()
@@ -352,7 +385,7 @@ class Faults:
         while not self._is_over:
             await asyncio.sleep(self._random.uniform(0.5, 3.0))
             if not self._is_ledger_held:
-                keep_ledger(self._world)
+                keep_ledger(self._world, self._fail)
             for node in self._world.nodes:
                 if node.number not in self._held:
                     keep_node(self._world, node, self._fail)
@@ -391,11 +424,18 @@ def _node_id(current: ClusterMap, node: SimNode) -> int:
     return 0 if known is None else known.node_id
 
 
-def keep_ledger(world: World) -> None:
-    """Start the ledger if it does not run, or has stopped by itself."""
+def keep_ledger(world: World, fail: Callable[[Violation], None]) -> None:
+    """Start the ledger if it does not run, or could not begin; it goes on by itself otherwise.
+
+    It waits by itself for followers, and for a disk that is full or fails.
+    """
     ledger = world.ledger
-    has_stopped = ledger.node is not None and not ledger.node.writer.running
-    if ledger.is_up and has_stopped and world.loop.time() - ledger.started > 2.0:
+    if ledger.is_lost:
+        return
+    if ledger.is_up and ledger.node is not None and ledger.node.beginning.failure is not None:
+        failure = ledger.node.beginning.failure
+        if failure.reason in ("forked", "superseded"):
+            fail(Violation("one-ledger", f"the ledger does not start: {failure.reason}"))
         world.kill_ledger()
     if not ledger.is_up:
         try:

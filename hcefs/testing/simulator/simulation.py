@@ -150,7 +150,7 @@ class Simulation:
     async def _keep(self) -> None:
         """What has died of the last faults is started again."""
         while True:
-            keep_ledger(self.world)
+            keep_ledger(self.world, self._fail)
             for node in self.world.nodes:
                 keep_node(self.world, node, self._fail)
             await asyncio.sleep(1.0)

@@ -101,7 +101,7 @@ class Workload:
                 await job()
             except Internal as error:
                 self._world.trace.note(f"internal: {error.reason} {error.message}")
-                if error.reason not in ("ledger-log-failed", "store-failure", "follower-failed"):
+                if error.reason not in ("store-failure", "follower-failed"):
                     self._fail(internal(error, job.__name__))
             except HcefsError as error:
                 self._world.trace.note(f"{job.__name__}: {error.kind} {error.reason}")

@@ -191,6 +191,12 @@ class SimLedger:
     client_address: str = "10.0.1.1:7100"
     peer_address: str = "10.0.1.1:7101"
     started: float = 0.0
+    disks: int = 1
+    is_lost: bool = False
+    """Whether its disk is gone, and no new term has begun."""
+
+    recovery: asyncio.Task[None] | None = None
+    """What operators do about it."""
 
     @property
     def is_up(self) -> bool:
@@ -259,9 +265,11 @@ class World:
         life = ledger.life = Life(ledger.machine)
         ledger.started = self.loop.time()
         life.on_end.append(lambda: self._died(life))
-        log = self._open_log(DATA, ledger.table, life)
-        node = ledger.node = LedgerNode(life.runtime, self.genesis, ledger.keys.signing_key, log)
+        log = self.open_ledger_log(ledger.table, life)
         certificate = CERTIFICATES[0]
+        dialer = SimDialer(self.network, life, certificate)
+        key = ledger.keys.signing_key
+        node = ledger.node = LedgerNode(life.runtime, self.genesis, key, log, dialer)
         spki = spki_of(certificate)
         for address, handlers, is_mutual in (
             (ledger.client_address, node.client_handlers, False),
@@ -270,6 +278,21 @@ class World:
             self.network.listen(address, Port(life, handlers, spki, is_mutual))
         life.start(node.start(), "start")
         self.trace.note("ledger starts")
+
+    def open_ledger_log(self, table: Table, life: Life) -> LedgerLog:
+        """The log of the ledger itself, on its machine."""
+        return self._open_log(DATA, table, life)
+
+    def new_writer_keys(self) -> AccountKeys:
+        """Keys of a writer of another term."""
+        return self._keys(self.cluster)
+
+    def lose_ledger_disk(self) -> None:
+        """The ledger's machine has an empty disk, and does not start by itself."""
+        self.kill_ledger()
+        self.ledger.table = Table(f"{self.seed}/ledger/lost")
+        self.ledger.is_lost = True
+        self.trace.note("the ledger has lost its disk")
 
     def _open_log(self, path: Path, table: Table, life: Life) -> LedgerLog:
         def opener(path: Path) -> Any:
@@ -490,7 +513,7 @@ class World:
         self.ledger.table.is_full = False
         for node in self.nodes:
             node.storage.heal()
-        if not self.ledger.is_up:
+        if not self.ledger.is_up and not self.ledger.is_lost:
             self.start_ledger()
 
 
