@@ -46,8 +46,9 @@ def test_cancelled_timers_never_fire_and_are_swept_out(loop: VirtualLoop) -> Non
             timer.cancel()
         assert len(loop._timers) < 5 * SWEEP_AT
         # One that is cancelled by another of its instant does not fire either.
-        loop.call_at(7.0, lambda: second.cancel())
-        second = loop.call_at(7.0, seen.append, -2)
+        pair: list[asyncio.TimerHandle] = []
+        loop.call_at(7.0, lambda: pair[0].cancel())
+        pair.append(loop.call_at(7.0, seen.append, -2))
         await asyncio.sleep(10)
 
     loop.run_until_complete(story())
