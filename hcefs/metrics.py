@@ -210,6 +210,12 @@ FAMILIES: Final[tuple[Family, ...]] = (
     _gauge("ledger_lease_age_seconds", "Age of the newest signed head: the node's lease."),
     _counter("ledger_transactions_total", "Transactions applied, by outcome.", "outcome"),
     _histogram("ledger_commit_seconds", "Seconds from a submit to its answer."),
+    _gauge("ledger_snapshot_seconds", "How long the last ledger snapshot took to make."),
+    _gauge(
+        "ledger_snapshot_unchecked_roots",
+        "Snapshot roots named since the start that no snapshot made here could be compared with.",
+    ),
+    _counter("ledger_snapshot_parts_total", "Parts of ledger snapshots served."),
     _gauge("ledger_followers", "Followers connected to the writer."),
     _gauge("cluster_map_epoch", "Epoch of the cluster map in force."),
     # The process

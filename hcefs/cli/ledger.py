@@ -137,11 +137,17 @@ def verify(
         genesis = Genesis.decode(genesis_file.read_bytes())
     except FileNotFoundError:
         raise NotFound(f"there is no genesis file {genesis_file}", reason="no-genesis") from None
-    height, state_hash, version = _replay(data, genesis, quiet=as_json)
+    height, state_hash, version, base = _replay(data, genesis, quiet=as_json)
 
     def human(console: Console) -> None:
         console.print(
-            Text(f"{height} blocks replay from the genesis of {genesis.cluster}: all is as signed"),
+            Text(f"{height} blocks replay from the genesis of {genesis.cluster}: all is as signed")
+            if not base
+            else Text(
+                f"blocks {base + 1} to {height} of {genesis.cluster} are as signed, from the "
+                f"snapshot of block {base} on; what was before it is not in this replica, and "
+                "rests on the writer's signature under the snapshot's root"
+            ),
             style="green",
         )
         console.print(Text(f"state   {state_hash}"))
@@ -151,6 +157,7 @@ def verify(
         "verified": True,
         "cluster": genesis.cluster.text,
         "height": height,
+        "snapshot_height": base,
         "app_hash": state_hash,
         "protocol_version": version,
     }
@@ -170,13 +177,14 @@ def _log_of(config: Path) -> tuple[Path, Path]:
     return ledger.data, ledger.genesis
 
 
-def _replay(data: Path, genesis: Genesis, *, quiet: bool) -> tuple[int, str, int]:
+def _replay(data: Path, genesis: Genesis, *, quiet: bool) -> tuple[int, str, int, int]:
     from hcefs.ledger.log import LedgerLog  # loads the database; see start()
     from hcefs.ledger.machine import protocol_at
 
     log = LedgerLog.open(data, genesis)
     try:
         note(f"replaying {log.height} blocks", quiet=quiet)
-        return log.verify_chain(), log.app_hash.hex(), protocol_at(log, log.height + 1)
+        height, version = log.verify_chain(), protocol_at(log, log.height + 1)
+        return height, log.app_hash.hex(), version, log.base_height
     finally:
         log.close()

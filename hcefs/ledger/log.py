@@ -96,7 +96,7 @@ from hcefs.ledger.snapshot import (
 )
 from hcefs.ledger.state import MAP_KEY, StateView
 from hcefs.ledger.terms import SignedTermChange, Terms
-from hcefs.ledger.verify import stored_terms, verify_rows
+from hcefs.ledger.verify import stored_terms, verify_from_snapshot, verify_rows
 from hcefs.placement.cluster_map import ClusterMap
 from hcefs.placement.waves import SeatName
 
@@ -297,6 +297,13 @@ class LedgerLog(StateView):
         self._base = self._fact(BASE_ROW, Block)
         self._made = self._fact(SNAPSHOT_ROW, SnapshotManifest)
         self._carrier = self._fact(CARRIER_ROW, Block)
+        self.roots_unchecked = 0
+        tip = self._tip
+        if tip is not None and self.rule.is_due(tip):
+            # Stopped before it was made, and no block came since: the state is still that.
+            made = self._made
+            if made is None or made.height != tip.height:
+                self._frozen = tip, _FrozenRows(database)
         # Shown at once and written later: each under its own lock, taken in this order.
         self._showing = threading.Lock()
         self._head = self._fact(HEAD_ROW, SignedHead)
@@ -637,7 +644,7 @@ class LedgerLog(StateView):
             self._write(_fill(self._new_batch(), draft))
             self._facts.change(draft.facts)
             self._head_written = head
-            self._carrier = carrier
+            self._note_carrier(carrier)
             ahead = 0 if head is None else head.height
             # Not of the past: a replica that catches up would make one after the other.
             if self.rule.is_due(tip) and ahead < tip.height + self.rule.every:
@@ -854,6 +861,14 @@ class LedgerLog(StateView):
         named = 0 if carrier is None else self.rule.named_by(carrier.header.height)
         return b"" if named == due else made.root()
 
+    def _note_carrier(self, carrier: Block | None) -> None:
+        if carrier is None or carrier is self._carrier:
+            return
+        self._carrier = carrier
+        due, made = self.rule.named_by(carrier.header.height), self._made
+        if made is None or made.height != due:
+            self.roots_unchecked += 1
+
     def check_named_root(self, header: BlockHeader) -> None:
         """Check what a header says of a snapshot.
 
@@ -965,19 +980,16 @@ class LedgerLog(StateView):
         needs no key.  Returns the height reached.  Takes time and memory in
         proportion to the whole ledger; blocks may be appended meanwhile.
 
+        A log that began with a snapshot is replayed from the one that it keeps, and the
+        blocks between the two are checked for signatures and links: what was before
+        :attr:`base_height` rests on the writer's signature.
+
         Raises:
             Corrupt: ``bad-chain``: something differs; the message says what.
-            Conflict: ``before-snapshot``: this log began with a snapshot, so that it cannot
-                be replayed.
         """
-        if self._base is not None:
-            raise Conflict(
-                f"this replica began with the snapshot of block {self.base_height} and cannot "
-                "be replayed from the first block: verify the ledger's own log, or a replica "
-                "that has every block",
-                reason="before-snapshot",
-            )
         rows = _FrozenRows(self._database)
+        if self._base is not None:
+            return verify_from_snapshot(rows, self.genesis, progress)
         return verify_rows(rows, self.genesis, progress)
 
     # Inside.

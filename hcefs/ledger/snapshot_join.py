@@ -17,7 +17,7 @@ from typing import Protocol
 
 from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.durable_files import sync_folder
-from hcefs.errors import Invalid
+from hcefs.errors import HcefsError, Invalid
 from hcefs.ledger.genesis import Genesis
 from hcefs.ledger.log import open_database, raw_batch, translated
 from hcefs.ledger.rows import (
@@ -147,6 +147,21 @@ async def join(path: Path, genesis: Genesis, source: SnapshotSource, runtime: Ru
     offer = await source.offer()
     if offer is None:
         return 0
+    try:
+        return await _install(path, genesis, source, offer, runtime)
+    except HcefsError:
+        # The disk may be full: it is needed for the replay that follows.
+        await runtime.disk(_discard, path)
+        raise
+
+
+def _discard(path: Path) -> None:
+    shutil.rmtree(path.with_name(path.name + JOINING), ignore_errors=True)
+
+
+async def _install(
+    path: Path, genesis: Genesis, source: SnapshotSource, offer: SnapshotOffer, runtime: Runtime
+) -> int:
     installer = await runtime.disk(Installer, path, genesis, offer)
     try:
         async with contextlib.aclosing(source.parts(offer.manifest.height)) as parts:

@@ -16,6 +16,7 @@ from hcefs.errors import Corrupt, HcefsError
 from hcefs.integrity import blake3_digest
 from hcefs.ledger.log import LedgerLog
 from hcefs.ledger.snapshot import PARTS_MAX, SnapshotManifest, cut
+from hcefs.metrics import Metrics
 from hcefs.runtime import Runtime
 
 LOOK_SECONDS = 1.0
@@ -39,6 +40,13 @@ class SnapshotMaker:
         self._runtime = runtime
         self._distrust = distrust
         self._task: asyncio.Task[None] | None = None
+        self.seconds = 0.0
+        """How long the last one took to make."""
+
+    def gauges(self, metrics: Metrics) -> None:
+        """Let the process show how its snapshots stand."""
+        metrics.set("ledger_snapshot_seconds", lambda: self.seconds)
+        metrics.set("ledger_snapshot_unchecked_roots", lambda: self._log.roots_unchecked)
 
     def start(self) -> None:
         """Begin to look for work."""
@@ -78,6 +86,7 @@ class SnapshotMaker:
         if found is None:
             return False
         height, rows = found
+        begun = self._runtime.monotonic()
         parts = cut(rows)
         digests: list[bytes] = []
         size = 0
@@ -94,6 +103,7 @@ class SnapshotMaker:
             await self._runtime.sleep(PAUSE_SECONDS)
         manifest = SnapshotManifest(height, size, tuple(digests))
         await self._runtime.disk(self._log.keep_snapshot, manifest)
+        self.seconds = self._runtime.monotonic() - begun
         self._compare()
         return True
 

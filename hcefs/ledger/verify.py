@@ -8,14 +8,19 @@ memory in proportion to the whole ledger.  Source: docs/ARCHITECTURE.md, "Promis
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from hcefs.errors import Conflict, Corrupt, HcefsError
+from hcefs.encoding import Encoded
+from hcefs.errors import Conflict, Corrupt, HcefsError, Invalid
 from hcefs.ledger import machine
-from hcefs.ledger.block import Block, BlockHeader, previous_hash
+from hcefs.ledger.block import Block, BlockHeader, previous_hash, transaction_root
 from hcefs.ledger.genesis import Genesis
 from hcefs.ledger.outcome import LeafAppended
 from hcefs.ledger.rows import (
+    BASE_ROW,
+    CARRIER_ROW,
+    SNAPSHOT_ROW,
+    STATE_ROWS,
     TERM_ROWS,
     TIP_ROW,
     block_hash_row,
@@ -25,7 +30,9 @@ from hcefs.ledger.rows import (
     leaf_row,
     leaf_rows,
     leaf_value,
+    part_row,
 )
+from hcefs.ledger.snapshot import Joiner, SnapshotManifest
 from hcefs.ledger.state import MemoryState, State, StateView
 from hcefs.ledger.terms import SignedTermChange, Terms
 
@@ -92,6 +99,103 @@ def verify_rows(rows: Rows, genesis: Genesis, progress: Callable[[int], None] | 
     if sum(1 for _ in rows.rows(leaf_rows())) != leaves:
         raise _bad_chain("there are leaves that no block has appended")
     return height_last
+
+
+def verify_from_snapshot(
+    rows: Rows, genesis: Genesis, progress: Callable[[int], None] | None = None
+) -> int:
+    """The same for a log that began with a snapshot; returns the height.
+
+    The snapshot that is kept is unpacked and everything after it replayed; of the blocks
+    before it, signatures and links are checked.
+
+    Raises:
+        Corrupt: ``bad-chain`` names what differs; ``bad-row`` a failed checksum.
+    """
+    base = _kept(rows, BASE_ROW, Block)
+    made = _kept(rows, SNAPSHOT_ROW, SnapshotManifest)
+    tip = _kept(rows, TIP_ROW, BlockHeader)
+    terms = stored_terms(rows, genesis)
+    state, leaves = _unpacked(rows, made)
+    _verify_named(rows, made)
+    previous = base.header
+    try:
+        base.check_signature(terms.key_at(previous.height))
+    except HcefsError as error:
+        raise _bad_chain("the writer did not sign the block of its snapshot") from error
+    for height in range(previous.height + 1, tip.height + 1):
+        row = rows.row(block_row(height))
+        block = None if row is None else decode_row(Block, row)
+        if block is None:
+            raise _bad_chain(f"block {height} is missing")
+        if height <= made.height:
+            _verify_link(rows, terms, block, previous)
+        else:
+            leaves += _verify_block(state, rows, terms, block, previous)
+        previous = block.header
+        if height >= made.height:
+            _verify_terms(terms, state, previous, height)
+        if progress is not None:
+            progress(height)
+    if previous != tip or not base.header.height <= made.height <= tip.height:
+        raise _bad_chain("the last block is not the one that the log names")
+    _verify_state(state, rows)
+    if sum(1 for _ in rows.rows(leaf_rows())) != leaves:
+        raise _bad_chain("there are leaves that no block has appended")
+    return tip.height
+
+
+_Kept = TypeVar("_Kept", bound=Encoded)
+
+
+def _kept(rows: Rows, key: bytes, cls: type[_Kept]) -> _Kept:
+    row = rows.row(key)
+    if row is None:
+        raise _bad_chain("the snapshot that it began with is missing")
+    return decode_row(cls, row)
+
+
+def _unpacked(rows: Rows, made: SnapshotManifest) -> tuple[MemoryState, int]:
+    """The state in the snapshot that is kept, and the number of its leaves."""
+    state, joiner, leaves = MemoryState(), Joiner(), 0
+    leaf_family, written_once = leaf_rows(), (leaf_rows(), block_hash_row(0)[:1])
+    try:
+        for index in range(len(made.parts)):
+            made.check_part(index, rows.row(part_row(made.height, index)) or b"")
+            for key, value in joiner.add(rows.row(part_row(made.height, index)) or b""):
+                if key.startswith(STATE_ROWS):
+                    state.write({key[len(STATE_ROWS) :]: value})
+                elif key.startswith(written_once) and rows.row(key) != value:
+                    raise _bad_chain("a row is not the one in its snapshot")
+                leaves += key.startswith(leaf_family)
+        joiner.finish()
+    except Invalid as error:
+        raise _bad_chain(error.message) from error
+    return state, leaves
+
+
+def _verify_named(rows: Rows, made: SnapshotManifest) -> None:
+    """The snapshot is the one that the newest header to name one names, if it is that old."""
+    carrier = _kept(rows, CARRIER_ROW, Block).header
+    # A newer one than that is unnamed yet, and follows from what was replayed here before.
+    if carrier.height > made.height and carrier.snapshot_root != made.root():
+        raise _bad_chain("the signed header names another snapshot than the one kept")
+
+
+def _verify_link(rows: Rows, terms: Terms, block: Block, previous: BlockHeader) -> None:
+    """What can be said of a block without the state before it."""
+    header = block.header
+    try:
+        block.check_signature(terms.key_at(header.height))
+    except HcefsError as error:
+        raise _bad_chain(f"the writer did not sign block {header.height}") from error
+    if (
+        header.height != previous.height + 1
+        or header.previous != previous.hash()
+        or header.transaction_root != transaction_root(list(block.transactions))
+        or rows.row(block_hash_row(header.height)) != block.hash()
+    ):
+        raise _bad_chain(f"block {header.height} does not follow the one before it")
 
 
 def _verify_block(

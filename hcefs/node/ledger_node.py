@@ -101,6 +101,7 @@ class LedgerNode:
         self.metrics.set("ledger_snapshot_height", lambda: self.log.snapshot_height)
         self.metrics.set("ledger_term", lambda: self.log.terms.term)
         self.metrics.set("ledger_fork_proofs", lambda: len(self.log.fork_proofs()))
+        self.snapshots.gauges(self.metrics)
         await self.beginning.start()
         self.snapshots.start()
 

@@ -587,6 +587,7 @@ class StorageNode:
         metrics.set("ledger_term", lambda: self._log.terms.term)
         metrics.set("ledger_fork_proofs", lambda: len(self._log.fork_proofs()))
         metrics.set("ledger_lease_age_seconds", self._lease_age)
+        self._snapshots.gauges(metrics)
         metrics.set("pending_blobs", self._collector.pending)
 
         metrics.set("cluster_map_epoch", self._epoch)

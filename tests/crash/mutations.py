@@ -349,7 +349,7 @@ MUTATIONS: dict[str, Mutation] = {
         "a block is written as two batches, the tip first", "ledger", P.BLOCK_WRITTEN, 1,
         "",
         rewrite(
-            LedgerLog.append,
+            LedgerLog._append,
             ("self._write(_fill(self._new_batch(), draft))",
              "from hcefs.crashpoints import CrashPoint, crash_point; rest = dict(draft.rows); "
              "draft.rows = {TIP_ROW: rest.pop(TIP_ROW)}; "
