@@ -42,6 +42,7 @@ from hcefs.ledger.recovery import (
     survey,
     take_term,
 )
+from hcefs.ledger.snapshot_join import join
 from hcefs.ledger.terms import SignedTermChange
 from hcefs.runtime import Runtime
 from hcefs.transport.dial import AuthorityDialer
@@ -183,12 +184,16 @@ async def propose(
                 try:
                     await copy_blocks(log, feed, runtime)
                 except NotFound as error:
-                    # It began with a snapshot: another one has the blocks before it, and what
-                    # this one has more is copied in the next round.
-                    healthy.pop(best)
-                    if wanted or not healthy or error.reason != "before-snapshot":
+                    if error.reason != "before-snapshot":
                         raise
-                    report(f"{best} began with a snapshot; looking for a whole replica")
+                    healthy.pop(best)
+                    # A whole replica keeps the old blocks; what the highest one has more is
+                    # copied in the next round.
+                    if not healthy or log.height:
+                        log = await _begin_with_snapshot(
+                            log, replicas, answer.account, best, runtime, report
+                        )
+                        healthy = {best: answer}
                     continue
             found = await survey(log, replicas, runtime)
             higher = [each for each in found.answers.values() if each.height > log.height]
@@ -209,6 +214,38 @@ async def propose(
     finally:
         await runtime.disk(log.close)
     return Proposal(data, source, found, plan, statement)
+
+
+async def _begin_with_snapshot(
+    log: LedgerLog,
+    replicas: GrpcReplicas,
+    account: AccountId,
+    address: str,
+    runtime: Runtime,
+    report: Report,
+) -> LedgerLog:
+    """Put the snapshot of a replica that has no older blocks in the place of an empty log.
+
+    Raises:
+        NotFound: ``no-snapshot``: it offers none.
+        HcefsError: it does not verify, or cannot be fetched.
+    """
+    data, genesis = log.path, log.genesis
+    report(f"{address} began with a snapshot: copying that, and the blocks after it")
+    await runtime.disk(log.close)
+    shutil.rmtree(data)
+    try:
+        height = await join(data, genesis, replicas.snapshot(account, address, runtime), runtime)
+        if not height:
+            raise NotFound(
+                f"{address} began with a snapshot and offers none that a header names: name "
+                "another replica with --from",
+                reason="no-snapshot",
+            )
+    except HcefsError:
+        report(f"the snapshot of {address} cannot be used")
+        raise
+    return await runtime.disk(LedgerLog.open, data, genesis)
 
 
 def sign_here(layout: ClusterFolder, statement: SignedTermChange) -> SignedTermChange:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 
 from hcefs.client.authorize import Authorizer
+from hcefs.client.snapshots import GrpcSnapshotSource
 from hcefs.errors import Invalid
 from hcefs.ids import AccountId
 from hcefs.ledger.link import BlockBytes, TermBytes
 from hcefs.ledger.recovery import ReplicaAnswer
+from hcefs.runtime import Runtime
 from hcefs.transport.replica_calls import ReplicaCalls
 from hcefs.wire.v1 import replica_pb2
 
@@ -42,6 +44,14 @@ class GrpcReplicas:
                 yield TermBytes(message.term_change)
             else:
                 yield BlockBytes(message.block)
+
+    def snapshot(
+        self, account: AccountId | None, address: str, runtime: Runtime
+    ) -> GrpcSnapshotSource:
+        """The snapshot that a node keeps; its connection ends with these replicas'."""
+        return GrpcSnapshotSource(
+            runtime, self._calls.channel(address), asker=lambda: self._asker(account)
+        )
 
     async def begin_term(self, address: str, term_change: bytes) -> tuple[int, str]:
         """Bring a node the operators' statement; its term and what it is doing then.

@@ -94,7 +94,7 @@ from hcefs.ledger.snapshot import (
     SnapshotRule,
     check_named_root,
 )
-from hcefs.ledger.state import MAP_KEY, StateView
+from hcefs.ledger.state import MAP_KEY, State, StateView
 from hcefs.ledger.terms import SignedTermChange, Terms
 from hcefs.ledger.verify import stored_terms, verify_from_snapshot, verify_rows
 from hcefs.placement.cluster_map import ClusterMap
@@ -861,6 +861,11 @@ class LedgerLog(StateView):
         named = 0 if carrier is None else self.rule.named_by(carrier.header.height)
         return b"" if named == due else made.root()
 
+    @property
+    def made(self) -> SnapshotManifest | None:
+        """The snapshot that is kept here, whether a header has named it or not."""
+        return self._made
+
     def _note_carrier(self, carrier: Block | None) -> None:
         if carrier is None or carrier is self._carrier:
             return
@@ -1058,6 +1063,11 @@ def _fill(batch: rocksdict.WriteBatch, draft: Draft) -> rocksdict.WriteBatch:
         else:
             batch.put(key, value)
     return batch
+
+
+def state_of(database: rocksdict.Rdict) -> State:
+    """The state in the database of a log that is being built."""
+    return _Rows(database)
 
 
 def raw_batch() -> rocksdict.WriteBatch:

@@ -12,14 +12,15 @@ import contextlib
 import os
 import shutil
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.durable_files import sync_folder
-from hcefs.errors import HcefsError, Invalid
+from hcefs.errors import Corrupt, HcefsError, Invalid, Unavailable
 from hcefs.ledger.genesis import Genesis
-from hcefs.ledger.log import open_database, raw_batch, translated
+from hcefs.ledger.log import open_database, raw_batch, state_of, translated
 from hcefs.ledger.rows import (
     BASE_ROW,
     CARRIER_ROW,
@@ -33,8 +34,11 @@ from hcefs.ledger.rows import (
     unseal,
 )
 from hcefs.ledger.snapshot import Joiner, SnapshotOffer
+from hcefs.ledger.state import StateView
 from hcefs.runtime import Runtime
 
+WITNESSES_MAX = 9
+"""Most nodes that are asked which root they made."""
 JOINING = ".joining"
 """What the folder is called until it is whole."""
 
@@ -47,6 +51,45 @@ class SnapshotSource(Protocol):
 
     def parts(self, height: int) -> AsyncGenerator[bytes, None]:
         """The parts of the snapshot of a height, in order."""
+
+
+@dataclass(frozen=True)
+class Witness:
+    """A node that the snapshot names: where it is, and the TLS key that it registered."""
+
+    address: str
+    spki: bytes
+
+
+class Witnesses(Protocol):
+    """The way to the nodes that are asked for the roots which they made."""
+
+    async def roots(self, height: int, witnesses: list[Witness]) -> list[bytes]:
+        """What those that answer, and keep a snapshot of that height, say its root is."""
+
+
+def judge(root: bytes, asked: int, answers: list[bytes]) -> None:
+    """Believe a root that most of the answers name, and at least one where any was asked.
+
+    Raises:
+        Unavailable: ``snapshot-unconfirmed``: nobody can be compared with.
+        Corrupt: ``snapshot-disputed``: as many or more made another one.
+    """
+    if not asked:
+        return
+    if not answers:
+        raise Unavailable(
+            f"none of {asked} nodes answers with a snapshot of that block to compare with: begin "
+            "again when they do",
+            reason="snapshot-unconfirmed",
+        )
+    agreeing = sum(1 for answer in answers if answer == root)
+    if 2 * agreeing <= len(answers):
+        raise Corrupt(
+            f"{len(answers) - agreeing} of {len(answers)} nodes made another snapshot than the "
+            "ledger names: keep the logs of both, and look at the ledger before a node is added",
+            reason="snapshot-disputed",
+        )
 
 
 class Installer:
@@ -89,8 +132,8 @@ class Installer:
         self._count += 1
         crash_point(CrashPoint.SNAPSHOT_PART_WRITTEN)
 
-    def finish(self) -> None:
-        """Make the log durable, and move it to its place.
+    def check(self) -> None:
+        """Check that all parts have come, and that they are of the block of the header.
 
         Raises:
             Invalid: ``bad-snapshot``: parts are missing, or it is of another block.
@@ -107,6 +150,16 @@ class Installer:
                 "fetch it again, or start this replica from the first block",
                 reason="bad-snapshot",
             )
+
+    def finish(self) -> None:
+        """Make the log durable, and move it to its place.
+
+        Raises:
+            Invalid: ``bad-snapshot``: parts are missing, or it is of another block.
+        """
+        self.check()
+        offer = self._offer
+        header = offer.base.header
         batch = raw_batch()
         rows = {
             GENESIS_ROW: self._genesis.encode(),
@@ -129,6 +182,19 @@ class Installer:
         crash_point(CrashPoint.SNAPSHOT_RENAMED)
         translated(sync_folder, self._path.parent)
 
+    def witnesses(self, own_spki: bytes) -> list[Witness]:
+        """Other nodes of the map in the snapshot, at most ``WITNESSES_MAX``, by number."""
+        header = self._offer.base.header
+        view = StateView(state_of(self._database), header.height, header.time_ms)
+        current = view.cluster_map()
+        found = []
+        for node in sorted(current.nodes, key=lambda each: each.node_id) if current else ():
+            account = view.account(node.account)
+            if account is None or not account.active or account.spki in (b"", own_spki):
+                continue
+            found.append(Witness(node.peer_address, account.spki))
+        return found[:WITNESSES_MAX]
+
     def close(self) -> None:
         """Close the database; a second call does nothing."""
         # The binding raises plain Exception when it is closed already.
@@ -136,8 +202,17 @@ class Installer:
             self._database.close()
 
 
-async def join(path: Path, genesis: Genesis, source: SnapshotSource, runtime: Runtime) -> int:
+async def join(
+    path: Path,
+    genesis: Genesis,
+    source: SnapshotSource,
+    runtime: Runtime,
+    witnesses: Witnesses | None = None,
+    own_spki: bytes = b"",
+) -> int:
     """Begin a log at ``path`` with a snapshot; its height, or 0 if there is none or a log.
+
+    ``witnesses`` are asked before the log is put in place; without them nobody is.
 
     Raises:
         HcefsError: it could not be fetched, or does not verify; nothing is at ``path``.
@@ -148,7 +223,20 @@ async def join(path: Path, genesis: Genesis, source: SnapshotSource, runtime: Ru
     if offer is None:
         return 0
     try:
-        return await _install(path, genesis, source, offer, runtime)
+        installer = await runtime.disk(Installer, path, genesis, offer)
+        try:
+            async with contextlib.aclosing(source.parts(offer.manifest.height)) as parts:
+                async for part in parts:
+                    await runtime.disk(installer.add, part)
+            await runtime.disk(installer.check)
+            if witnesses is not None:
+                asked = await runtime.disk(installer.witnesses, own_spki)
+                answers = await witnesses.roots(offer.manifest.height, asked)
+                judge(offer.manifest.root(), len(asked), answers)
+            await runtime.disk(installer.finish)
+        finally:
+            await runtime.disk(installer.close)
+        return offer.manifest.height
     except HcefsError:
         # The disk may be full: it is needed for the replay that follows.
         await runtime.disk(_discard, path)
@@ -157,17 +245,3 @@ async def join(path: Path, genesis: Genesis, source: SnapshotSource, runtime: Ru
 
 def _discard(path: Path) -> None:
     shutil.rmtree(path.with_name(path.name + JOINING), ignore_errors=True)
-
-
-async def _install(
-    path: Path, genesis: Genesis, source: SnapshotSource, offer: SnapshotOffer, runtime: Runtime
-) -> int:
-    installer = await runtime.disk(Installer, path, genesis, offer)
-    try:
-        async with contextlib.aclosing(source.parts(offer.manifest.height)) as parts:
-            async for part in parts:
-                await runtime.disk(installer.add, part)
-        await runtime.disk(installer.finish)
-    finally:
-        await runtime.disk(installer.close)
-    return offer.manifest.height

@@ -21,8 +21,9 @@ from hcefs.metrics import Metrics
 from hcefs.node.ledger_start import LedgerStart
 from hcefs.runtime import Runtime
 from hcefs.services.admin_service import AdminService
-from hcefs.services.handlers import admin_handlers, ledger_handlers
+from hcefs.services.handlers import admin_handlers, ledger_handlers, snapshot_handlers
 from hcefs.services.ledger_service import LedgerService, NodeKeys
+from hcefs.services.snapshot_service import SnapshotService, admit_nodes
 from hcefs.transport.dial import ServerDialer
 from hcefs.transport.limit import Gate
 from hcefs.wire.v1 import admin_pb2
@@ -68,7 +69,11 @@ class LedgerNode:
             ledger_handlers(service(None)),
             admin_handlers(admin),
         )
-        self.peer_handlers: tuple[Any, ...] = (ledger_handlers(service(NodeKeys(log))),)
+        snapshots = SnapshotService(runtime, log, self.metrics, gate, admit_nodes(log))
+        self.peer_handlers: tuple[Any, ...] = (
+            ledger_handlers(service(NodeKeys(log))),
+            snapshot_handlers(snapshots),
+        )
 
     async def report(self) -> admin_pb2.StatusResponse:
         """What ``hcefs status`` shows of the ledger."""

@@ -60,7 +60,7 @@ class LedgerProcess:
             config.peer_address,
             identity,
             self.node.peer_handlers,
-            ["hcefs.v1.Ledger"],
+            ["hcefs.v1.Ledger", "hcefs.v1.Snapshots"],
             mutual=True,
             streams=CALLS_MAX,
         )

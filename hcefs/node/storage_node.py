@@ -42,12 +42,14 @@ from hcefs.services.handlers import (
     blob_handlers,
     replica_handlers,
     shard_handlers,
+    snapshot_handlers,
     upkeep_handlers,
 )
 from hcefs.services.pack_service import PackService
 from hcefs.services.pack_shard_service import PackShardService
 from hcefs.services.replica_service import ReplicaService
 from hcefs.services.shard_service import ShardService
+from hcefs.services.snapshot_service import SnapshotService, admit_nodes
 from hcefs.services.upkeep_service import UpkeepService
 from hcefs.store.health import DiskHealth
 from hcefs.store.interface import Stores
@@ -446,24 +448,25 @@ class StorageNode:
             self.watcher,
         ]
         self._upkeep = Runner(runtime, workers)
+        calls = Gate("replica-calls", UPKEEP_CALLS, runtime)
+        replica = ReplicaService(runtime, self.follower, verifier, self.account, metrics, calls)
         self.client_handlers: tuple[Any, ...] = (
             blob_handlers(blobs, packs),
             shard_handlers(direct),
             admin_handlers(admin),
-            replica_handlers(
-                ReplicaService(
-                    runtime,
-                    self.follower,
-                    verifier,
-                    self.account,
-                    metrics,
-                    Gate("replica-calls", UPKEEP_CALLS, runtime),
+            replica_handlers(replica),
+            snapshot_handlers(
+                SnapshotService(
+                    runtime, self._log, metrics, calls, lambda asker, _: replica.admit(asker)
                 )
             ),
         )
         self.peer_handlers: tuple[Any, ...] = (
             shard_handlers(shards, pack_shards),
             upkeep_handlers(upkeep),
+            snapshot_handlers(
+                SnapshotService(runtime, self._log, metrics, calls, admit_nodes(self._log))
+            ),
         )
 
     async def _submit(self, transaction: Transaction) -> SubmitResult:

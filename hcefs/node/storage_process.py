@@ -28,6 +28,7 @@ from hcefs.store.recovery import LEDGER, Restoring, opened_or_set_aside
 from hcefs.transport.dial import TlsDialer
 from hcefs.transport.grpc_peers import Channels, GrpcPeers
 from hcefs.transport.limit import Gate
+from hcefs.transport.tls import spki_hash
 from hcefs.upkeep.watch import Watcher
 
 HEALTH_SECONDS = 0.5
@@ -93,7 +94,13 @@ class StorageProcess:
             config.client_address,
             identity,
             self.node.client_handlers,
-            ["hcefs.v1.Blobs", "hcefs.v1.Shards", "hcefs.v1.Admin", "hcefs.v1.Replica"],
+            [
+                "hcefs.v1.Blobs",
+                "hcefs.v1.Shards",
+                "hcefs.v1.Admin",
+                "hcefs.v1.Replica",
+                "hcefs.v1.Snapshots",
+            ],
             mutual=False,
             streams=streams,
         )
@@ -101,7 +108,7 @@ class StorageProcess:
             config.peer_address,
             identity,
             self.node.peer_handlers,
-            ["hcefs.v1.Shards", "hcefs.v1.Upkeep"],
+            ["hcefs.v1.Shards", "hcefs.v1.Upkeep", "hcefs.v1.Snapshots"],
             mutual=True,
             streams=streams * PEER_CALLS_FACTOR,
         )
@@ -198,13 +205,14 @@ async def join_ledger(
     Returns the snapshot's height, or 0.
     """
     config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    dialer = TlsDialer(runtime, load_identity(config.tls))
+    identity = load_identity(config.tls)
     return await join_by_snapshot(
         runtime,
         config.data / LEDGER,
         load_genesis(config.genesis),
         config.ledger_address,
-        dialer,
+        TlsDialer(runtime, identity),
+        spki_hash(identity.certificate),
         snapshots,
     )
 

@@ -22,9 +22,18 @@ from hcefs.services.pack_service import PackService
 from hcefs.services.pack_shard_service import PackShardService
 from hcefs.services.replica_service import ReplicaService
 from hcefs.services.shard_service import ShardService
+from hcefs.services.snapshot_service import SnapshotService
 from hcefs.services.upkeep_service import UpkeepService
 from hcefs.transport.status import abort
-from hcefs.wire.v1 import admin_pb2, blob_pb2, ledger_pb2, replica_pb2, shard_pb2, upkeep_pb2
+from hcefs.wire.v1 import (
+    admin_pb2,
+    blob_pb2,
+    ledger_pb2,
+    replica_pb2,
+    shard_pb2,
+    snapshot_pb2,
+    upkeep_pb2,
+)
 
 
 def unary(kind: type[Message], method: Callable[[Any, Any], Awaitable[Any]]) -> Any:
@@ -142,8 +151,17 @@ def ledger_handlers(service: LedgerService) -> Any:
             "HasLeaf": unary(ledger_pb2.HasLeafRequest, service.HasLeaf),
             "HasLeaves": unary(ledger_pb2.HasLeavesRequest, service.HasLeaves),
             "Prove": unary(ledger_pb2.ProveRequest, service.Prove),
-            "OfferSnapshot": unary(ledger_pb2.OfferSnapshotRequest, service.OfferSnapshot),
-            "ReadSnapshot": streaming(ledger_pb2.ReadSnapshotRequest, service.ReadSnapshot),
+        },
+    )
+
+
+def snapshot_handlers(service: SnapshotService) -> Any:
+    """``hcefs.v1.Snapshots``."""
+    return grpc.method_handlers_generic_handler(
+        "hcefs.v1.Snapshots",
+        {
+            "OfferSnapshot": unary(snapshot_pb2.OfferSnapshotRequest, service.OfferSnapshot),
+            "ReadSnapshot": streaming(snapshot_pb2.ReadSnapshotRequest, service.ReadSnapshot),
         },
     )
 

@@ -14,7 +14,7 @@ from typing import Any
 from hcefs.access.facts import Account, AccountKind
 from hcefs.access.verifier import Verifier
 from hcefs.encoding import Encoded
-from hcefs.errors import Denied, HcefsError, Invalid, NotFound, Unauthenticated
+from hcefs.errors import Denied, HcefsError, Invalid, Unauthenticated
 from hcefs.ids import AccountId, GrantId, RecordId
 from hcefs.ledger.block import SignedHead
 from hcefs.ledger.genesis import Genesis
@@ -176,43 +176,6 @@ class LedgerService:
         if account is None:
             raise Unauthenticated("this account is unknown", reason="unknown-account")
         return account
-
-    def _admit_node(self, context: Any) -> None:
-        if self._nodes is None:
-            raise Denied("snapshots are for nodes, on the peer port", reason="not-a-node")
-        self._nodes.account_of(context)
-
-    @served("offer-snapshot")
-    async def OfferSnapshot(
-        self, request: ledger_pb2.OfferSnapshotRequest, context: Any
-    ) -> ledger_pb2.OfferSnapshotResponse:
-        """The newest snapshot that a signed header names."""
-        self._admit_node(context)
-        offer = await self.runtime.disk(self._log.offer)
-        if offer is None:
-            return ledger_pb2.OfferSnapshotResponse()
-        return ledger_pb2.OfferSnapshotResponse(
-            manifest=offer.manifest.encode(),
-            base=offer.base.encode(),
-            carrier=offer.carrier.encode(),
-            terms=offer.terms,
-        )
-
-    @streamed("read-snapshot")
-    async def ReadSnapshot(
-        self, request: ledger_pb2.ReadSnapshotRequest, context: Any
-    ) -> AsyncIterator[ledger_pb2.ReadSnapshotResponse]:
-        """The parts of that snapshot, read one at a time as the reader takes them."""
-        self._admit_node(context)
-        offer = self._log.offer()
-        if offer is None or offer.manifest.height != request.height:
-            raise NotFound(
-                f"there is no snapshot of block {request.height} here: ask for the newest",
-                reason="no-such-snapshot",
-            )
-        for index in range(request.first_part, len(offer.manifest.parts)):
-            part = await self.runtime.disk(self._log.part, request.height, index)
-            yield ledger_pb2.ReadSnapshotResponse(part=part)
 
     @served("query")
     async def Query(

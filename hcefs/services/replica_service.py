@@ -54,7 +54,7 @@ class ReplicaService:
         self, request: replica_pb2.DescribeRequest, context: Any
     ) -> replica_pb2.DescribeResponse:
         """How far the replica is, whom it follows, and which proofs it keeps."""
-        self._admit(request.asker)
+        self.admit(request.asker)
         return await self.runtime.disk(self._describe)
 
     def _describe(self) -> replica_pb2.DescribeResponse:
@@ -79,7 +79,7 @@ class ReplicaService:
         self, request: replica_pb2.ReadBlocksRequest, context: Any
     ) -> AsyncIterator[replica_pb2.ReadBlocksResponse]:
         """Blocks in order, and the statement of each term before its first block."""
-        self._admit(request.asker)
+        self.admit(request.asker)
         log = self._log
         last = request.last_height or log.height
         if not 1 <= request.from_height <= last + 1 or last > log.height:
@@ -115,7 +115,12 @@ class ReplicaService:
             term=self._log.terms.term, status=self._follower.status.value
         )
 
-    def _admit(self, asker: replica_pb2.ReplicaAsker) -> None:
+    def admit(self, asker: replica_pb2.ReplicaAsker) -> None:
+        """Let an operator or a writer of this ledger pass.
+
+        Raises:
+            HcefsError: it is neither.
+        """
         if asker.writer_ask:
             self._admit_writer(asker)
             return

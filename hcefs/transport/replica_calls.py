@@ -33,7 +33,8 @@ class ReplicaCalls:
         self._dialer = dialer
         self._channels: dict[str, Any] = {}
 
-    def _channel(self, address: str) -> Any:
+    def channel(self, address: str) -> Any:
+        """The channel to a node; it ends with these calls."""
         channel = self._channels.get(address)
         if channel is None:
             channel = self._dialer.to_server(address, CHANNEL_OPTIONS)
@@ -69,7 +70,7 @@ class ReplicaCalls:
         )
 
     async def _unary(self, address: str, name: str, request: Message, answer: type[M]) -> M:
-        call = self._channel(address).unary_unary(
+        call = self.channel(address).unary_unary(
             f"/hcefs.v1.Replica/{name}",
             request_serializer=type(request).SerializeToString,
             response_deserializer=answer.FromString,
@@ -89,7 +90,7 @@ class ReplicaCalls:
             HcefsError: what the node or the transport says.
             Unavailable: ``stalled``.
         """
-        call = self._channel(address).unary_stream(
+        call = self.channel(address).unary_stream(
             "/hcefs.v1.Replica/ReadBlocks",
             request_serializer=replica_pb2.ReadBlocksRequest.SerializeToString,
             response_deserializer=replica_pb2.ReadBlocksResponse.FromString,

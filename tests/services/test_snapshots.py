@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
 from hcefs.access.facts import Action
-from hcefs.node.ledger_join import GrpcSnapshotSource
+from hcefs.client.snapshots import GrpcSnapshotSource
 from hcefs.transport.dial import TlsDialer
+from hcefs.transport.grpc_peers import CHANNEL_OPTIONS
 from tests.services.rig import Rig
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("services")]
@@ -17,6 +19,10 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group
 def _made_at(rig: Rig, height: int) -> bool:
     made = rig.ledger.log._made
     return made is not None and made.height >= height
+
+
+def _witnessed(rig: Rig, height: int) -> bool:
+    return all(node.process.follower.view.snapshot_height == height for node in rig.nodes[:6])
 
 
 async def test_a_fresh_node_joins_through_a_snapshot_and_follows(rig: Rig) -> None:
@@ -30,7 +36,16 @@ async def test_a_fresh_node_joins_through_a_snapshot_and_follows(rig: Rig) -> No
             break
     offer = log.offer()
     assert offer is not None
-    await rig._start_node(8)
+    # The new node asks the others, of whom one lies: the rest are more.
+    await rig.until(partial(_witnessed, rig, offer.manifest.height))
+    liar = rig.nodes[1].process.follower.view
+    kept = liar._made
+    assert kept is not None
+    liar._made = replace(kept, parts=(bytes(32),))
+    try:
+        await rig._start_node(8)
+    finally:
+        liar._made = kept
     node = rig.nodes.pop()
     try:
         replica = node.process.follower.view
@@ -52,7 +67,14 @@ async def test_a_fresh_node_joins_through_a_snapshot_and_follows(rig: Rig) -> No
 
 async def test_snapshots_are_for_nodes(rig: Rig) -> None:
     stranger = TlsDialer(rig.runtime, rig.issue("nobody"))
-    source = GrpcSnapshotSource(rig.ledger_peer_address, stranger, rig.snapshots)
+    addresses = [rig.ledger_peer_address, rig.nodes[0].config.peer_address]
+    for address in addresses:
+        await _is_refused(rig, address, stranger)
+
+
+async def _is_refused(rig: Rig, address: str, stranger: TlsDialer) -> None:
+    channel = stranger.to_server(address, CHANNEL_OPTIONS)
+    source = GrpcSnapshotSource(rig.runtime, channel, rig.snapshots)
     try:
         with pytest.raises(Exception, match="TLS key") as caught:
             await source.offer()

@@ -6,36 +6,6 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class OfferSnapshotRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
-
-class OfferSnapshotResponse(_message.Message):
-    __slots__ = ("manifest", "base", "carrier", "terms")
-    MANIFEST_FIELD_NUMBER: _ClassVar[int]
-    BASE_FIELD_NUMBER: _ClassVar[int]
-    CARRIER_FIELD_NUMBER: _ClassVar[int]
-    TERMS_FIELD_NUMBER: _ClassVar[int]
-    manifest: bytes
-    base: bytes
-    carrier: bytes
-    terms: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, manifest: _Optional[bytes] = ..., base: _Optional[bytes] = ..., carrier: _Optional[bytes] = ..., terms: _Optional[_Iterable[bytes]] = ...) -> None: ...
-
-class ReadSnapshotRequest(_message.Message):
-    __slots__ = ("height", "first_part")
-    HEIGHT_FIELD_NUMBER: _ClassVar[int]
-    FIRST_PART_FIELD_NUMBER: _ClassVar[int]
-    height: int
-    first_part: int
-    def __init__(self, height: _Optional[int] = ..., first_part: _Optional[int] = ...) -> None: ...
-
-class ReadSnapshotResponse(_message.Message):
-    __slots__ = ("part",)
-    PART_FIELD_NUMBER: _ClassVar[int]
-    part: bytes
-    def __init__(self, part: _Optional[bytes] = ...) -> None: ...
-
 class GetGenesisRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

@@ -69,16 +69,6 @@ class LedgerStub:
                 request_serializer=hcefs_dot_v1_dot_ledger__pb2.ProveRequest.SerializeToString,
                 response_deserializer=hcefs_dot_v1_dot_ledger__pb2.ProveResponse.FromString,
                 _registered_method=True)
-        self.OfferSnapshot = channel.unary_unary(
-                '/hcefs.v1.Ledger/OfferSnapshot',
-                request_serializer=hcefs_dot_v1_dot_ledger__pb2.OfferSnapshotRequest.SerializeToString,
-                response_deserializer=hcefs_dot_v1_dot_ledger__pb2.OfferSnapshotResponse.FromString,
-                _registered_method=True)
-        self.ReadSnapshot = channel.unary_stream(
-                '/hcefs.v1.Ledger/ReadSnapshot',
-                request_serializer=hcefs_dot_v1_dot_ledger__pb2.ReadSnapshotRequest.SerializeToString,
-                response_deserializer=hcefs_dot_v1_dot_ledger__pb2.ReadSnapshotResponse.FromString,
-                _registered_method=True)
 
 
 class LedgerServicer:
@@ -134,20 +124,6 @@ class LedgerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def OfferSnapshot(self, request, context):
-        """Returns the newest snapshot that a signed header names; nodes only, on the peer port.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def ReadSnapshot(self, request, context):
-        """Streams the parts of that snapshot in order; nodes only, on the peer port.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
 
 def add_LedgerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -185,16 +161,6 @@ def add_LedgerServicer_to_server(servicer, server):
                     servicer.Prove,
                     request_deserializer=hcefs_dot_v1_dot_ledger__pb2.ProveRequest.FromString,
                     response_serializer=hcefs_dot_v1_dot_ledger__pb2.ProveResponse.SerializeToString,
-            ),
-            'OfferSnapshot': grpc.unary_unary_rpc_method_handler(
-                    servicer.OfferSnapshot,
-                    request_deserializer=hcefs_dot_v1_dot_ledger__pb2.OfferSnapshotRequest.FromString,
-                    response_serializer=hcefs_dot_v1_dot_ledger__pb2.OfferSnapshotResponse.SerializeToString,
-            ),
-            'ReadSnapshot': grpc.unary_stream_rpc_method_handler(
-                    servicer.ReadSnapshot,
-                    request_deserializer=hcefs_dot_v1_dot_ledger__pb2.ReadSnapshotRequest.FromString,
-                    response_serializer=hcefs_dot_v1_dot_ledger__pb2.ReadSnapshotResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -386,60 +352,6 @@ class Ledger:
             '/hcefs.v1.Ledger/Prove',
             hcefs_dot_v1_dot_ledger__pb2.ProveRequest.SerializeToString,
             hcefs_dot_v1_dot_ledger__pb2.ProveResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def OfferSnapshot(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/hcefs.v1.Ledger/OfferSnapshot',
-            hcefs_dot_v1_dot_ledger__pb2.OfferSnapshotRequest.SerializeToString,
-            hcefs_dot_v1_dot_ledger__pb2.OfferSnapshotResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def ReadSnapshot(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_stream(
-            request,
-            target,
-            '/hcefs.v1.Ledger/ReadSnapshot',
-            hcefs_dot_v1_dot_ledger__pb2.ReadSnapshotRequest.SerializeToString,
-            hcefs_dot_v1_dot_ledger__pb2.ReadSnapshotResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcefs.errors import Corrupt, Invalid, NotFound
+from hcefs.errors import Corrupt, HcefsError, Invalid, NotFound
 from hcefs.integrity import blake3_digest
 from hcefs.ledger import snapshot
 from hcefs.ledger.block import sign_block
@@ -25,7 +25,7 @@ from hcefs.ledger.snapshot import (
     SnapshotRule,
     cut,
 )
-from hcefs.ledger.snapshot_join import JOINING, Installer, join
+from hcefs.ledger.snapshot_join import JOINING, Installer, Witness, join, judge
 from hcefs.ledger.snapshot_maker import SnapshotMaker
 from hcefs.ledger.transactions import Upgrade
 from hcefs.runtime import SystemRuntime
@@ -347,6 +347,66 @@ async def test_what_was_due_at_a_stop_is_made_at_the_start_or_left_out(
     assert gone_on.offer() is None
     still.close()
     gone_on.close()
+
+
+class Told:
+    """Nodes that answer with what a test says."""
+
+    def __init__(self, answers: list[bytes], asked: list[Witness] | None = None) -> None:
+        self.answers = answers
+        self.asked = asked
+
+    async def roots(self, height: int, witnesses: list[Witness]) -> list[bytes]:
+        assert height == 8
+        self.asked = witnesses
+        return self.answers
+
+
+@pytest.mark.parametrize(
+    ("asked", "agree", "differ", "reason"),
+    [
+        (0, 0, 0, ""),
+        (3, 0, 0, "snapshot-unconfirmed"),
+        (3, 1, 0, ""),
+        (3, 2, 1, ""),
+        (3, 1, 1, "snapshot-disputed"),
+        (3, 0, 1, "snapshot-disputed"),
+    ],
+)
+def test_most_of_the_answers_decide(asked: int, agree: int, differ: int, reason: str) -> None:
+    root, other = b"r" * 32, b"o" * 32
+    answers = [root] * agree + [other] * differ
+    if not reason:
+        judge(root, asked, answers)
+        return
+    with pytest.raises(HcefsError) as caught:
+        judge(root, asked, answers)
+    assert caught.value.reason == reason
+
+
+async def test_nodes_of_the_map_are_asked_before_the_log_is_put_in_place(
+    tmp_path: Path, runtime: SystemRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = Scenario()
+    log, offer = await served(tmp_path, world, runtime)
+    nodes = [Witness("a:1", b"a" * 32), Witness("b:1", b"b" * 32), Witness("c:1", b"c" * 32)]
+    monkeypatch.setattr(Installer, "witnesses", lambda self, own: nodes)
+    path = tmp_path / "joined"
+    source = Source(log, offer, parts_of(log, offer))
+    root, lie = offer.manifest.root(), bytes(32)
+    for answers, reason in (
+        ([lie, lie, root], "snapshot-disputed"),
+        ([], "snapshot-unconfirmed"),
+    ):
+        with pytest.raises(HcefsError) as caught:
+            await join(path, world.genesis, source, runtime, Told(answers))
+        assert caught.value.reason == reason
+        assert not path.exists()
+        assert not path.with_name(path.name + JOINING).exists()
+    told = Told([root, lie, root])
+    assert await join(path, world.genesis, source, runtime, told) == 8
+    assert told.asked == nodes
+    log.close()
 
 
 def test_version_2_names_no_snapshot() -> None:
