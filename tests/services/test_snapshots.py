@@ -9,9 +9,12 @@ import pytest
 
 from hcefs.access.facts import Action
 from hcefs.client.snapshots import GrpcSnapshotSource
+from hcefs.errors import HcefsError
+from hcefs.ledger.snapshot_join import join
+from hcefs.node.ledger_join import NodeWitnesses
 from hcefs.transport.dial import TlsDialer
 from hcefs.transport.grpc_peers import CHANNEL_OPTIONS
-from tests.services.rig import Rig
+from tests.services.rig import Rig, Running
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("services")]
 
@@ -61,8 +64,33 @@ async def test_a_fresh_node_joins_through_a_snapshot_and_follows(rig: Rig) -> No
         await rig.give(rig.doctor, Action.READ)
         await rig.until(lambda: replica.height >= log.height)
         assert replica.app_hash == log.app_hash
+        await _most_of_them_lie(rig, node)
     finally:
         await node.process.stop()
+
+
+async def _most_of_them_lie(rig: Rig, node: Running) -> None:
+    """The same join into another folder, when most nodes name another root."""
+    views = [each.process.follower.view for each in rig.nodes[:6]]
+    await rig.until(lambda: all(view.height == rig.ledger.log.height for view in views))
+    truth = [view._made for view in views]
+    dialer = TlsDialer(rig.runtime, node.identity)
+    channel = dialer.to_server(rig.ledger_peer_address, CHANNEL_OPTIONS)
+    source = GrpcSnapshotSource(rig.runtime, channel, rig.snapshots)
+    path = rig.folder / "disputed"
+    genesis = rig.ledger.log.genesis
+    try:
+        for view, kept in zip(views[:4], truth, strict=False):
+            assert kept is not None
+            view._made = replace(kept, parts=(bytes(32),))
+        with pytest.raises(HcefsError) as caught:
+            await join(path, genesis, source, rig.runtime, NodeWitnesses(rig.runtime, dialer))
+        assert caught.value.reason == "snapshot-disputed"
+        assert not path.exists()
+    finally:
+        for view, kept in zip(views, truth, strict=True):
+            view._made = kept
+        await source.close()
 
 
 async def test_snapshots_are_for_nodes(rig: Rig) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +12,8 @@ from hcefs.access.facts import Action, Grant
 from hcefs.crypto.envelope import SUITE_XWING, Envelope
 from hcefs.formats.keybox import KeyBox
 from hcefs.formats.manifest import Opening
-from hcefs.ids import AccountId, BlobId, GrantId
+from hcefs.ids import AccountId, BlobId, GrantId, RecordId
+from hcefs.ledger.snapshot_join import join
 from hcefs.runtime import SystemRuntime
 from hcefs.store.interface import KeyTable, Table
 from hcefs.stripes.holder import box_key
@@ -18,6 +21,17 @@ from hcefs.stripes.pending import PENDING_BLOB, PENDING_OPENING, pending_key
 from hcefs.testing.local_cluster import HOUR_MS, NOW_MS, LocalCluster
 from hcefs.upkeep.collect import Collector
 from hcefs.upkeep.worker import Progress
+from tests.unit.ledger.replicas import make_block
+from tests.unit.ledger.scenario import Scenario
+from tests.unit.ledger.test_snapshot import (
+    NoWaiting,
+    Source,
+    chain,
+    made,
+    naming,
+    opened,
+    parts_of,
+)
 
 
 @pytest.fixture
@@ -142,3 +156,38 @@ async def test_the_plan_says_what_would_be_deleted_and_deletes_nothing(
     await collect_everywhere(cluster)
     assert everything(cluster) == [0] * 6
     assert collector_of(cluster, account).plan() == []
+
+
+async def test_a_replica_that_began_with_a_snapshot_collects_nothing_that_the_ledger_names(
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named, unnamed = await pending_blob(cluster), await pending_blob(cluster)
+    world = Scenario()
+    blocks = chain(world, 7)
+    entry = replace(world.entry("named"), commitment=named.commitment())
+    signed = world.sign(world.append("named", entry), "pat").encode()
+    blocks += [make_block(world, [signed]), make_block(world, [])]
+    log = opened(tmp_path / "log", world)
+    log.append(blocks)
+    await made(log, NoWaiting())
+    log.append([naming(world, make_block(world, []), log.root_to_name(10))])
+    offer = log.offer()
+    assert offer is not None
+    source = Source(log, offer, parts_of(log, offer))
+    assert await join(tmp_path / "new", world.genesis, source, cluster.runtime) == 8
+    replica = opened(tmp_path / "new", world)
+    asked: list[bytes] = []
+
+    def leaf_index(record: RecordId, commitment: bytes) -> int | None:
+        asked.append(commitment)
+        return replica.leaf_index(entry.record, commitment)
+
+    monkeypatch.setattr(cluster.ledger, "leaf_index", leaf_index)
+    cluster.ledger.time_ms = NOW_MS + 1000 * HOUR_MS
+    await collect_everywhere(cluster)
+    assert everything(cluster) == [6] * 6
+    assert {named.commitment(), unnamed.commitment()} == set(asked)
+    for stores in cluster.stores.values():
+        assert {key[:16] for key, _ in stores.rows.scan(Table.CORES)} == {bytes(named.blob)[:16]}
+    replica.close()
+    log.close()
