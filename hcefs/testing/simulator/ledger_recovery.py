@@ -13,7 +13,7 @@ from typing import Any
 
 from hcefs.client.authorize import Authorizer
 from hcefs.client.replicas import GrpcReplicas, operator_asker
-from hcefs.errors import HcefsError, Unavailable
+from hcefs.errors import HcefsError, NotFound, Unavailable
 from hcefs.ids import AccountId
 from hcefs.ledger.log import LedgerLog
 from hcefs.ledger.recovery import (
@@ -96,9 +96,18 @@ async def _copy_highest(world: World, life: Life, replicas: GrpcReplicas, log: L
         for address, answer in zip(addresses, answers, strict=True)
         if answer is not None and not answer.superseded
     ]
-    _, height, address, account = max(known)
-    feed: Any = replicas.blocks(AccountId(account), address, log.height + 1, height)
-    await copy_blocks(log, feed, life.runtime)
+    # One that began with a snapshot lacks the blocks before it: another has them, and what
+    # it has more is copied in the second turn.
+    for _, height, address, account in 2 * sorted(known, reverse=True):
+        if height <= log.height:
+            continue
+        feed: Any = replicas.blocks(AccountId(account), address, log.height + 1, height)
+        try:
+            await copy_blocks(log, feed, life.runtime)
+        except NotFound as error:
+            if error.reason != "before-snapshot":
+                raise
+            world.trace.note(f"{address} began with a snapshot")
 
 
 async def _announce(world: World, replicas: GrpcReplicas, statement: SignedTermChange) -> None:
