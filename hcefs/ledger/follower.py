@@ -66,6 +66,9 @@ QUEUED_MESSAGES_MAX = 32
 """Blocks and heads that wait to be verified; beyond it the sender waits."""
 BATCH_BYTES = 8 << 20
 """Blocks of about this size are verified and fsynced together while catching up."""
+DRIFT_MAX = 0.001
+"""So much faster than the ledger's a clock that only counts may go; a hundred times the usual."""
+
 HEADS_AHEAD_MAX = 256
 HEADS_REMEMBERED = 64
 """Verified heads that are known again by their bytes: peers pass on the same few."""
@@ -253,10 +256,9 @@ class Follower:
         """
         self._require_trusted()
         now_ms = self._runtime.now_ms()
-        # At least so late it is at the ledger: a clock that was set back while nothing came
-        # from there must not make an old lease a fresh one.
-        passed_ms = int((self._runtime.monotonic() - self._newest_seen) * 1000)
-        ledger_ms = self._newest_time_ms + passed_ms if self._newest_time_ms else 0
+        # A clock that was set back while nothing came from the ledger must not make an old
+        # lease a fresh one.
+        ledger_ms = self._ledger_ms()
         if ledger_ms > now_ms + self._genesis.skew_ms:
             raise Unavailable(
                 f"this node's clock is {ledger_ms - now_ms} ms behind the ledger's: "
@@ -273,6 +275,13 @@ class Follower:
                 "what is permitted: try another node",
                 reason="stale-lease",
             )
+
+    def _ledger_ms(self) -> int:
+        """At least so late it is at the ledger; 0 before the first head."""
+        if not self._newest_time_ms:
+            return 0
+        passed = self._runtime.monotonic() - self._newest_seen
+        return self._newest_time_ms + int(passed * 1000 * (1 - DRIFT_MAX))
 
     def lease_age_ms(self) -> int | None:
         """Milliseconds since the newest applied head was signed; None before the first."""
@@ -660,7 +669,8 @@ class Follower:
 
     def _place(self, head: SignedHead, height: int) -> None:
         """Remember a verified head: as the lease if its block is here, else for later."""
-        if head.time_ms > self._newest_time_ms:
+        # One that comes late says less of the time than an earlier one that came at once.
+        if head.time_ms > self._ledger_ms():
             self._newest_time_ms = head.time_ms
             self._newest_seen = self._runtime.monotonic()
         if head.height <= height:

@@ -369,11 +369,11 @@ async def test_a_clock_behind_the_ledger_is_refused(node: Node) -> None:
     now_ms = node.runtime.now_ms()
     node.follower.observe_head(node.head(now_ms + SKEW_S * 1000).encode())
     assert node.refusal() == ""
-    node.follower.observe_head(node.head(now_ms + SKEW_S * 1000 + 1).encode())
+    node.follower.observe_head(node.head(now_ms + SKEW_S * 1000 + 10).encode())
     assert node.refusal() == "clock-skew"
     node.runtime.advance(1)
     assert node.refusal() == "clock-skew"  # the ledger's clock went on, too
-    node.runtime.wall_ms += 1
+    node.runtime.wall_ms += 10
     assert node.refusal() == ""
 
 
@@ -388,6 +388,23 @@ async def test_a_clock_that_is_set_back_while_the_ledger_is_silent_renews_no_lea
         node.runtime.advance(lease_s - 1)
         node.runtime.wall_ms -= (lease_s - 1) * 1000
     assert node.refusal() == "clock-skew"
+
+
+async def test_a_head_that_comes_late_does_not_make_a_clock_right(node: Node) -> None:
+    """The network held a head back while the clock was set back: it is as old as it is."""
+    node.link.block(*node.blocks(1))
+    await node.reach(1)
+    began_ms = node.runtime.now_ms()
+    node.follower.observe_head(node.head(began_ms).encode())
+    passed_s = 3 * node.world.genesis.lease_ms // 1000
+    node.runtime.advance(passed_s)
+    node.runtime.wall_ms -= passed_s * 1000
+    assert node.refusal() == "clock-skew"
+    node.follower.observe_head(node.head(began_ms + 2_000).encode())
+    assert node.refusal() == "clock-skew"
+    node.follower.observe_head(node.head(began_ms + passed_s * 1000).encode())
+    node.runtime.wall_ms += passed_s * 1000
+    assert node.refusal() == ""
 
 
 async def test_a_forged_head_is_refused(node: Node) -> None:
