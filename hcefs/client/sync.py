@@ -247,6 +247,7 @@ class SyncClient:
     repair_now = _blocking(Client.repair_now)
     repair_list = _blocking(Client.repair_list)
     explain = _blocking(Client.explain)
+    find_lost = _blocking(Client.find_lost)
     verify = _blocking(Client.verify)
     scrub = _blocking(Client.scrub)
     collect = _blocking(Client.collect)

@@ -10,6 +10,7 @@ from hcefs.encoding import dumps
 from hcefs.errors import HcefsError
 from hcefs.ids import AccountId, RecordId
 from hcefs.integrity import blake3_digest
+from hcefs.ledger.block import PROTOCOL_NEWEST
 from hcefs.ledger.transactions import (
     OpenRecord,
     SignedTransaction,
@@ -272,7 +273,7 @@ async def test_envelope_of_an_unknown_version(rig: Rig) -> None:
 
 async def test_upgrade_is_refused(rig: Rig) -> None:
     signers = [(keys.account, 1, keys.signing_key) for keys in rig.operator_keys]
-    signed = sign_transaction(Upgrade(3, 1_000_000), rig.cluster, signers)
+    signed = sign_transaction(Upgrade(PROTOCOL_NEWEST + 1, 1_000_000), rig.cluster, signers)
     await rig.refused(_submit(rig, signed), "invalid", "unsupported")
 
 
