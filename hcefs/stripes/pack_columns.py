@@ -73,6 +73,13 @@ class ColumnJob:
             return not self.asked and not self._spare()
         return self.column in self.found or len(self.found) >= self.shape.profile.k
 
+    @property
+    def is_degraded(self) -> bool:
+        """Whether the columns did not come from where they are read when nothing is wrong."""
+        if self.shape.profile.k == 1:
+            return bool(self.failed or self.late)  # any copy is as good, this node's own the best
+        return self.column not in self.found
+
     def _spare(self) -> list[int]:
         """Indexes that were not asked yet."""
         tried = {*self.found, *self.asked, *self.failed, *self.late} | self.avoid

@@ -164,7 +164,7 @@ class PackReader:
                 groups.append((own, jobs))
         every = [job for _, jobs in groups for job in jobs]
         await self._columns.run(call, every)
-        if any(job.column not in job.found for job in every):
+        if any(job.is_degraded for job in every):
             self._metrics.count("degraded_reads_total")
         results.update(await self._runtime.compute(_assemble, groups))
         return results

@@ -76,7 +76,9 @@ async def test_only_who_has_a_seat_of_the_row(rig: Rig) -> None:
 
 async def test_no_row_of_another_partition(rig: Rig) -> None:
     caller, asked = others(rig, "copy-3", seated=True)[:2]
-    other = bytes(16)
+    bits = rig.map.table("copy-3").bits
+    mine = partition_of(bytes(rig.receipt.ref.blob.base), bits)
+    other = next(each for n in range(256) if partition_of(each := bytes([n]) * 16, bits) != mine)
     await rig.refused(
         rig.unary(
             asked.config.peer_address, METHOD, await request(rig, base=other), caller.identity
