@@ -29,7 +29,7 @@ async def test_a_slice_of_chaos_violates_nothing(tmp_path: Path) -> None:
     assert report.violations == []
     assert report.ok
     assert sum(report.faults.values()) >= 1
-    assert len(report.checks) == 7
+    assert len(report.checks) == 8
     assert report.load["puts"] >= 6
 
 
