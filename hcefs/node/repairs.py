@@ -76,7 +76,7 @@ class Repairs:
             self.listener,
             self.auditor,
             self._throttle,
-            lambda: NamedBlobs(self._runtime, stores, self._log, self._filler.surveyor, self._me),
+            lambda: NamedBlobs(self._runtime, stores, self._log, self._filler.surveyor),
             self._me,
         )
 

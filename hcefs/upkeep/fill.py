@@ -142,9 +142,7 @@ class SeatFiller:
         table = current.table(name.profile)
         place = Place(current.epoch, name.profile, name.partition)
         if survey is None:
-            others = self.surveyor.others(current, table.node_rows[name.partition], (source,))
-            others_too = self.surveyor.stand_ins(current, place)
-            lists = await self.surveyor.lists(place, table.bits, others, fenced, others_too)
+            lists = await self.surveyor.row(current, name, (source,), fenced)
         else:
             lists = survey.lists
         if source not in lists.nodes and len(lists.nodes) < table.k:
@@ -155,11 +153,7 @@ class SeatFiller:
             )
         filled = Filled()
         await self._shards(place, name, source, lists, filled)
-        if name.profile == current.default_profile:
-            if survey is None:
-                await self._records(place, table.bits, lists, fenced)
-            else:
-                await self._records_of(place, lists, survey.records)
+        await self.records(current, name, lists, fenced, survey)
         return filled
 
     # -- shards
@@ -224,11 +218,16 @@ class SeatFiller:
         return outcome, filled.bytes
 
     async def records(
-        self, current: ClusterMap, name: SeatName, lists: Lists, survey: Survey | None = None
+        self,
+        current: ClusterMap,
+        name: SeatName,
+        lists: Lists,
+        fenced: Callable[[Node], bool],
+        survey: Survey | None = None,
     ) -> None:
         """Bring the rows of a partition's records here, where its profile has them.
 
-        ``survey`` is what others have of them, if it is known; else they are asked.
+        ``fenced`` and ``survey`` as in :meth:`fill`.
 
         Raises:
             Unavailable: not now.
@@ -237,7 +236,7 @@ class SeatFiller:
             place = Place(current.epoch, name.profile, name.partition)
             bits = current.table(name.profile).bits
             if survey is None:
-                await self._records(place, bits, lists, lambda _: True)
+                await self._records(place, bits, lists, fenced)
             else:
                 await self._records_of(place, lists, survey.records)
 

@@ -53,13 +53,11 @@ class NamedBlobs:
         stores: Stores,
         replica: Replica,
         surveyor: Surveyor,
-        me: AccountId,
     ) -> None:
         self._runtime = runtime
         self._stores = stores
         self._replica = replica
         self._surveyor = surveyor
-        self._me = me
         self._names: set[BlobBase] = set()
 
     async def take(self, current: ClusterMap, partitions: Iterable[int]) -> list[Unfound]:

@@ -97,7 +97,7 @@ class Stock:
 
 
 class Stocktaking:
-    """One pass over the seats of a node, a row at a time."""
+    """One pass over the seats of a node, some rows at a time."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class Stocktaking:
         self._filler = filler
         self._queue = queue
         self._me = me
-        self._named = NamedBlobs(runtime, stores, replica, filler.surveyor, me)
+        self._named = NamedBlobs(runtime, stores, replica, filler.surveyor)
         self._names = own_seats(current, me)
         self._done = 0
         self.stock = Stock(current.epoch, runtime.now_ms(), seats=len(self._names))
@@ -133,8 +133,8 @@ class Stocktaking:
             return False
         names = [name for name in left if name.profile == left[0].profile]
         self._done += len(names)
-        # The map may have changed since the pass began.
-        names = [name for name in names if name in own_seats_of_row(current, self._me, name)]
+        if current.epoch != self.stock.epoch:
+            names = [name for name in names if name in own_seats_of_row(current, self._me, name)]
         if names:
             await self._rows(current, names)
         return True
@@ -195,19 +195,15 @@ class Stocktaking:
         own: dict[BlobBase, set[int]],
     ) -> None:
         table = current.table(name.profile)
-        row = table.node_rows[name.partition]
         if survey is None:
-            surveyor = self._filler.surveyor
-            place = Place(current.epoch, name.profile, name.partition)
-            others = surveyor.others(current, row, _sources(table, name))
-            stand_ins = surveyor.stand_ins(current, place)
-            lists = await surveyor.lists(place, table.bits, others, lambda _: True, stand_ins)
+            sources = _sources(table, name)
+            lists = await self._filler.surveyor.row(current, name, sources, lambda _: True)
         else:
             lists = survey.lists
         if len(lists.nodes) + 1 < table.k:
             self.stock.waiting += 1
-        await self._compare(name, row, lists, own)
-        await self._filler.records(current, name, lists, survey)
+        await self._compare(name, table.node_rows[name.partition], lists, own)
+        await self._filler.records(current, name, lists, lambda _: True, survey)
         if name.profile == current.default_profile and is_first(
             current, self._me, name.partition, lists.nodes
         ):

@@ -166,6 +166,23 @@ class Surveyor:
         nodes = stand_ins_of(current, place.profile, place.partition)
         return [node for node in nodes if node.account != self._me]
 
+    async def row(
+        self,
+        current: ClusterMap,
+        name: SeatName,
+        sources: Collection[int],
+        fenced: Callable[[Node], bool],
+    ) -> Lists:
+        """The list of one seat's row alone, from everybody who may have some of it.
+
+        Raises:
+            Unavailable, Corrupt: as :meth:`lists`.
+        """
+        table = current.table(name.profile)
+        place = Place(current.epoch, name.profile, name.partition)
+        others = self.others(current, table.node_rows[name.partition], sources)
+        return await self.lists(place, table.bits, others, fenced, self.stand_ins(current, place))
+
     async def lists(
         self,
         place: Place,
