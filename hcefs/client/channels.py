@@ -26,6 +26,7 @@ from hcefs.placement.cluster_map import ClusterMap
 from hcefs.runtime import Runtime, SystemRuntime
 from hcefs.transport.dial import AuthorityDialer, ServerDialer
 from hcefs.transport.grpc_peers import CHANNEL_OPTIONS, Ending, send_failed
+from hcefs.transport.server_calls import answers, one_answer
 from hcefs.transport.status import from_rpc_error
 
 STALL_SECONDS = 60.0
@@ -75,41 +76,20 @@ class Channels:
         Raises:
             HcefsError: what the server or the transport says.
         """
-        call = self.get(address).unary_unary(
-            method,
-            request_serializer=type(request).SerializeToString,
-            response_deserializer=answer.FromString,
-        )
-        try:
-            result: M = await call(request, timeout=seconds)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from None
-        return result
+        return await one_answer(self.get(address), method, request, answer, seconds)
 
-    async def answers(
-        self, address: str, method: str, request: bytes
-    ) -> AsyncGenerator[bytes, None]:
+    def answers(self, address: str, method: str, request: bytes) -> AsyncGenerator[bytes, None]:
         """The messages of a server-streaming method, as raw bytes.
 
         Raises:
             HcefsError: what the server or the transport says.
             Unavailable: ``stalled``.
         """
-        call = self.get(address).unary_stream(method)(request)
-        try:
-            while True:
-                try:
-                    async with self._runtime.timeout(STALL_SECONDS):
-                        message = await call.read()
-                except TimeoutError:
-                    raise _stalled() from None
-                except grpc.aio.AioRpcError as error:
-                    raise from_rpc_error(error) from None
-                if not isinstance(message, bytes):  # the library's end of stream
-                    return
-                yield message
-        finally:
-            call.cancel()
+
+        def begin() -> Any:
+            return self.get(address).unary_stream(method)(request)
+
+        return answers(self._runtime, begin, bytes, STALL_SECONDS, _stalled)
 
     def upload(self, address: str, method: str) -> Upload:
         """A client-streaming call of raw bytes, begun."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Any
-
-import grpc
 
 from hcefs.errors import Unavailable
 from hcefs.ledger.block import Block
 from hcefs.ledger.snapshot import SNAPSHOT_RULE, SnapshotManifest, SnapshotOffer, SnapshotRule
 from hcefs.runtime import Runtime
-from hcefs.transport.status import from_rpc_error
+from hcefs.transport.server_calls import answers, one_answer
 from hcefs.wire.v1 import replica_pb2, snapshot_pb2
 
 OFFER_SECONDS = 10.0
@@ -57,43 +56,38 @@ class GrpcSnapshotSource:
         return answer.made_height, answer.made_root
 
     async def _ask(self) -> snapshot_pb2.OfferSnapshotResponse:
-        call = self._channel.unary_unary(
-            "/hcefs.v1.Snapshots/OfferSnapshot",
-            request_serializer=snapshot_pb2.OfferSnapshotRequest.SerializeToString,
-            response_deserializer=snapshot_pb2.OfferSnapshotResponse.FromString,
-        )
         request = snapshot_pb2.OfferSnapshotRequest(asker=self._asker())
-        try:
-            answer: snapshot_pb2.OfferSnapshotResponse = await call(request, timeout=OFFER_SECONDS)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from None
-        return answer
+        return await one_answer(
+            self._channel,
+            "/hcefs.v1.Snapshots/OfferSnapshot",
+            request,
+            snapshot_pb2.OfferSnapshotResponse,
+            OFFER_SECONDS,
+        )
 
     async def parts(self, height: int) -> AsyncGenerator[bytes, None]:
         """See :class:`hcefs.ledger.snapshot_join.SnapshotSource`."""
-        call = self._channel.unary_stream(
-            "/hcefs.v1.Snapshots/ReadSnapshot",
-            request_serializer=snapshot_pb2.ReadSnapshotRequest.SerializeToString,
-            response_deserializer=snapshot_pb2.ReadSnapshotResponse.FromString,
-        )(snapshot_pb2.ReadSnapshotRequest(height=height, asker=self._asker()))
-        try:
-            while True:
-                try:
-                    async with self._runtime.timeout(STALL_SECONDS):
-                        message = await call.read()
-                except TimeoutError:
-                    raise Unavailable(
-                        "a snapshot of the ledger stopped in the middle: fetch it again",
-                        reason="stalled",
-                    ) from None
-                except grpc.aio.AioRpcError as error:
-                    raise from_rpc_error(error) from None
-                if not isinstance(message, snapshot_pb2.ReadSnapshotResponse):
-                    return
+
+        def begin() -> Any:
+            return self._channel.unary_stream(
+                "/hcefs.v1.Snapshots/ReadSnapshot",
+                request_serializer=snapshot_pb2.ReadSnapshotRequest.SerializeToString,
+                response_deserializer=snapshot_pb2.ReadSnapshotResponse.FromString,
+            )(snapshot_pb2.ReadSnapshotRequest(height=height, asker=self._asker()))
+
+        messages = answers(
+            self._runtime, begin, snapshot_pb2.ReadSnapshotResponse, STALL_SECONDS, _stalled
+        )
+        async with aclosing(messages):
+            async for message in messages:
                 yield message.part
-        finally:
-            call.cancel()
 
     async def close(self) -> None:
         """End the connection."""
         await self._channel.close(None)
+
+
+def _stalled() -> Unavailable:
+    return Unavailable(
+        "a snapshot of the ledger stopped in the middle: fetch it again", reason="stalled"
+    )

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Any, TypeVar
 
-import grpc
 from google.protobuf.message import Message
 
 from hcefs.errors import Unavailable
 from hcefs.runtime import Runtime
 from hcefs.transport.dial import ServerDialer
 from hcefs.transport.grpc_peers import CHANNEL_OPTIONS
-from hcefs.transport.status import from_rpc_error
+from hcefs.transport.server_calls import answers, one_answer
 from hcefs.wire.v1 import replica_pb2
 
 CALL_SECONDS = 10.0
@@ -70,18 +69,10 @@ class ReplicaCalls:
         )
 
     async def _unary(self, address: str, name: str, request: Message, answer: type[M]) -> M:
-        call = self.channel(address).unary_unary(
-            f"/hcefs.v1.Replica/{name}",
-            request_serializer=type(request).SerializeToString,
-            response_deserializer=answer.FromString,
-        )
-        try:
-            result: M = await call(request, timeout=CALL_SECONDS)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from None
-        return result
+        method = f"/hcefs.v1.Replica/{name}"
+        return await one_answer(self.channel(address), method, request, answer, CALL_SECONDS)
 
-    async def blocks(
+    def blocks(
         self, address: str, request: replica_pb2.ReadBlocksRequest
     ) -> AsyncGenerator[replica_pb2.ReadBlocksResponse, None]:
         """A node's blocks, and the statements of terms.
@@ -90,28 +81,20 @@ class ReplicaCalls:
             HcefsError: what the node or the transport says.
             Unavailable: ``stalled``.
         """
-        call = self.channel(address).unary_stream(
-            "/hcefs.v1.Replica/ReadBlocks",
-            request_serializer=replica_pb2.ReadBlocksRequest.SerializeToString,
-            response_deserializer=replica_pb2.ReadBlocksResponse.FromString,
-        )(request)
-        try:
-            while True:
-                try:
-                    async with self._runtime.timeout(STALL_SECONDS):
-                        message = await call.read()
-                except TimeoutError:
-                    raise Unavailable(
-                        f"{address} sends no more blocks: try again, or another node",
-                        reason="stalled",
-                    ) from None
-                except grpc.aio.AioRpcError as error:
-                    raise from_rpc_error(error) from None
-                if not isinstance(message, replica_pb2.ReadBlocksResponse):
-                    return
-                yield message
-        finally:
-            call.cancel()
+
+        def begin() -> Any:
+            return self.channel(address).unary_stream(
+                "/hcefs.v1.Replica/ReadBlocks",
+                request_serializer=replica_pb2.ReadBlocksRequest.SerializeToString,
+                response_deserializer=replica_pb2.ReadBlocksResponse.FromString,
+            )(request)
+
+        def stalled() -> Unavailable:
+            return Unavailable(
+                f"{address} sends no more blocks: try again, or another node", reason="stalled"
+            )
+
+        return answers(self._runtime, begin, replica_pb2.ReadBlocksResponse, STALL_SECONDS, stalled)
 
     async def close(self) -> None:
         """End the connections."""
