@@ -353,9 +353,9 @@ async def upgrade_protocol(
         Conflict: the height has passed, another upgrade is scheduled, or it skips a version.
         Invalid: the ledger's software does not know the version.
     """
-    status = await client.protocol_version()
     if height is None:
         # Versions come one after the other.
+        status = await client.protocol_version()
         for step in range(status.version + 1, version):
             await _upgrade_step(client, operators, step, None)
     return await _upgrade_step(client, operators, version, height)

@@ -823,14 +823,17 @@ class LedgerLog(StateView):
             terms = stored_terms(rows, self.genesis)
             row = rows.row(HEAD_ROW)
             head = None if row is None else decode_row(SignedHead, row)
+            row = rows.row(SNAPSHOT_ROW)
+            made = None if row is None else decode_row(SnapshotManifest, row)
+            row = rows.row(CARRIER_ROW)
+            carrier = None if row is None else decode_row(Block, row)
         except BaseException:
             with contextlib.suppress(Exception):
                 database.close()
             raise
         self._database, self._rows = database, rows
         self._frozen = None
-        self._made = self._fact(SNAPSHOT_ROW, SnapshotManifest)
-        self._carrier = self._fact(CARRIER_ROW, Block)
+        self._made, self._carrier = made, carrier
         self._facts.forget()
         with self._showing:
             shown = self._head
@@ -853,7 +856,10 @@ class LedgerLog(StateView):
         return 0 if self._made is None else self._made.height
 
     def root_to_name(self, height: int) -> bytes:
-        """The snapshot root for the header of the next block: empty, if none is to be named."""
+        """The snapshot root for the header of the next block: empty, if none is to be named.
+
+        Before protocol version 3 none is: then no snapshot is made.
+        """
         made, carrier = self._made, self._carrier
         due = self.rule.named_by(height)
         if not due or made is None or made.height != due:

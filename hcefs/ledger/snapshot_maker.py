@@ -1,8 +1,9 @@
 """The background making of a replica's snapshots, one part at a time.
 
 Invariants: commits never wait for it but for the writing of one part; a snapshot that a
-stop or crash interrupts is dropped, and the next one is made at the next due height; what
-it makes is compared with the root that a header has named, whichever comes first.
+stop or crash interrupts is made anew at the next start, if no block has come since, and
+else the next one is that of the next due height; what it makes is compared with the root
+that a header has named, whichever comes first.
 Source: docs/decisions/0028-ledger-snapshots.md.
 """
 
@@ -45,6 +46,7 @@ class SnapshotMaker:
 
     def gauges(self, metrics: Metrics) -> None:
         """Let the process show how its snapshots stand."""
+        metrics.set("ledger_snapshot_height", lambda: self._log.snapshot_height)
         metrics.set("ledger_snapshot_seconds", lambda: self.seconds)
         metrics.set("ledger_snapshot_unchecked_roots", lambda: self._log.roots_unchecked)
 
@@ -91,11 +93,11 @@ class SnapshotMaker:
         digests: list[bytes] = []
         size = 0
         while True:
-            part = await self._runtime.disk(self._next, parts, height, len(digests))
-            if part is None:
+            kept = await self._runtime.disk(self._next, parts, height, len(digests))
+            if kept is None:
                 break
-            digests.append(blake3_digest(part))
-            size += len(part)
+            digests.append(kept[0])
+            size += kept[1]
             if len(digests) > PARTS_MAX:
                 _logger.warning("the ledger is too large for snapshots")
                 await self._runtime.disk(self._log.sweep_parts)
@@ -107,11 +109,13 @@ class SnapshotMaker:
         self._compare()
         return True
 
-    def _next(self, parts: Iterator[bytes], height: int, index: int) -> bytes | None:
+    def _next(self, parts: Iterator[bytes], height: int, index: int) -> tuple[bytes, int] | None:
+        """Keep the next part; its digest and length, None when there is none left."""
         part = next(parts, None)
-        if part is not None:
-            self._log.keep_part(height, index, part)
-        return part
+        if part is None:
+            return None
+        self._log.keep_part(height, index, part)
+        return blake3_digest(part), len(part)
 
     def _compare(self) -> None:
         try:

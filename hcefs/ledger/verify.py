@@ -161,8 +161,9 @@ def _unpacked(rows: Rows, made: SnapshotManifest) -> tuple[MemoryState, int]:
     leaf_family, written_once = leaf_rows(), (leaf_rows(), block_hash_row(0)[:1])
     try:
         for index in range(len(made.parts)):
-            made.check_part(index, rows.row(part_row(made.height, index)) or b"")
-            for key, value in joiner.add(rows.row(part_row(made.height, index)) or b""):
+            part = rows.row(part_row(made.height, index)) or b""
+            made.check_part(index, part)
+            for key, value in joiner.add(part):
                 if key.startswith(STATE_ROWS):
                     state.write({key[len(STATE_ROWS) :]: value})
                 elif key.startswith(written_once) and rows.row(key) != value:

@@ -38,7 +38,6 @@ from hcefs.integrity import blake3_digest
 from hcefs.ledger import machine
 from hcefs.ledger.block import (
     BLOCK_TRANSACTION_BYTES_MAX,
-    PROTOCOL_SNAPSHOTS,
     Block,
     BlockHeader,
     SignedHead,
@@ -488,7 +487,6 @@ class LedgerWriter:
 
     def _sign(self, context: BlockContext, transactions: list[bytes], state: Overlay) -> Block:
         log = self._log
-        version = machine.protocol_at(log, context.height)
         header = BlockHeader(
             cluster=self._genesis.cluster,
             term=self._term,
@@ -496,11 +494,9 @@ class LedgerWriter:
             time_ms=context.time_ms,
             previous=log.tip_hash,
             transaction_root=transaction_root(transactions),
-            protocol_version=version,
+            protocol_version=machine.protocol_at(log, context.height),
             app_hash=machine.next_app_hash(log.app_hash, state),
-            snapshot_root=log.root_to_name(context.height)
-            if version >= PROTOCOL_SNAPSHOTS
-            else b"",
+            snapshot_root=log.root_to_name(context.height),
         )
         return sign_block(header, transactions, self._key)
 

@@ -60,8 +60,6 @@ async def join_by_snapshot(
     rule: SnapshotRule = SNAPSHOT_RULE,
 ) -> int:
     """Begin the log at ``path`` with the ledger's snapshot, if there is neither; its height."""
-    if await runtime.disk(path.exists):
-        return 0
     channel = dialer.to_server(address, CHANNEL_OPTIONS)
     source = GrpcSnapshotSource(runtime, channel, rule)
     try:

@@ -103,7 +103,6 @@ class LedgerNode:
         """Begin to commit; whatever comes of it, :meth:`stop` is to follow."""
         self.metrics.set("build_info", 1, version=__version__)
         self.metrics.set("ledger_height", lambda: self.log.height)
-        self.metrics.set("ledger_snapshot_height", lambda: self.log.snapshot_height)
         self.metrics.set("ledger_term", lambda: self.log.terms.term)
         self.metrics.set("ledger_fork_proofs", lambda: len(self.log.fork_proofs()))
         self.snapshots.gauges(self.metrics)

@@ -586,7 +586,6 @@ class StorageNode:
         metrics.set("disk_free_bytes", lambda: shards.usage().free_bytes)
         metrics.set("disk_total_bytes", lambda: shards.usage().total_bytes)
         metrics.set("ledger_height", lambda: self._log.height)
-        metrics.set("ledger_snapshot_height", lambda: self._log.snapshot_height)
         metrics.set("ledger_term", lambda: self._log.terms.term)
         metrics.set("ledger_fork_proofs", lambda: len(self._log.fork_proofs()))
         metrics.set("ledger_lease_age_seconds", self._lease_age)

@@ -204,6 +204,8 @@ async def join_ledger(
 
     Returns the snapshot's height, or 0.
     """
+    if (config.data / LEDGER).exists():
+        return 0
     config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     identity = load_identity(config.tls)
     return await join_by_snapshot(
