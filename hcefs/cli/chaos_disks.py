@@ -26,10 +26,8 @@ from hcefs.formats.shard import (
     TRAILER_SIZE,
     ShardFooter,
     ShardHeader,
-    check_lengths,
-    decode_footer,
-    decode_trailer,
-    footer_length,
+    decode_file,
+    piece_in,
 )
 from hcefs.ids import BlobBase
 from hcefs.integrity import blake3_digest
@@ -62,16 +60,12 @@ def read_shard(path: Path) -> Shard:
     data = path.read_bytes()
     if len(data) < HEADER_SIZE + TRAILER_SIZE:
         raise Corrupt("a shard file is shorter than its frame", reason="truncated")
-    header = ShardHeader.decode(data[:HEADER_SIZE])
-    trailer = decode_trailer(data[-TRAILER_SIZE:])
-    geometry = check_lengths(header, trailer, len(data))
-    footer = decode_footer(data[-footer_length(trailer.pieces) :])
+    header, footer, geometry = decode_file(data)
     if path.name != f"{bytes(header.base).hex()}.{header.index}":
         raise Corrupt("a shard file holds another shard", reason="wrong-name")
     pieces = []
     for segment in range(geometry.segments):
-        start = HEADER_SIZE + geometry.offset_of(segment)
-        pieces.append(data[start : start + geometry.piece_of(segment)])
+        pieces.append(piece_in(data, geometry, segment))
         if blake3_digest(pieces[-1]) != footer.digest_of(segment):
             raise Corrupt(f"piece {segment} is damaged", reason="damaged-piece")
     return Shard(header, footer, tuple(pieces))

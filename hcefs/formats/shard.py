@@ -249,6 +249,24 @@ def check_lengths(header: ShardHeader, trailer: Trailer, size: int) -> Geometry:
     return geometry
 
 
+def decode_file(data: bytes) -> tuple[ShardHeader, ShardFooter, Geometry]:
+    """Header, footer and geometry of a whole file; the pieces are not compared.
+
+    Raises:
+        Corrupt: too short, damaged, or header and trailer contradict each other.
+    """
+    header = ShardHeader.decode(data[:HEADER_SIZE])
+    trailer = decode_trailer(data[-TRAILER_SIZE:])
+    geometry = check_lengths(header, trailer, len(data))
+    return header, decode_footer(data[-footer_length(trailer.pieces) :]), geometry
+
+
+def piece_in(data: bytes, geometry: Geometry, segment: int) -> bytes:
+    """A piece of a whole file, not compared with its digest."""
+    start = HEADER_SIZE + geometry.offset_of(segment)
+    return data[start : start + geometry.piece_of(segment)]
+
+
 def _check_counts(plaintext_length: int, piece_digests: bytes) -> None:
     pieces, rest = divmod(len(piece_digests), DIGEST_SIZE)
     if rest or not 1 <= pieces <= SEGMENTS_MAX:

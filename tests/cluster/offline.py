@@ -22,13 +22,10 @@ from hcefs.formats.manifest import Core, Layout, Opening
 from hcefs.formats.pack import PACK_SEGMENT_SIZE, PackLayout, PackOpening, Span
 from hcefs.formats.shard import (
     HEADER_SIZE,
-    TRAILER_SIZE,
     ShardFooter,
     ShardHeader,
-    check_lengths,
-    decode_footer,
-    decode_trailer,
-    footer_length,
+    decode_file,
+    piece_in,
 )
 from hcefs.ids import BlobBase, RecordId
 from hcefs.integrity import blake3_digest
@@ -108,14 +105,10 @@ class ShardFile:
             Corrupt: something in it is damaged.
         """
         data = path.read_bytes()
-        header = ShardHeader.decode(data[:HEADER_SIZE])
-        trailer = decode_trailer(data[-TRAILER_SIZE:])
-        geometry = check_lengths(header, trailer, len(data))
-        footer = decode_footer(data[-footer_length(trailer.pieces) :])
+        header, footer, geometry = decode_file(data)
         pieces = []
         for segment in range(geometry.segments):
-            start = HEADER_SIZE + geometry.offset_of(segment)
-            pieces.append(data[start : start + geometry.piece_of(segment)])
+            pieces.append(piece_in(data, geometry, segment))
             if blake3_digest(pieces[-1]) != footer.digest_of(segment):
                 raise Corrupt(f"piece {segment} of {path.name} is damaged", reason="damaged-piece")
         return cls(header, footer, pieces)

@@ -15,12 +15,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from hcefs.errors import HcefsError
 from hcefs.formats.shard import (
     HEADER_SIZE,
-    TRAILER_SIZE,
     ShardFooter,
-    ShardHeader,
-    decode_footer,
-    decode_trailer,
+    decode_file,
     footer_length,
+    piece_in,
 )
 from hcefs.ids import BlobBase
 from hcefs.integrity import blake3_digest
@@ -393,13 +391,10 @@ class Faults:
 
 def another(data: bytes) -> bytes:
     """A shard file with one byte of its first piece changed, and whole in itself."""
-    header = ShardHeader.decode(data[:HEADER_SIZE])
-    trailer = decode_trailer(data[-TRAILER_SIZE:])
-    footer = decode_footer(data[-footer_length(trailer.pieces) :])
-    first = header.geometry(footer.plaintext_length).piece_of(0)
-    changed = bytearray(data[: -footer_length(trailer.pieces)])
+    _, footer, geometry = decode_file(data)
+    changed = bytearray(data[: -footer_length(footer.pieces)])
     changed[HEADER_SIZE] ^= 1
-    digest = blake3_digest(bytes(changed[HEADER_SIZE : HEADER_SIZE + first]))
+    digest = blake3_digest(piece_in(bytes(changed), geometry, 0))
     digests = digest + footer.piece_digests[len(digest) :]
     return bytes(changed) + ShardFooter.of(footer.plaintext_length, digests).encode()
 

@@ -15,10 +15,12 @@ from hcefs.formats.shard import (
     ShardFooter,
     ShardHeader,
     check_lengths,
+    decode_file,
     decode_footer,
     decode_trailer,
     file_length,
     footer_length,
+    piece_in,
 )
 from hcefs.ids import BlobBase
 from hcefs.integrity import blake3_digest, crc32c, shard_digest
@@ -224,3 +226,23 @@ def test_contradicting_lengths_are_found(plaintext_length: int, size_error: int)
     with pytest.raises(Corrupt) as caught:
         check_lengths(HEADER, trailer, size)
     assert caught.value.reason == "bad-footer"
+
+
+def whole_file() -> bytes:
+    geometry = Geometry(2_500_000, PROFILES["ec-4-2"])
+    pieces = b"".join(bytes([n]) * geometry.piece_of(n) for n in range(geometry.segments))
+    return HEADER.encode() + pieces + FOOTER.encode()
+
+
+def test_a_whole_file_is_taken_apart() -> None:
+    data = whole_file()
+    header, footer, geometry = decode_file(data)
+    assert (header, footer, geometry.segments) == (HEADER, FOOTER, 3)
+    for n in range(3):
+        assert piece_in(data, geometry, n) == bytes([n]) * geometry.piece_of(n)
+
+
+@pytest.mark.parametrize("kept", [0, HEADER_SIZE, HEADER_SIZE + 40, -TRAILER_SIZE, -1])
+def test_a_cut_file_is_not_taken_apart(kept: int) -> None:
+    with pytest.raises(Corrupt):
+        decode_file(whole_file()[:kept])

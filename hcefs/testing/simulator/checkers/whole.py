@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from hcefs.errors import HcefsError
 from hcefs.formats.shard import (
-    HEADER_SIZE,
-    TRAILER_SIZE,
-    ShardHeader,
-    decode_footer,
-    decode_trailer,
-    footer_length,
+    decode_file,
+    piece_in,
 )
 from hcefs.integrity import blake3_digest
 from hcefs.placement.ring import seats
@@ -29,10 +25,12 @@ def lacks(world: World, history: History) -> list[str]:
         for _, name, file in node.storage.platter.shards():
             parsed = index_of_name(name)
             if parsed is not None:
-                problem = damage(bytes(file.data)) if file.is_flipped else ""
-                known = history.shards.get(parsed)
-                if file.is_flipped and known not in (None, blake3_digest(bytes(file.data))):
-                    problem = problem or "is another"
+                problem = ""
+                if file.is_flipped:
+                    data, known = bytes(file.data), history.shards.get(parsed)
+                    problem = damage(data)
+                    if not problem and known not in (None, blake3_digest(data)):
+                        problem = "is another"
                 held[node.name, parsed[0], parsed[1]] = problem
     found = []
     done: set[bytes] = set()
@@ -52,15 +50,10 @@ def lacks(world: World, history: History) -> list[str]:
 def damage(data: bytes) -> str:
     """What is wrong with a shard's bytes; empty when they are as written."""
     try:
-        header = ShardHeader.decode(data[:HEADER_SIZE])
-        trailer = decode_trailer(data[-TRAILER_SIZE:])
-        footer = decode_footer(data[-footer_length(trailer.pieces) :])
-        geometry = header.geometry(footer.plaintext_length)
+        _, footer, geometry = decode_file(data)
     except HcefsError as error:
         return error.reason
     for segment in range(geometry.segments):
-        start = HEADER_SIZE + geometry.offset_of(segment)
-        piece = data[start : start + geometry.piece_of(segment)]
-        if blake3_digest(piece) != footer.digest_of(segment):
+        if blake3_digest(piece_in(data, geometry, segment)) != footer.digest_of(segment):
             return f"piece {segment} is damaged"
     return ""
