@@ -24,7 +24,9 @@ PROTOCOL_FIRST = 1
 """The version of the state machine's rules that every chain begins with."""
 PROTOCOL_SNAPSHOTS = 3
 """From this version on headers may name snapshots."""
-PROTOCOL_NEWEST = 3
+PROTOCOL_RIGHTS = 4
+"""From this version on the ledger knows what completes rights and evidence."""
+PROTOCOL_NEWEST = 4
 """The newest version that this software knows; it knows all before it."""
 
 BLOCK_TAG = b"block"

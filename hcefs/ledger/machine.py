@@ -17,7 +17,9 @@ docs/decisions/0018-protocol-version-2.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 from hcefs.encoding import Value, dumps
 from hcefs.errors import Corrupt, HcefsError, Invalid
@@ -98,6 +100,25 @@ __all__ = [
 
 APP_HASH_TAG = b"hcefs/v1/app\x00"
 
+_Rule = Callable[[Overlay, StateView, SignedTransaction, Any, BlockContext], Outcome]
+
+_RULES: Mapping[type[Transaction], _Rule] = MappingProxyType(
+    {
+        RegisterAccount: rules_accounts.register,
+        DeactivateAccount: rules_accounts.deactivate,
+        OpenRecord: rules_records.open_record,
+        Append: rules_records.append,
+        GiveGrant: rules_grants.give,
+        RevokeGrant: rules_grants.revoke,
+        SetClusterMap: rules_map.set_map,
+        Upgrade: rules_protocol.upgrade,
+        SeatsArrived: rules_map.seats_arrived,
+        SetUpkeepPolicy: rules_upkeep.set_policy,
+        NodeReport: rules_upkeep.report,
+    }
+)
+"""Which rule applies each kind of transaction; each checks the protocol version that it needs."""
+
 
 def genesis_state(genesis: Genesis) -> tuple[Overlay, bytes]:
     """The state before the first block, as writes over nothing, and its app hash.
@@ -140,41 +161,9 @@ def apply(state: Overlay, signed: SignedTransaction, context: BlockContext) -> O
     transaction.check()
     draft = Overlay(state)
     view = StateView(draft, context.height, context.time_ms)
-    outcome = _dispatch(draft, view, signed, transaction, context)
+    outcome = _RULES[type(transaction)](draft, view, signed, transaction, context)
     state.absorb(draft)
     return outcome
-
-
-def _dispatch(
-    state: Overlay,
-    view: StateView,
-    signed: SignedTransaction,
-    transaction: Transaction,
-    context: BlockContext,
-) -> Outcome:
-    match transaction:
-        case RegisterAccount():
-            return rules_accounts.register(state, view, signed, transaction, context)
-        case DeactivateAccount():
-            return rules_accounts.deactivate(state, view, signed, transaction, context)
-        case OpenRecord():
-            return rules_records.open_record(state, view, signed, transaction, context)
-        case Append():
-            return rules_records.append(state, view, signed, transaction, context)
-        case GiveGrant():
-            return rules_grants.give(state, view, signed, transaction, context)
-        case RevokeGrant():
-            return rules_grants.revoke(state, view, signed, transaction, context)
-        case SetClusterMap():
-            return rules_map.set_map(state, view, signed, transaction, context)
-        case Upgrade():
-            return rules_protocol.upgrade(state, view, signed, transaction, context)
-        case SeatsArrived():
-            return rules_map.seats_arrived(state, view, signed, transaction, context)
-        case SetUpkeepPolicy():
-            return rules_upkeep.set_policy(state, view, signed, transaction, context)
-        case NodeReport():
-            return rules_upkeep.report(state, view, signed, transaction, context)
 
 
 def execute(state: Overlay, transactions: Sequence[bytes], context: BlockContext) -> list[Outcome]:

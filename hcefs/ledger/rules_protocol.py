@@ -9,7 +9,7 @@ Source: docs/decisions/0018-protocol-version-2.md.
 from __future__ import annotations
 
 from hcefs.errors import Conflict, Invalid
-from hcefs.ledger.block import PROTOCOL_NEWEST
+from hcefs.ledger.block import PROTOCOL_NEWEST, PROTOCOL_RIGHTS
 from hcefs.ledger.cluster_facts import ProtocolSchedule, ProtocolStep
 from hcefs.ledger.outcome import BlockContext, Outcome
 from hcefs.ledger.signers import require_operators, verified_signers
@@ -81,3 +81,17 @@ def require_waves(view: StateView, context: BlockContext) -> None:
 def has_waves(view: StateView, context: BlockContext) -> bool:
     """Whether maps change in waves in this block: from protocol version 2 on."""
     return view.protocol().at(context.height) >= 2
+
+
+def require_rights(view: StateView, context: BlockContext) -> None:
+    """Check that the rules that complete rights and evidence are in force.
+
+    Raises:
+        Invalid: ``unsupported``.
+    """
+    if view.protocol().at(context.height) < PROTOCOL_RIGHTS:
+        raise Invalid(
+            "this kind of transaction needs protocol version 4: upgrade the ledger first "
+            "(`hcefs ledger upgrade --to 4`)",
+            reason="unsupported",
+        )
