@@ -38,9 +38,10 @@ from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.errors import Corrupt, HcefsError, Internal, Invalid, Unavailable
 from hcefs.ledger import machine
 from hcefs.ledger.block import Block, BlockHeader, SignedHead, transaction_root
+from hcefs.ledger.database import DISK_REASONS
 from hcefs.ledger.genesis import Genesis
 from hcefs.ledger.link import BlockBytes, HeadBytes, LedgerLink, TermBytes
-from hcefs.ledger.log import DISK_REASONS, LedgerLog
+from hcefs.ledger.log import LedgerLog
 from hcefs.ledger.outcome import Event, Outcome
 from hcefs.ledger.rows import AppliedBlock, ForkProof
 from hcefs.ledger.state import Overlay, State
@@ -599,7 +600,7 @@ class Follower:
     ) -> tuple[Overlay, Sequence[Outcome]]:
         """Replay a block that passed :meth:`_is_next`, which saw to its signature and root."""
         try:
-            self._log.check_named_root(block.header)
+            self._log.snapshots.check_named_root(block.header)
             return machine.replay_signed(state, block, self._genesis, previous, self._log.terms)
         except Corrupt as error:
             raise Corrupt(

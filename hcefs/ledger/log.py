@@ -10,8 +10,8 @@ Every replica, the writer's included, is one of these.  Its rows are laid out in
 * A term begins where this log stands, in one batch with all that it ends; terms never
   go back.
 * Only the next block can be appended.  After a failed write nothing more is written
-  until :meth:`LedgerLog.recover` has opened the folder again, because only that tells
-  what is on disk; it refuses a folder that lacks what was on disk before.
+  until :meth:`LedgerLog.recover` has opened the folder again (:mod:`hcefs.ledger.database`);
+  it refuses a folder that lacks what was on disk before.
 * Reads are safe from any thread.  Facts of the state are remembered until the
   write that changes them (:mod:`hcefs.ledger.facts`), those of a snapshot and of
   other rows by their bytes, which are read each time.
@@ -25,12 +25,11 @@ Source: docs/ARCHITECTURE.md, "Ledger".
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self, TypeVar, cast
+from typing import Self, TypeVar, cast
 
 import rocksdict
 
@@ -39,20 +38,19 @@ from hcefs.encoding import Encoded
 from hcefs.errors import (
     Conflict,
     Corrupt,
-    Exhausted,
     HcefsError,
-    Internal,
     Invalid,
     NotFound,
-    Unavailable,
 )
 from hcefs.ids import AccountId, RecordId
 from hcefs.integrity import leaf_hash
 from hcefs.ledger import machine
 from hcefs.ledger.block import Block, BlockHeader, SignedHead, previous_hash
+from hcefs.ledger.database import LogDatabase, Rows
 from hcefs.ledger.draft import Draft
 from hcefs.ledger.facts import FactMemory
 from hcefs.ledger.genesis import Genesis
+from hcefs.ledger.log_snapshots import LogSnapshots, stored_snapshot
 from hcefs.ledger.outcome import Leaf
 from hcefs.ledger.proofs import term_of_proof
 from hcefs.ledger.rows import (
@@ -61,8 +59,6 @@ from hcefs.ledger.rows import (
     FORK_ROW,
     GENESIS_ROW,
     HEAD_ROW,
-    PART_ROWS,
-    SNAPSHOT_ROW,
     STATE_ROWS,
     SUPERSEDED_ROW,
     TIP_ROW,
@@ -76,7 +72,6 @@ from hcefs.ledger.rows import (
     decode_row,
     leaf_row,
     leaf_rows,
-    part_row,
     result_row,
     seal,
     settled_fork_row,
@@ -84,17 +79,14 @@ from hcefs.ledger.rows import (
     subtree_row,
     term_row,
     u64,
-    unseal,
 )
 from hcefs.ledger.snapshot import (
-    FAMILIES,
     SNAPSHOT_RULE,
     SnapshotManifest,
     SnapshotOffer,
     SnapshotRule,
-    check_named_root,
 )
-from hcefs.ledger.state import MAP_KEY, State, StateView
+from hcefs.ledger.state import MAP_KEY, StateView
 from hcefs.ledger.terms import SignedTermChange, Terms
 from hcefs.ledger.verify import stored_terms, verify_from_snapshot, verify_rows
 from hcefs.placement.cluster_map import ClusterMap
@@ -105,156 +97,8 @@ __all__ = ["LEAVES_MAX", "AppliedBlock", "ForkProof", "LedgerLog", "SubmitResult
 LEAVES_MAX = 4096
 """Most leaves that one read returns."""
 
-RECOVERY_FREE_BYTES = 32 << 20
-"""Opening flushes what the write-ahead log holds; without room for that reads are lost too."""
-
-DISK_REASONS = frozenset({"disk-full", "disk-error", "ledger-log-reopening"})
-"""Reasons that pass when the disk takes writes again, after :meth:`LedgerLog.recover`."""
-
-_BLOCK_CACHE_BYTES = 64 << 20
-_WRITE_BUFFER_BYTES = 16 << 20
-_OPEN_FILES_MAX = 256
-_SWEEP_ROWS = 1000
-_BLOOM_BITS = 10
-
 _T = TypeVar("_T")
 _Fact = TypeVar("_Fact", bound=Encoded)
-
-
-def translated(function: Callable[..., _T], *args: Any) -> _T:
-    """Call RocksDB, whose binding raises plain ``Exception``, and raise ours."""
-    try:
-        return function(*args)
-    except HcefsError:
-        raise
-    except Exception as error:
-        raise disk_failure(error) from error
-
-
-def disk_failure(error: Exception) -> HcefsError:
-    """What a failure of RocksDB means; its text names files, never contents."""
-    if isinstance(error, HcefsError):
-        return error
-    text = str(error)
-    if isinstance(error, rocksdict.DbClosedError):
-        return Unavailable(
-            "the ledger's log is closed, or being opened again after a failure of its disk: "
-            "try again, or another node",
-            reason="ledger-log-reopening",
-        )
-    if "No space left" in text or "Disk quota" in text:
-        return _disk_full()
-    if text.startswith("IO error") or isinstance(error, OSError):
-        return Unavailable(
-            "the disk failed under the ledger's log: look at the kernel's log and the disk's "
-            "health; the log is opened again by itself",
-            reason="disk-error",
-        )
-    return Internal(
-        f"the ledger's database failed ({error}): check the disk and restart the process",
-        reason="ledger-log-failed",
-    )
-
-
-def _disk_full() -> Exhausted:
-    return Exhausted(
-        "the disk of this node has no room for the ledger's log: free space on it; the log goes "
-        "on by itself then",
-        reason="disk-full",
-        retry_after_ms=60_000,
-    )
-
-
-def _unknown() -> Internal:
-    return Internal(
-        "a write of the ledger's log was interrupted: restart the process",
-        reason="ledger-log-failed",
-    )
-
-
-def _free_bytes(path: Path) -> int:
-    stat = os.statvfs(path)
-    return stat.f_bavail * stat.f_frsize
-
-
-def _step(cursor: Any, prefix: bytes) -> tuple[bytes, bytes] | None:
-    if not cursor.valid():
-        # The end of the rows and a read error look alike but for this.
-        cursor.status()
-        return None
-    key = cursor.key()
-    if not key.startswith(prefix):
-        return None
-    value = cursor.value()
-    cursor.next()
-    return key, value
-
-
-class _Rows:
-    """Checked reads of the database as it is; a ``State``.  Safe from any thread."""
-
-    def __init__(self, database: rocksdict.Rdict) -> None:
-        self._database = database
-
-    def row(self, key: bytes) -> bytes | None:
-        """The value of a row, or None."""
-        found = translated(self._database.get, key)
-        return None if found is None else unseal(key, found)
-
-    def present(self, keys: list[bytes]) -> list[bool]:
-        """Which of the rows there are; asks once for all."""
-        found: list[Any] = translated(self._database.get, keys)  # type: ignore[arg-type]
-        return [value is not None for value in found]
-
-    def rows(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """Rows under a prefix from ``start`` (within it) on, as of the first step."""
-        cursor = translated(self._database.iter)
-        translated(cursor.seek, prefix + start)
-        while (found := translated(_step, cursor, prefix)) is not None:
-            key, value = found
-            yield key[len(prefix) :], unseal(key, value)
-
-    def get(self, key: bytes) -> bytes | None:
-        """A value of the state."""
-        return self.row(STATE_ROWS + key)
-
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Pairs of the state by ascending key."""
-        for key, value in self.rows(STATE_ROWS + prefix):
-            yield prefix + key, value
-
-    def fact(self, cls: type[_Fact], key: bytes) -> _Fact | None:
-        """A value of the state, decoded."""
-        value = self.get(key)
-        return None if value is None else decode_row(cls, value)
-
-
-class _FrozenRows(_Rows):
-    """The same at one moment, for one thread.
-
-    A RocksDB iterator sees the database as it was when it was made, wherever it is
-    put; the binding's own snapshots do not (rocksdict 0.3.29 iterates over the
-    present through them).
-    """
-
-    def __init__(self, database: rocksdict.Rdict) -> None:
-        super().__init__(database)
-        self._cursor = translated(database.iter)
-
-    def row(self, key: bytes) -> bytes | None:
-        found = translated(self._first_from, key, key)
-        return unseal(key, found[1]) if found is not None and found[0] == key else None
-
-    def rows(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        key = prefix + start
-        # Sought anew for every row, because the taker of one may read others in between.
-        while (found := translated(self._first_from, key, prefix)) is not None:
-            yield found[0][len(prefix) :], unseal(*found)
-            key = found[0] + b"\x00"
-
-    def _first_from(self, key: bytes, prefix: bytes) -> tuple[bytes, bytes] | None:
-        self._cursor.seek(key)
-        return _step(self._cursor, prefix)
 
 
 class LedgerLog(StateView):
@@ -267,51 +111,26 @@ class LedgerLog(StateView):
     """
 
     def __init__(
-        self,
-        database: rocksdict.Rdict,
-        path: Path,
-        genesis: Genesis,
-        batch: Callable[[], rocksdict.WriteBatch],
-        opener: Callable[[Path], rocksdict.Rdict],
-        free: Callable[[Path], int],
-        snapshots: SnapshotRule = SNAPSHOT_RULE,
+        self, database: LogDatabase, genesis: Genesis, snapshots: SnapshotRule = SNAPSHOT_RULE
     ) -> None:
         """Use :meth:`open`."""
-        self.rule = snapshots
-        self._frozen: tuple[BlockHeader, _FrozenRows] | None = None
         self._database = database
-        self._new_batch = batch
-        self._opener = opener
-        self._free = free
-        self._rows = _Rows(database)
         self._facts = FactMemory()
         super().__init__(self, 0, 0)
-        self.path = path
+        self.path = database.path
         self.genesis = genesis
-        self._writing = threading.Lock()
-        self._closed = False
-        self._failure: HcefsError | None = None
+        rows = database.rows
         self._genesis_app_hash = machine.genesis_state(genesis)[1]
-        self._tip = self._fact(TIP_ROW, BlockHeader)
-        self._terms = stored_terms(self._rows, genesis)
-        self._base = self._fact(BASE_ROW, Block)
-        self._made = self._fact(SNAPSHOT_ROW, SnapshotManifest)
-        self._carrier = self._fact(CARRIER_ROW, Block)
-        self.roots_unchecked = 0
-        tip = self._tip
-        if tip is not None and self.rule.is_due(tip):
-            # Stopped before it was made, and no block came since: the state is still that.
-            made = self._made
-            if made is None or made.height != tip.height:
-                self._frozen = tip, _FrozenRows(database)
+        self._tip = rows.decoded(BlockHeader, TIP_ROW)
+        self._terms = stored_terms(rows, genesis)
+        self._base = rows.decoded(Block, BASE_ROW)
+        self.snapshots = LogSnapshots(database, snapshots, self._tip)
         # Shown at once and written later: each under its own lock, taken in this order.
         self._showing = threading.Lock()
-        self._head = self._fact(HEAD_ROW, SignedHead)
+        self._head = rows.decoded(SignedHead, HEAD_ROW)
         self._head_written = self._head
-        self._map = self._rows.fact(ClusterMap, MAP_KEY)
+        self._map = rows.fact(ClusterMap, MAP_KEY)
         self._arrived = super().arrived()
-        self._sync = rocksdict.WriteOptions()
-        self._sync.sync = True
 
     @classmethod
     def open(
@@ -321,7 +140,7 @@ class LedgerLog(StateView):
         *,
         opener: Callable[[Path], rocksdict.Rdict] | None = None,
         batch: Callable[[], rocksdict.WriteBatch] | None = None,
-        free: Callable[[Path], int] = _free_bytes,
+        free: Callable[[Path], int] | None = None,
         snapshots: SnapshotRule = SNAPSHOT_RULE,
     ) -> Self:
         """Open the log of a cluster, or start one with its genesis.
@@ -335,64 +154,41 @@ class LedgerLog(StateView):
             Invalid: the genesis is malformed.
         """
         genesis.check()
-        new_batch = batch if batch is not None else raw_batch
-        opened = opener if opener is not None else open_database
+        database = LogDatabase.open(path, batch, opener, free)
         try:
-            database = opened(path)
-        except Exception as error:
-            if "lock" in str(error).lower():
-                raise Conflict(
-                    f"the ledger's log in {path} is open in another process: stop that one first",
-                    reason="log-in-use",
-                ) from error
-            raise Internal(
-                f"the ledger's log in {path} cannot be opened ({error}): check the disk, or "
-                "rebuild this replica from its peers in an empty folder",
-                reason="ledger-log-failed",
-            ) from error
-        try:
-            cls._begin(database, path, genesis, new_batch)
-            return cls(database, path, genesis, new_batch, opened, free, snapshots)
+            cls._begin(database, genesis)
+            return cls(database, genesis, snapshots)
         except BaseException:
             database.close()
             raise
 
     @staticmethod
-    def _begin(
-        database: rocksdict.Rdict,
-        path: Path,
-        genesis: Genesis,
-        new_batch: Callable[[], rocksdict.WriteBatch],
-    ) -> None:
-        rows = _Rows(database)
-        stored = rows.row(GENESIS_ROW)
+    def _begin(database: LogDatabase, genesis: Genesis) -> None:
+        stored = database.rows.row(GENESIS_ROW)
         if stored == genesis.encode():
             return
-        if stored is not None or next(iter(database.keys()), None) is not None:
+        if stored is not None or not database.is_empty():
             raise Conflict(
-                f"{path} holds the ledger of another cluster: give each cluster its own folder",
+                f"{database.path} holds the ledger of another cluster: give each cluster its own "
+                "folder",
                 reason="other-cluster",
             )
-        batch = new_batch()
+        batch = database.new_batch()
         for key, value in machine.genesis_state(genesis)[0].scan(b""):
             batch.put(STATE_ROWS + key, seal(STATE_ROWS + key, value))
         batch.put(GENESIS_ROW, seal(GENESIS_ROW, genesis.encode()))
-        options = rocksdict.WriteOptions()
-        options.sync = True
-        translated(database.write, batch, options)
+        database.write(batch)
 
     def close(self) -> None:
         """Close the folder; a second call does nothing."""
-        with self._writing:
-            writable = not self._closed and self._failure is None
+        database = self._database
+        with database.writing:
+            writable = not database.closed and database.failure is None
             if writable and self._head is not self._head_written:
                 with contextlib.suppress(HcefsError):
                     self._write_head(self._head, sync=False)
-            self._closed = True
-            self._frozen = None
-            # Closing twice is an error to the binding.
-            with contextlib.suppress(rocksdict.DbClosedError):
-                self._database.close()
+            self.snapshots.forget_frozen()
+            database.close()
 
     # What is at the top.
 
@@ -444,11 +240,11 @@ class LedgerLog(StateView):
 
     def get(self, key: bytes) -> bytes | None:
         """A value of the state."""
-        return self._rows.get(key)
+        return self._database.rows.get(key)
 
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Pairs of the state by ascending key."""
-        return self._rows.scan(prefix)
+        return self._database.rows.scan(prefix)
 
     def fact(self, cls: type[_Fact], key: bytes) -> _Fact | None:
         """A value of the state, decoded; remembered until a block changes it."""
@@ -459,7 +255,7 @@ class LedgerLog(StateView):
         if remembered is not None:
             return cast(_Fact, remembered)
         writes = self._facts.writes
-        found = self._rows.fact(cls, key)
+        found = self._database.rows.fact(cls, key)
         if found is not None:
             self._facts.keep(key, found, writes)
         return found
@@ -470,7 +266,7 @@ class LedgerLog(StateView):
         For one thread.  Cheap enough for one decision each; it pins files while it is
         referenced.
         """
-        rows = _FrozenRows(self._database)
+        rows = self._database.frozen()
         row = rows.row(TIP_ROW)
         if row is None:
             return StateView(rows, 0, self.genesis.time_ms)
@@ -485,7 +281,7 @@ class LedgerLog(StateView):
         Raises:
             NotFound: ``no-such-block``.
         """
-        row = self._rows.row(block_row(height)) if 0 < height < 1 << 64 else None
+        row = self._database.rows.row(block_row(height)) if 0 < height < 1 << 64 else None
         if row is None:
             if self._base is not None and 0 < height <= self.base_height:
                 raise NotFound(
@@ -503,7 +299,7 @@ class LedgerLog(StateView):
         """The hash of a block here (height 0: the genesis's digest), or None."""
         if height == 0:
             return self.genesis.digest
-        return self._rows.row(block_hash_row(height)) if 0 < height < 1 << 64 else None
+        return self._database.rows.row(block_hash_row(height)) if 0 < height < 1 << 64 else None
 
     @property
     def base_height(self) -> int:
@@ -523,7 +319,7 @@ class LedgerLog(StateView):
 
     def result_of(self, transaction_hash: bytes) -> SubmitResult | None:
         """What a committed transaction resulted in, by the hash of its body."""
-        return self._fact(result_row(transaction_hash), SubmitResult)
+        return self._database.rows.decoded(SubmitResult, result_row(transaction_hash))
 
     def transaction_height(self, transaction_hash: bytes) -> int | None:
         """The height of the block that holds a transaction."""
@@ -534,7 +330,7 @@ class LedgerLog(StateView):
 
     def leaf(self, record: RecordId, index: int) -> tuple[Leaf, int] | None:
         """The leaf at a position, with the height of its block."""
-        row = self._rows.row(leaf_row(record, index)) if 0 <= index < 1 << 64 else None
+        row = self._database.rows.row(leaf_row(record, index)) if 0 <= index < 1 << 64 else None
         return None if row is None else _leaf_row(row)
 
     def leaf_of(
@@ -545,13 +341,13 @@ class LedgerLog(StateView):
         With a ``signer``, the first that this account signed: others may have
         copied the commitment, even before it.
         """
-        row = self._rows.row(commitment_row(record, commitment))
+        row = self._database.rows.row(commitment_row(record, commitment))
         if row is None:
             return None
         index = int.from_bytes(row, "big")
         leaf, height = self._present(self.leaf(record, index))
         if signer is not None and leaf.signer != signer:
-            row = self._rows.row(copied_row(record, commitment, signer))
+            row = self._database.rows.row(copied_row(record, commitment, signer))
             if row is None:
                 return None
             index = int.from_bytes(row, "big")
@@ -568,7 +364,7 @@ class LedgerLog(StateView):
         if first < 0 or first >= 1 << 64:
             return []
         found: list[Leaf] = []
-        rows = self._rows.rows(leaf_rows(record), u64(first))
+        rows = self._database.rows.rows(leaf_rows(record), u64(first))
         while len(found) < min(count, LEAVES_MAX):
             row = next(rows, None)
             if row is None:
@@ -585,9 +381,9 @@ class LedgerLog(StateView):
             Corrupt: ``missing-row``: the record does not have that many leaves.
         """
         if level:
-            return self._present(self._rows.row(subtree_row(record, level, index)))
+            return self._present(self._database.rows.row(subtree_row(record, level, index)))
         return leaf_hash(
-            split_leaf_value(self._present(self._rows.row(leaf_row(record, index))))[0]
+            split_leaf_value(self._present(self._database.rows.row(leaf_row(record, index))))[0]
         )
 
     # Writing.
@@ -606,17 +402,17 @@ class LedgerLog(StateView):
         run: list[AppliedBlock] = []
         for number, each in enumerate(applied, 1):
             run.append(each)
-            due = self.rule.is_due(each.block.header)
+            due = self.snapshots.rule.is_due(each.block.header)
             # A snapshot is of the state between two blocks, so a batch ends there.
             if due or number == len(applied):
                 self._append(run, head if number == len(applied) else None)
                 run = []
 
     def _append(self, applied: Sequence[AppliedBlock], head: SignedHead | None) -> None:
-        with self._writing:
-            self._check_writable()
-            carrier = self._carrier
-            draft = Draft(self._rows.present)
+        with self._database.writing:
+            self._database.require_writable()
+            carrier = self.snapshots.carrier
+            draft = Draft(self._database.rows.present)
             tip = self._tip
             for each in applied:
                 header = each.block.header
@@ -634,28 +430,26 @@ class LedgerLog(StateView):
             if tip is None:
                 return
             draft.put(TIP_ROW, tip.encode())
-            if carrier is not None and carrier is not self._carrier:
+            if carrier is not None and carrier is not self.snapshots.carrier:
                 draft.put(CARRIER_ROW, carrier.encode())
             shown = self._head
             if head is None or not _is_newer(head, shown):
                 head = shown
             if head is not None and head is not self._head_written:
                 draft.put(HEAD_ROW, head.encode())
-            self._write(_fill(self._new_batch(), draft))
+            self._write(_fill(self._database.new_batch(), draft))
             self._facts.change(draft.facts)
             self._head_written = head
-            self._note_carrier(carrier)
+            self.snapshots.note_carrier(carrier)
             ahead = 0 if head is None else head.height
-            # Not of the past: a replica that catches up would make one after the other.
-            if self.rule.is_due(tip) and ahead < tip.height + self.rule.every:
-                self._frozen = tip, _FrozenRows(self._database)
+            self.snapshots.due(tip, ahead)
             # The height is told last: who has seen it, sees everything at it.
             self._show(head)
             if draft.arrivals:
                 come = {name for name, here in draft.arrivals.items() if here}
                 self._arrived = self._arrived.difference(draft.arrivals).union(come)
             if draft.map_changed:
-                self._map = self._rows.fact(ClusterMap, MAP_KEY)
+                self._map = self._database.rows.fact(ClusterMap, MAP_KEY)
             self._tip = tip
 
     def keep_head(self, head: SignedHead) -> None:
@@ -664,11 +458,11 @@ class LedgerLog(StateView):
         Only then does it state what nothing else here does.  A mere renewal may be
         lost by a crash: the lease then ends earlier.
         """
-        with self._writing:
+        with self._database.writing:
             known = self._head
             if not _is_newer(head, known):
                 return
-            self._check_writable()
+            self._database.require_writable()
             self._write_head(head, sync=known is None or head.height > self.height)
             self._show(head)
 
@@ -695,8 +489,8 @@ class LedgerLog(StateView):
             Conflict: ``wrong-term``: it does not follow the term in force;
                 ``not-there``: this log does not stand at the block that it names.
         """
-        with self._writing:
-            self._check_writable()
+        with self._database.writing:
+            self._database.require_writable()
             terms = self._terms.followed_by(signed)
             change = signed.change
             if (self.height, self.tip_hash) != (change.height, change.block_hash):
@@ -705,7 +499,7 @@ class LedgerLog(StateView):
                     f"stands at block {self.height}: it does not begin here",
                     reason="not-there",
                 )
-            batch = self._new_batch()
+            batch = self._database.new_batch()
             key = term_row(change.term)
             batch.put(key, seal(key, signed.encode()))
             head = self._head
@@ -727,37 +521,37 @@ class LedgerLog(StateView):
 
     def keep_fork(self, proof: ForkProof) -> None:
         """Keep the proof that a writer signed two histories; the first one of a term stays."""
-        with self._writing:
-            self._check_writable()
+        with self._database.writing:
+            self._database.require_writable()
             term = self._fork_term(proof)
             row = FORK_ROW if term >= self._terms.term else settled_fork_row(term)
-            if self._rows.row(row) is None:
-                batch = self._new_batch()
+            if self._database.rows.row(row) is None:
+                batch = self._database.new_batch()
                 batch.put(row, seal(row, proof.encode()))
                 self._write(batch)
 
     def fork(self) -> ForkProof | None:
         """The proof of a fork that no later term has settled, if one was seen."""
-        return self._fact(FORK_ROW, ForkProof)
+        return self._database.rows.decoded(ForkProof, FORK_ROW)
 
     def fork_proofs(self) -> list[ForkProof]:
         """Every proof that is kept, settled ones first."""
-        found = [decode_row(ForkProof, row) for _, row in self._rows.rows(b"f")]
+        found = [decode_row(ForkProof, row) for _, row in self._database.rows.rows(b"f")]
         fork = self.fork()
         return found if fork is None else [*found, fork]
 
     def keep_superseded(self, signed: SignedTermChange) -> None:
         """Keep the statement that voids blocks which this log holds."""
-        with self._writing:
-            self._check_writable()
-            batch = self._new_batch()
+        with self._database.writing:
+            self._database.require_writable()
+            batch = self._database.new_batch()
             batch.put(SUPERSEDED_ROW, seal(SUPERSEDED_ROW, signed.encode()))
             self._write(batch)
             crash_point(CrashPoint.TERM_SUPERSEDED)
 
     def superseded(self) -> SignedTermChange | None:
         """The statement that voids blocks of this log, if there is one."""
-        return self._fact(SUPERSEDED_ROW, SignedTermChange)
+        return self._database.rows.decoded(SignedTermChange, SUPERSEDED_ROW)
 
     def _fork_term(self, proof: ForkProof) -> int:
         try:
@@ -770,7 +564,7 @@ class LedgerLog(StateView):
     @property
     def failure(self) -> HcefsError | None:
         """Why nothing is written now: what a write failed with, until :meth:`recover`."""
-        return self._failure
+        return self._database.failure
 
     def recover(self) -> None:
         """Open the folder again after a failed write; without one it does nothing.
@@ -784,203 +578,67 @@ class LedgerLog(StateView):
             Unavailable: ``disk-error``, or somebody still reads; try again.
             Corrupt: ``lost-blocks``: blocks that were on disk are not there any more.
         """
-        with self._writing:
-            if self._closed:
-                self._check_writable()
-            if self._failure is None:
+        with self._database.writing:
+            database = self._database
+            if database.closed:
+                database.require_writable()
+            if database.failure is None:
                 return
-            if self._failure.reason == "lost-blocks":
-                raise self._failure
-            try:
-                free = self._free(self.path)
-            except OSError as error:
-                raise disk_failure(error) from error
-            if free < RECOVERY_FREE_BYTES:
-                raise _disk_full()
+            if database.failure.reason == "lost-blocks":
+                raise database.failure
+            database.require_room()
             self._reopen()
 
     def _reopen(self) -> None:
-        """Close and open; readers meanwhile get ``ledger-log-reopening``."""
-        # What cannot be flushed while closing is in the synchronised log.
-        with contextlib.suppress(Exception):
-            self._database.close()
-        try:
-            database = self._opener(self.path)
-        except Exception as error:
-            raise disk_failure(error) from error
-        rows, known = _Rows(database), self._tip
-        try:
-            row = rows.row(TIP_ROW)
-            tip = None if row is None else decode_row(BlockHeader, row)
-            kept = None if known is None else rows.row(block_hash_row(known.height))
-            if known is not None and (tip is None or kept != known.hash()):
-                self._failure = Corrupt(
-                    f"after the failure of the disk the ledger's log lacks block {known.height}, "
-                    "which was on it: replace the disk, and rebuild this replica from its peers",
-                    reason="lost-blocks",
-                )
-                raise self._failure
-            terms = stored_terms(rows, self.genesis)
-            row = rows.row(HEAD_ROW)
-            head = None if row is None else decode_row(SignedHead, row)
-            row = rows.row(SNAPSHOT_ROW)
-            made = None if row is None else decode_row(SnapshotManifest, row)
-            row = rows.row(CARRIER_ROW)
-            carrier = None if row is None else decode_row(Block, row)
-        except BaseException:
-            with contextlib.suppress(Exception):
-                database.close()
-            raise
-        self._database, self._rows = database, rows
-        self._frozen = None
-        self._made, self._carrier = made, carrier
+        found = self._database.reopen(self._found_again)
+        self.snapshots.reopened(found.snapshot)
         self._facts.forget()
         with self._showing:
             shown = self._head
             # A head that a term has ended must not come back with the newer of the two.
-            stays = shown is not None and terms.term == self._terms.term
-            if not stays or (head is not None and _is_newer(head, shown)):
-                self._head = head
-            self._head_written = head
-            self._terms = terms
-        self._map = rows.fact(ClusterMap, MAP_KEY)
+            stays = shown is not None and found.terms.term == self._terms.term
+            if not stays or (found.head is not None and _is_newer(found.head, shown)):
+                self._head = found.head
+            self._head_written = found.head
+            self._terms = found.terms
+        self._map = self._database.rows.fact(ClusterMap, MAP_KEY)
         self._arrived = super().arrived()
-        self._tip = tip
-        self._failure = None
+        self._tip = found.tip
+        self._database.failure = None
+
+    def _found_again(self, rows: Rows) -> _Found:
+        """What is on disk after a failure.
+
+        Raises:
+            Corrupt: ``lost-blocks``.
+        """
+        tip, known = rows.decoded(BlockHeader, TIP_ROW), self._tip
+        kept = None if known is None else rows.row(block_hash_row(known.height))
+        if known is not None and (tip is None or kept != known.hash()):
+            lost = Corrupt(
+                f"after the failure of the disk the ledger's log lacks block {known.height}, "
+                "which was on it: replace the disk, and rebuild this replica from its peers",
+                reason="lost-blocks",
+            )
+            self._database.failure = lost
+            raise lost
+        return _Found(
+            tip,
+            stored_terms(rows, self.genesis),
+            rows.decoded(SignedHead, HEAD_ROW),
+            stored_snapshot(rows),
+        )
 
     # Snapshots.
 
-    @property
-    def snapshot_height(self) -> int:
-        """The block after which the newest snapshot here was taken; 0: there is none."""
-        return 0 if self._made is None else self._made.height
-
-    def root_to_name(self, height: int) -> bytes:
-        """The snapshot root for the header of the next block: empty, if none is to be named.
-
-        Before protocol version 3 none is: then no snapshot is made.
-        """
-        made, carrier = self._made, self._carrier
-        due = self.rule.named_by(height)
-        if not due or made is None or made.height != due:
-            return b""
-        named = 0 if carrier is None else self.rule.named_by(carrier.header.height)
-        return b"" if named == due else made.root()
-
-    @property
-    def made(self) -> SnapshotManifest | None:
-        """The snapshot that is kept here, whether a header has named it or not."""
-        return self._made
-
-    def _note_carrier(self, carrier: Block | None) -> None:
-        if carrier is None or carrier is self._carrier:
-            return
-        self._carrier = carrier
-        due, made = self.rule.named_by(carrier.header.height), self._made
-        if made is None or made.height != due:
-            self.roots_unchecked += 1
-
-    def check_named_root(self, header: BlockHeader) -> None:
-        """Check what a header says of a snapshot.
-
-        Raises:
-            Corrupt: ``bad-snapshot-root``.
-        """
-        check_named_root(self.rule, header, self._made)
-
-    def check_made(self) -> None:
-        """Check the snapshot that was made here against the one that was named before.
-
-        Raises:
-            Corrupt: ``bad-snapshot-root``.
-        """
-        if self._carrier is not None:
-            check_named_root(self.rule, self._carrier.header, self._made)
-
-    def take_frozen(self) -> tuple[int, Iterator[tuple[bytes, bytes]]] | None:
-        """The newest state of which a snapshot is due, once: its height and rows."""
-        frozen, self._frozen = self._frozen, None
-        if frozen is None:
-            return None
-        header, rows = frozen
-        return header.height, (
-            (family + key, value) for family in FAMILIES for key, value in rows.rows(family)
-        )
-
-    def keep_part(self, height: int, index: int, part: bytes) -> None:
-        """Write a part of a snapshot; it counts once :meth:`keep_snapshot` was called."""
-        with self._writing:
-            self._check_writable()
-            batch = self._new_batch()
-            key = part_row(height, index)
-            batch.put(key, seal(key, part))
-            self._write(batch, sync=False)
-        crash_point(CrashPoint.SNAPSHOT_PART_KEPT)
-
-    def keep_snapshot(self, manifest: SnapshotManifest) -> None:
-        """Put a snapshot whose parts are written in the place of the one before; fsynced."""
-        with self._writing:
-            self._check_writable()
-            batch = self._new_batch()
-            batch.put(SNAPSHOT_ROW, seal(SNAPSHOT_ROW, manifest.encode()))
-            self._write(batch)
-            self._made = manifest
-        crash_point(CrashPoint.SNAPSHOT_MADE)
-        self.sweep_parts()
-
-    def sweep_parts(self) -> None:
-        """Remove parts of every snapshot but the one kept; call it while none is being made."""
-        translated(self._sweep, u64(0 if self._made is None else self._made.height))
-
-    def _sweep(self, kept: bytes) -> None:
-        cursor = self._database.iter()
-        cursor.seek(PART_ROWS)
-        while cursor.valid() and cursor.key().startswith(PART_ROWS):
-            batch = self._new_batch()
-            while len(batch) < _SWEEP_ROWS and cursor.valid():
-                key = cursor.key()
-                if not key.startswith(PART_ROWS):
-                    break
-                if key[1:9] == kept:
-                    # Past all parts of the one that is kept.
-                    cursor.seek(PART_ROWS + kept + b"\xff" * 5)
-                    continue
-                batch.delete(key)
-                cursor.next()
-            if len(batch):
-                with self._writing:
-                    self._check_writable()
-                    self._write(batch, sync=False)
-
     def offer(self) -> SnapshotOffer | None:
         """The snapshot here, if a signed header has named it."""
-        made, carrier = self._made, self._carrier
-        if (
-            made is None
-            or carrier is None
-            or self.rule.named_by(carrier.header.height) != made.height
-            or carrier.header.snapshot_root != made.root()
-        ):
+        offered = self.snapshots.offered()
+        if offered is None:
             return None
+        made, carrier = offered
         terms = tuple(signed.encode() for signed in self._terms.changes)
-        return SnapshotOffer(made, self.statement(made.height), carrier, terms, self.rule)
-
-    def part(self, height: int, index: int) -> bytes:
-        """A part of the snapshot here.
-
-        Raises:
-            NotFound: ``no-such-snapshot``: it is of another height, or has no such part.
-        """
-        made = self._made
-        row = None
-        if made is not None and made.height == height and 0 <= index < len(made.parts):
-            row = self._rows.row(part_row(height, index))
-        if row is None:
-            raise NotFound(
-                f"there is no such part of a snapshot of block {height} here: ask for the newest",
-                reason="no-such-snapshot",
-            )
-        return row
+        return SnapshotOffer(made, self.statement(made.height), carrier, terms, self.snapshots.rule)
 
     # Verification.
 
@@ -998,16 +656,12 @@ class LedgerLog(StateView):
         Raises:
             Corrupt: ``bad-chain``: something differs; the message says what.
         """
-        rows = _FrozenRows(self._database)
+        rows = self._database.frozen()
         if self._base is not None:
             return verify_from_snapshot(rows, self.genesis, progress)
         return verify_rows(rows, self.genesis, progress)
 
     # Inside.
-
-    def _fact(self, key: bytes, cls: type[_Fact]) -> _Fact | None:
-        row = self._rows.row(key)
-        return None if row is None else decode_row(cls, row)
 
     def _present(self, found: _T | None) -> _T:
         if found is None:
@@ -1018,15 +672,6 @@ class LedgerLog(StateView):
             )
         return found
 
-    def _check_writable(self) -> None:
-        if self._closed:
-            raise Internal(
-                "the ledger's log is closed: restart the process",
-                reason="ledger-log-failed",
-            )
-        if self._failure is not None:
-            raise self._failure
-
     def _show(self, head: SignedHead | None) -> None:
         with self._showing:
             if head is not None and _is_newer(head, self._head):
@@ -1034,21 +679,27 @@ class LedgerLog(StateView):
 
     def _write_head(self, head: SignedHead | None, *, sync: bool) -> None:
         if head is not None:
-            batch = self._new_batch()
+            batch = self._database.new_batch()
             batch.put(HEAD_ROW, seal(HEAD_ROW, head.encode()))
             self._write(batch, sync=sync)
             self._head_written = head
 
     def _write(self, batch: rocksdict.WriteBatch, *, sync: bool = True) -> None:
         try:
-            if sync:
-                translated(self._database.write, batch, self._sync)
-            else:
-                translated(self._database.write, batch)
-        except BaseException as error:
-            self._failure = disk_failure(error) if isinstance(error, Exception) else _unknown()
+            self._database.write(batch, sync=sync)
+        except BaseException:
             self._facts.forget()
             raise
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a folder held that was opened again."""
+
+    tip: BlockHeader | None
+    terms: Terms
+    head: SignedHead | None
+    snapshot: tuple[SnapshotManifest | None, Block | None]
 
 
 def _leaf_row(row: bytes) -> tuple[Leaf, int]:
@@ -1069,37 +720,3 @@ def _fill(batch: rocksdict.WriteBatch, draft: Draft) -> rocksdict.WriteBatch:
         else:
             batch.put(key, value)
     return batch
-
-
-def state_of(database: rocksdict.Rdict) -> State:
-    """The state in the database of a log that is being built."""
-    return _Rows(database)
-
-
-def raw_batch() -> rocksdict.WriteBatch:
-    """A batch for a log's database."""
-    return rocksdict.WriteBatch(raw_mode=True)
-
-
-def open_database(path: Path) -> rocksdict.Rdict:
-    """Open or make the database of a log."""
-    path.mkdir(parents=True, exist_ok=True)
-    return rocksdict.Rdict(str(path), _options())
-
-
-def _options() -> rocksdict.Options:
-    options = rocksdict.Options(raw_mode=True)
-    options.create_if_missing(True)
-    options.set_paranoid_checks(True)
-    # A torn last record was never acknowledged; any other damage must not open.
-    options.set_wal_recovery_mode(rocksdict.DBRecoveryMode.tolerate_corrupted_tail_records())
-    options.set_max_open_files(_OPEN_FILES_MAX)
-    # Old put keys leave tombstones that every block scans past: small buffers and early
-    # compaction keep them few.
-    options.set_write_buffer_size(_WRITE_BUFFER_BYTES)
-    options.add_compact_on_deletion_collector_factory(10_000, 5_000, 0.5)
-    table = rocksdict.BlockBasedOptions()
-    table.set_block_cache(rocksdict.Cache(_BLOCK_CACHE_BYTES))
-    table.set_bloom_filter(_BLOOM_BITS, False)
-    options.set_block_based_table_factory(table)
-    return options

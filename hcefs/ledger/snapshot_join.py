@@ -19,8 +19,8 @@ from typing import Protocol
 from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.durable_files import sync_folder
 from hcefs.errors import Corrupt, HcefsError, Invalid, Unavailable
+from hcefs.ledger.database import open_database, raw_batch, state_of, translated
 from hcefs.ledger.genesis import Genesis
-from hcefs.ledger.log import open_database, raw_batch, state_of, translated
 from hcefs.ledger.rows import (
     BASE_ROW,
     CARRIER_ROW,

@@ -46,9 +46,9 @@ class SnapshotMaker:
 
     def gauges(self, metrics: Metrics) -> None:
         """Let the process show how its snapshots stand."""
-        metrics.set("ledger_snapshot_height", lambda: self._log.snapshot_height)
+        metrics.set("ledger_snapshot_height", lambda: self._log.snapshots.height)
         metrics.set("ledger_snapshot_seconds", lambda: self.seconds)
-        metrics.set("ledger_snapshot_unchecked_roots", lambda: self._log.roots_unchecked)
+        metrics.set("ledger_snapshot_unchecked_roots", lambda: self._log.snapshots.roots_unchecked)
 
     def start(self) -> None:
         """Begin to look for work."""
@@ -68,7 +68,7 @@ class SnapshotMaker:
         while True:
             try:
                 if not swept:
-                    await self._runtime.disk(self._log.sweep_parts)
+                    await self._runtime.disk(self._log.snapshots.sweep_parts)
                     swept = True
                 await self.make()
             except HcefsError as error:
@@ -84,7 +84,7 @@ class SnapshotMaker:
         Raises:
             HcefsError: the log's disk failed.
         """
-        found = self._log.take_frozen()
+        found = self._log.snapshots.take_frozen()
         if found is None:
             return False
         height, rows = found
@@ -100,11 +100,11 @@ class SnapshotMaker:
             size += kept[1]
             if len(digests) > PARTS_MAX:
                 _logger.warning("the ledger is too large for snapshots")
-                await self._runtime.disk(self._log.sweep_parts)
+                await self._runtime.disk(self._log.snapshots.sweep_parts)
                 return False
             await self._runtime.sleep(PAUSE_SECONDS)
         manifest = SnapshotManifest(height, size, tuple(digests))
-        await self._runtime.disk(self._log.keep_snapshot, manifest)
+        await self._runtime.disk(self._log.snapshots.keep, manifest)
         self.seconds = self._runtime.monotonic() - begun
         self._compare()
         return True
@@ -114,11 +114,11 @@ class SnapshotMaker:
         part = next(parts, None)
         if part is None:
             return None
-        self._log.keep_part(height, index, part)
+        self._log.snapshots.keep_part(height, index, part)
         return blake3_digest(part), len(part)
 
     def _compare(self) -> None:
         try:
-            self._log.check_made()
+            self._log.snapshots.check_made()
         except Corrupt as error:
             self._distrust(error)

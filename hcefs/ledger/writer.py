@@ -45,8 +45,9 @@ from hcefs.ledger.block import (
     sign_head,
     transaction_root,
 )
+from hcefs.ledger.database import DISK_REASONS
 from hcefs.ledger.genesis import Genesis
-from hcefs.ledger.log import DISK_REASONS, LedgerLog
+from hcefs.ledger.log import LedgerLog
 from hcefs.ledger.outcome import BlockContext, Outcome
 from hcefs.ledger.rows import AppliedBlock, SubmitResult
 from hcefs.ledger.state import Overlay
@@ -496,7 +497,7 @@ class LedgerWriter:
             transaction_root=transaction_root(transactions),
             protocol_version=machine.protocol_at(log, context.height),
             app_hash=machine.next_app_hash(log.app_hash, state),
-            snapshot_root=log.root_to_name(context.height),
+            snapshot_root=log.snapshots.root_to_name(context.height),
         )
         return sign_block(header, transactions, self._key)
 

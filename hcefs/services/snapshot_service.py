@@ -47,7 +47,7 @@ class SnapshotService:
     ) -> snapshot_pb2.OfferSnapshotResponse:
         """The newest snapshot that a signed header names."""
         self._admit(request.asker, context)
-        made = self._log.made
+        made = self._log.snapshots.made
         answer = snapshot_pb2.OfferSnapshotResponse()
         if made is not None:
             answer.made_height, answer.made_root = made.height, made.root()
@@ -72,6 +72,6 @@ class SnapshotService:
                 reason="no-such-snapshot",
             )
         for index in range(request.first_part, len(offer.manifest.parts)):
-            part = await self.runtime.disk(self._log.part, request.height, index)
+            part = await self.runtime.disk(self._log.snapshots.part, request.height, index)
             self.metrics.count("ledger_snapshot_parts_total")
             yield snapshot_pb2.ReadSnapshotResponse(part=part)

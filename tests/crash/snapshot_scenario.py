@@ -36,7 +36,7 @@ class LogSource:
         offer = self._log.offer()
         assert offer is not None
         for index in range(len(offer.manifest.parts)):
-            yield self._log.part(height, index)
+            yield self._log.snapshots.part(height, index)
 
 
 class SnapshotJoins(Scenario):
@@ -73,7 +73,7 @@ class SnapshotJoins(Scenario):
     async def _make(self) -> None:
         told: list[Corrupt] = []
         maker = SnapshotMaker(self.old, self.runtime, told.append)
-        self.old.sweep_parts()
+        self.old.snapshots.sweep_parts()
         await maker.make()
         if told:
             raise told[0]
@@ -82,7 +82,7 @@ class SnapshotJoins(Scenario):
         found = self._faults()
         # What was due when it died is due still: no block came since.
         await self._make()
-        if self.old.snapshot_height != HEIGHT:
+        if self.old.snapshots.height != HEIGHT:
             found.append("the snapshot that was due is not made after the restart")
         rest = [block.encode() for block in self.blocks[self.old.height :]]
         if rest:

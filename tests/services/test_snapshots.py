@@ -20,12 +20,12 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group
 
 
 def _made_at(rig: Rig, height: int) -> bool:
-    made = rig.ledger.log._made
+    made = rig.ledger.log.snapshots.made
     return made is not None and made.height >= height
 
 
 def _witnessed(rig: Rig, height: int) -> bool:
-    return all(node.process.follower.view.snapshot_height == height for node in rig.nodes[:6])
+    return all(node.process.follower.view.snapshots.height == height for node in rig.nodes[:6])
 
 
 async def test_a_fresh_node_joins_through_a_snapshot_and_follows(rig: Rig) -> None:
@@ -42,13 +42,13 @@ async def test_a_fresh_node_joins_through_a_snapshot_and_follows(rig: Rig) -> No
     # The new node asks the others, of whom one lies: the rest are more.
     await rig.until(partial(_witnessed, rig, offer.manifest.height))
     liar = rig.nodes[1].process.follower.view
-    kept = liar._made
+    kept = liar.snapshots.made
     assert kept is not None
-    liar._made = replace(kept, parts=(bytes(32),))
+    liar.snapshots._made = replace(kept, parts=(bytes(32),))
     try:
         await rig._start_node(8)
     finally:
-        liar._made = kept
+        liar.snapshots._made = kept
     node = rig.nodes.pop()
     try:
         replica = node.process.follower.view
@@ -73,7 +73,7 @@ async def _most_of_them_lie(rig: Rig, node: Running) -> None:
     """The same join into another folder, when most nodes name another root."""
     views = [each.process.follower.view for each in rig.nodes[:6]]
     await rig.until(lambda: all(view.height == rig.ledger.log.height for view in views))
-    truth = [view._made for view in views]
+    truth = [view.snapshots.made for view in views]
     dialer = TlsDialer(rig.runtime, node.identity)
     channel = dialer.to_server(rig.ledger_peer_address, CHANNEL_OPTIONS)
     source = GrpcSnapshotSource(rig.runtime, channel, rig.snapshots)
@@ -82,14 +82,14 @@ async def _most_of_them_lie(rig: Rig, node: Running) -> None:
     try:
         for view, kept in zip(views[:4], truth, strict=False):
             assert kept is not None
-            view._made = replace(kept, parts=(bytes(32),))
+            view.snapshots._made = replace(kept, parts=(bytes(32),))
         with pytest.raises(HcefsError) as caught:
             await join(path, genesis, source, rig.runtime, NodeWitnesses(rig.runtime, dialer))
         assert caught.value.reason == "snapshot-disputed"
         assert not path.exists()
     finally:
         for view, kept in zip(views, truth, strict=True):
-            view._made = kept
+            view.snapshots._made = kept
         await source.close()
 
 

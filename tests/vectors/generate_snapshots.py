@@ -50,7 +50,7 @@ def _named(world: Scenario, applied: AppliedBlock, root: bytes) -> AppliedBlock:
 
 def snapshot_of(log: LedgerLog) -> tuple[SnapshotManifest, list[bytes]]:
     """The snapshot that is due on a log, without its maker."""
-    found = log.take_frozen()
+    found = log.snapshots.take_frozen()
     assert found is not None
     height, rows = found
     parts = list(cut(rows))

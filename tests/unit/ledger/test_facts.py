@@ -110,7 +110,7 @@ def test_after_a_failed_write_nothing_is_remembered(
             raise OSError("no disk")
 
     with monkeypatch.context() as patched:
-        patched.setattr(log, "_database", Broken())
+        patched.setattr(log._database, "raw", Broken())
         with pytest.raises(Unavailable):
             log.append([block])
     assert remembered.get(b"record/" + RECORD) is None

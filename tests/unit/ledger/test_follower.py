@@ -683,15 +683,15 @@ async def test_a_full_disk_is_waited_for(node: Node, lands: bool) -> None:
     blocks = node.blocks(2)
     node.link.block(blocks[0])
     await node.reach(1)
-    room = node.log._free
-    node.log._free = lambda _: 0
+    room = node.log._database.free
+    node.log._database.free = lambda _: 0
     break_disk(node.log, lands=lands)
     node.link.block(blocks[1])
     await node.status(FollowerStatus.DISCONNECTED)
     assert node.link.acknowledged[-1] == 1
     node.runtime.advance(60)
     assert node.refusal() == "disk-full"
-    node.log._free = room
+    node.log._database.free = room
     node.link.block(blocks[1])
     node.runtime.advance(60)
     await node.reach(2)

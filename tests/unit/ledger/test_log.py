@@ -16,7 +16,8 @@ from hcefs.errors import Conflict, Corrupt, Exhausted, HcefsError, Internal, Inv
 from hcefs.ids import AccountId, RecordId
 from hcefs.integrity import leaf_hash, merkle_root
 from hcefs.ledger.block import SignedHead, sign_head
-from hcefs.ledger.log import RECOVERY_FREE_BYTES, ForkProof, LedgerLog
+from hcefs.ledger.database import RECOVERY_FREE_BYTES
+from hcefs.ledger.log import ForkProof, LedgerLog
 from hcefs.ledger.outcome import LeafAppended
 from hcefs.ledger.rows import (
     HEAD_ROW,
@@ -354,7 +355,7 @@ def test_the_head_of_a_new_block_is_shown_at_once_and_written_later(
     log.append([make_block(world, [an_append(world, "a")])])
     assert log.show_head(later := head_of(world, START_MS + 30))
     log.append([make_block(world, [an_append(world, "b")])])
-    log._database.close()
+    log._database.raw.close()
     log = open_log(tmp_path, world)
     assert log.head == later
     log.close()
@@ -523,19 +524,19 @@ class FailingDatabase:
 
 
 def break_disk(log: LedgerLog, *, lands: bool = False) -> None:
-    log._database = FailingDatabase(log._database, lands=lands)  # type: ignore[assignment]
+    log._database.raw = FailingDatabase(log._database.raw, lands=lands)  # type: ignore[assignment]
 
 
 def test_after_a_failed_write_nothing_more_is_written(log: LedgerLog, world: Scenario) -> None:
     filled(log, world, appends=1)
-    database = log._database
+    database = log._database.raw
     break_disk(log)
     block = make_block(world, [an_append(world, "lost")])
     for _ in range(2):
         with pytest.raises(Exhausted) as caught:
             log.append([block])
         assert caught.value.reason == "disk-full"
-        log._database = database
+        log._database.raw = database
     with pytest.raises(Exhausted):
         log.keep_head(head_of(world, world.time_ms))
     with pytest.raises(Exhausted):
@@ -569,12 +570,12 @@ def test_a_full_disk_is_not_opened_again(log: LedgerLog, world: Scenario) -> Non
     block = make_block(world, [an_append(world, "late")])
     with pytest.raises(Exhausted):
         log.append([block])
-    room = log._free
-    log._free = lambda _: RECOVERY_FREE_BYTES - 1
+    room = log._database.free
+    log._database.free = lambda _: RECOVERY_FREE_BYTES - 1
     with pytest.raises(Exhausted):
         log.recover()
     assert log.record(RECORD) is not None
-    log._free = room
+    log._database.free = room
     log.recover()
     log.append([block])
     assert log.height == 3
@@ -589,8 +590,8 @@ def test_a_log_that_lost_blocks_is_not_taken(
         log.append([make_block(world, [an_append(world, "late")])])
     empty = open_log(tmp_path / "empty", world)
     empty.close()
-    opener = log._opener
-    log._opener = lambda _: opener(tmp_path / "empty")
+    opener = log._database.opener
+    log._database.opener = lambda _: opener(tmp_path / "empty")
     for _ in range(2):
         with pytest.raises(Corrupt) as caught:
             log.recover()

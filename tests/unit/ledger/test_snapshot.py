@@ -80,7 +80,7 @@ def opened(path: Path, world: Scenario) -> LedgerLog:
 
 async def made(log: LedgerLog, runtime: SystemRuntime) -> SnapshotManifest:
     assert await SnapshotMaker(log, runtime, _never).make()
-    found = log._made
+    found = log.snapshots.made
     assert found is not None
     return found
 
@@ -96,11 +96,11 @@ async def served(
     log = opened(tmp_path / "server", world)
     log.append(chain(world, 9))
     assert (await made(log, runtime)).height == 8
-    assert log.root_to_name(9) == b""
-    root = log.root_to_name(10)
+    assert log.snapshots.root_to_name(9) == b""
+    root = log.snapshots.root_to_name(10)
     last = world.sign(world.append("z", world.entry("z")), "pat").encode()
     log.append([naming(world, make_block(world, [last]), root)])
-    assert log.root_to_name(11) == b""
+    assert log.snapshots.root_to_name(11) == b""
     offer = log.offer()
     assert offer is not None
     return log, offer
@@ -122,7 +122,9 @@ class Source:
 
 
 def parts_of(log: LedgerLog, offer: SnapshotOffer) -> list[bytes]:
-    return [log.part(offer.manifest.height, at) for at in range(len(offer.manifest.parts))]
+    return [
+        log.snapshots.part(offer.manifest.height, at) for at in range(len(offer.manifest.parts))
+    ]
 
 
 @given(ROWS, st.integers(16, 64))
@@ -204,21 +206,21 @@ async def test_a_log_begins_with_a_snapshot_and_goes_on(
     assert new.result_of(name) == log.result_of(name)
     for height in (9, 10):
         block = log.block(height)
-        new.check_named_root(block.header)
+        new.snapshots.check_named_root(block.header)
         overlay, outcomes = replay(new, block, world.genesis, new.tip)
         new.append([AppliedBlock(block, overlay.writes, tuple(outcomes))])
     assert list(new.scan(b"")) == list(log.scan(b""))
     assert new.verify_chain() == 10
     # A row that no block has made, of the state or of the snapshot, is found.
     for key in (part_row(8, 0), leaf_row(record, 0), b"saccount/x"):
-        held = new._database.get(key)
-        new._database.put(key, seal(key, b"another"))
+        held = new._database.raw.get(key)
+        new._database.raw.put(key, seal(key, b"another"))
         with pytest.raises(Corrupt):
             new.verify_chain()
         if held is None:
-            new._database.delete(key)
+            new._database.raw.delete(key)
         else:
-            new._database.put(key, held)
+            new._database.raw.put(key, held)
     assert new.verify_chain() == 10
     assert new.offer() == log.offer()
     assert await join(path, world.genesis, source, runtime) == 0
@@ -299,10 +301,10 @@ async def test_another_root_is_noticed_whichever_comes_first(
     assert await SnapshotMaker(log, runtime, told.append).make()
     assert [error.reason for error in told] == ["bad-snapshot-root"]
     with pytest.raises(Corrupt):
-        log.check_named_root(lie.block.header)
+        log.snapshots.check_named_root(lie.block.header)
     early = replace(lie.block.header, height=9)
     with pytest.raises(Corrupt):
-        log.check_named_root(early)
+        log.snapshots.check_named_root(early)
     assert log.offer() is None
     log.close()
 
@@ -311,10 +313,10 @@ async def test_parts_of_other_snapshots_are_swept(tmp_path: Path, runtime: Syste
     world = Scenario()
     log, offer = await served(tmp_path, world, runtime)
     for height in (7, 9):
-        log.keep_part(height, 0, b"left over")
-    log.sweep_parts()
+        log.snapshots.keep_part(height, 0, b"left over")
+    log.snapshots.sweep_parts()
     for height in (7, 9):
-        assert log._rows.row(part_row(height, 0)) is None
+        assert log._database.rows.row(part_row(height, 0)) is None
     assert parts_of(log, offer)
     log.close()
 
@@ -334,15 +336,15 @@ async def test_what_was_due_at_a_stop_is_made_at_the_start_or_left_out(
     manifest = await made(still, runtime)
     assert manifest.height == 8
     assert not await SnapshotMaker(gone_on, runtime, _never).make()
-    assert gone_on.root_to_name(10) == b""
+    assert gone_on.snapshots.root_to_name(10) == b""
     # A writer that lacks it names none; a replica that lacks it takes what is named, and counts.
     world.header = blocks[8].block.header
     named = naming(world, blocks[9], manifest.root())
     for log, unchecked in ((still, 0), (gone_on, 1)):
         log.append(blocks[log.height : 9])
-        log.check_named_root(named.block.header)
+        log.snapshots.check_named_root(named.block.header)
         log.append([named])
-        assert log.roots_unchecked == unchecked
+        assert log.snapshots.roots_unchecked == unchecked
     assert still.offer() is not None
     assert gone_on.offer() is None
     still.close()

@@ -170,7 +170,7 @@ async def test_a_replica_that_began_with_a_snapshot_collects_nothing_that_the_le
     log = opened(tmp_path / "log", world)
     log.append(blocks)
     await made(log, NoWaiting())
-    log.append([naming(world, make_block(world, []), log.root_to_name(10))])
+    log.append([naming(world, make_block(world, []), log.snapshots.root_to_name(10))])
     offer = log.offer()
     assert offer is not None
     source = Source(log, offer, parts_of(log, offer))
