@@ -21,6 +21,7 @@ from hcefs.access.facts import Account, AccountKind, Generation, Grant, Record
 from hcefs.errors import Invalid, NotFound
 from hcefs.ids import AccountId, GrantId, RecordId
 from hcefs.integrity import merkle_root, node_hash
+from hcefs.ledger import inclusion
 from hcefs.ledger.cluster_facts import (
     ArrivedSeat,
     MapChange,
@@ -29,9 +30,11 @@ from hcefs.ledger.cluster_facts import (
     ReportRow,
     UpkeepPolicy,
 )
+from hcefs.ledger.inclusion import TransactionProof
 from hcefs.ledger.log import LEAVES_MAX, LedgerLog
 from hcefs.ledger.outcome import Leaf
 from hcefs.ledger.state import StateView
+from hcefs.ledger.transactions import Transaction
 from hcefs.placement.cluster_map import ClusterMap
 
 MAP_CHANGES_MAX = 256
@@ -234,6 +237,56 @@ class Questions:
         else:
             raise Invalid("ask for one leaf or for one earlier size", reason="bad-range")
         return size, _root(subtree, 0, size), path
+
+    def account_proofs(self, asker: Account | None, account: AccountId) -> list[TransactionProof]:
+        """How an account came to the ledger; nothing for the operators of the genesis.
+
+        For every active account, because a signature proves nothing without the key.
+        """
+        found = self.account(asker, account)
+        cluster = self._log.genesis.cluster
+        if found.height == 0:
+            return []
+        return self._proofs(
+            found.height, lambda each: inclusion.is_about_account(each, cluster, account)
+        )
+
+    def grant_proofs(self, asker: Account | None, grant: GrantId) -> list[TransactionProof]:
+        """How a grant was given and, if it was, revoked; for whom :meth:`grant` answers."""
+        found = self.grant(asker, grant)
+        heights = [found.height, *([found.revoked_height] if found.revoked_height else [])]
+        return [
+            proof
+            for height in heights
+            for proof in self._proofs(height, lambda each: inclusion.is_about_grant(each, grant))
+        ]
+
+    def record_proofs(self, asker: Account | None, record: RecordId) -> list[TransactionProof]:
+        """How a record was opened; for whom :meth:`record` answers."""
+        found = self.record(asker, record)
+        return self._proofs(found.height, lambda each: inclusion.opens_record(each, record))
+
+    def leaf_proofs(
+        self, asker: Account | None, record: RecordId, index: int
+    ) -> list[TransactionProof]:
+        """How a leaf was appended; for whom :meth:`record` answers.
+
+        Empty when the same transaction appended to other records: it is not told of those.
+        """
+        self.record(asker, record)
+        found = self._log.leaf(record, index)
+        if found is None:
+            raise _not_found()
+        leaf, height = found
+        return self._proofs(height, lambda each: inclusion.appends(each, record, leaf.commitment))
+
+    def _proofs(self, height: int, wanted: Callable[[Transaction], bool]) -> list[TransactionProof]:
+        block = self._log.block(height)
+        return [
+            inclusion.prove_transaction(block, index)
+            for index, each in inclusion.transactions_of(block)
+            if wanted(each)
+        ]
 
     def _record(self, view: StateView, asker: Account | None, record: RecordId) -> Record:
         found = view.record(record)

@@ -17,6 +17,7 @@ from hcefs.formats.keybox import KeyBox, KeyLink
 from hcefs.formats.manifest import DIGEST_SIZE, SALT_SIZE
 from hcefs.formats.pack import decode_opening
 from hcefs.ids import AccountId, BlobId, ClusterId, RecordId, RequestId
+from hcefs.ledger.record_statement import RecordStatement
 from hcefs.ledger.rules_records import OLD_GENERATION_MS
 from hcefs.metrics import Metrics
 from hcefs.runtime import Runtime
@@ -400,6 +401,40 @@ class BlobService:
         for page in pages(listed):
             permit()
             yield blob_pb2.ListResponse(entries=page)
+
+    @served("state-record")
+    async def StateRecord(
+        self, request: blob_pb2.StateRecordRequest, context: Any
+    ) -> blob_pb2.StateRecordResponse:
+        """What this node's replica says of a record, signed."""
+        call, _ = await self._desk.admit(
+            self._asked(request, "list", request.record_id, b""),
+            gateway=self._desk.me,
+            entry=True,
+        )
+        statement = await self.runtime.disk(self._statement, call.record)
+        return blob_pb2.StateRecordResponse(statement=statement.encode())
+
+    def _statement(self, record: RecordId) -> RecordStatement:
+        view = self._desk.follower.view.snapshot()
+        found = view.record(record)
+        block_hash = self._desk.follower.view.block_hash(view.height)
+        if found is None or block_hash is None:
+            raise NotFound("this record is unknown here", reason="unknown-record")
+        return RecordStatement(
+            self._cluster,
+            self._desk.me,
+            self._identity.key_version,
+            record,
+            found.owner,
+            found.generation,
+            found.leaf_count,
+            found.peaks,
+            view.height,
+            block_hash,
+            self.runtime.now_ms(),
+            b"",
+        ).signed(self._identity.key)
 
     def _entry_index(self, record: RecordId, data: bytes) -> int | None:
         """Where an opening that a seat gave is in the record; None when it proves nothing."""

@@ -87,6 +87,7 @@ def blob_handlers(service: BlobService, packs: PackService) -> Any:
             "Get": grpc.unary_stream_rpc_method_handler(service.Get),
             "Stat": unary(blob_pb2.StatRequest, service.Stat),
             "List": streaming(blob_pb2.ListRequest, service.List),
+            "StateRecord": unary(blob_pb2.StateRecordRequest, service.StateRecord),
             "PutBox": unary(blob_pb2.PutBoxRequest, service.PutBox),
             "PutLink": unary(blob_pb2.PutLinkRequest, service.PutLink),
             "GetBoxes": unary(blob_pb2.GetBoxesRequest, service.GetBoxes),
@@ -151,6 +152,9 @@ def ledger_handlers(service: LedgerService) -> Any:
             "HasLeaf": unary(ledger_pb2.HasLeafRequest, service.HasLeaf),
             "HasLeaves": unary(ledger_pb2.HasLeavesRequest, service.HasLeaves),
             "Prove": unary(ledger_pb2.ProveRequest, service.Prove),
+            "ProveTransactions": unary(
+                ledger_pb2.ProveTransactionsRequest, service.ProveTransactions
+            ),
         },
     )
 

@@ -18,6 +18,7 @@ from hcefs.errors import Denied, HcefsError, Invalid, Unauthenticated
 from hcefs.ids import AccountId, GrantId, RecordId
 from hcefs.ledger.block import SignedHead
 from hcefs.ledger.genesis import Genesis
+from hcefs.ledger.inclusion import TransactionProof
 from hcefs.ledger.log import LedgerLog
 from hcefs.ledger.queries import Questions
 from hcefs.ledger.terms import SignedTermChange
@@ -264,6 +265,32 @@ class LedgerService:
         return ledger_pb2.HasLeavesResponse(
             leaves=[leaf.encode() if leaf is not None else b"" for leaf in leaves]
         )
+
+    @served("prove-transactions")
+    async def ProveTransactions(
+        self, request: ledger_pb2.ProveTransactionsRequest, context: Any
+    ) -> ledger_pb2.ProveTransactionsResponse:
+        """Proofs that the transactions behind a fact are in signed blocks."""
+        asker = self._asker(request.proof, context)
+        proofs = await self.runtime.disk(self._proofs, asker, request)
+        return ledger_pb2.ProveTransactionsResponse(proofs=[each.encode() for each in proofs])
+
+    def _proofs(
+        self, asker: Account, request: ledger_pb2.ProveTransactionsRequest
+    ) -> list[TransactionProof]:
+        ask = self._questions
+        match request.WhichOneof("fact"):
+            case "account":
+                return ask.account_proofs(asker, AccountId(request.account))
+            case "grant":
+                return ask.grant_proofs(asker, GrantId(request.grant))
+            case "record":
+                return ask.record_proofs(asker, RecordId(request.record))
+            case "leaf":
+                leaf = request.leaf
+                return ask.leaf_proofs(asker, RecordId(leaf.record_id), leaf.first)
+            case _:
+                raise Invalid("say what the transactions did", reason="bad-message")
 
     @served("prove")
     async def Prove(

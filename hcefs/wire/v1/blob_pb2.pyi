@@ -199,6 +199,24 @@ class ListEntry(_message.Message):
     leaf_index: int
     def __init__(self, opening: _Optional[bytes] = ..., leaf_index: _Optional[int] = ...) -> None: ...
 
+class StateRecordRequest(_message.Message):
+    __slots__ = ("authorization", "record_id", "min_height", "request_id")
+    AUTHORIZATION_FIELD_NUMBER: _ClassVar[int]
+    RECORD_ID_FIELD_NUMBER: _ClassVar[int]
+    MIN_HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    authorization: Authorization
+    record_id: bytes
+    min_height: int
+    request_id: bytes
+    def __init__(self, authorization: _Optional[_Union[Authorization, _Mapping]] = ..., record_id: _Optional[bytes] = ..., min_height: _Optional[int] = ..., request_id: _Optional[bytes] = ...) -> None: ...
+
+class StateRecordResponse(_message.Message):
+    __slots__ = ("statement",)
+    STATEMENT_FIELD_NUMBER: _ClassVar[int]
+    statement: bytes
+    def __init__(self, statement: _Optional[bytes] = ...) -> None: ...
+
 class PutBoxRequest(_message.Message):
     __slots__ = ("authorization", "box", "min_height", "request_id")
     AUTHORIZATION_FIELD_NUMBER: _ClassVar[int]

@@ -55,6 +55,11 @@ class BlobsStub:
                 request_serializer=hcefs_dot_v1_dot_blob__pb2.ListRequest.SerializeToString,
                 response_deserializer=hcefs_dot_v1_dot_blob__pb2.ListResponse.FromString,
                 _registered_method=True)
+        self.StateRecord = channel.unary_unary(
+                '/hcefs.v1.Blobs/StateRecord',
+                request_serializer=hcefs_dot_v1_dot_blob__pb2.StateRecordRequest.SerializeToString,
+                response_deserializer=hcefs_dot_v1_dot_blob__pb2.StateRecordResponse.FromString,
+                _registered_method=True)
         self.PutBox = channel.unary_unary(
                 '/hcefs.v1.Blobs/PutBox',
                 request_serializer=hcefs_dot_v1_dot_blob__pb2.PutBoxRequest.SerializeToString,
@@ -110,6 +115,13 @@ class BlobsServicer:
 
     def List(self, request, context):
         """Lists the openings of a record, in no particular order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StateRecord(self, request, context):
+        """Returns what this node's replica of the ledger says of a record, signed by the node.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -174,6 +186,11 @@ def add_BlobsServicer_to_server(servicer, server):
                     servicer.List,
                     request_deserializer=hcefs_dot_v1_dot_blob__pb2.ListRequest.FromString,
                     response_serializer=hcefs_dot_v1_dot_blob__pb2.ListResponse.SerializeToString,
+            ),
+            'StateRecord': grpc.unary_unary_rpc_method_handler(
+                    servicer.StateRecord,
+                    request_deserializer=hcefs_dot_v1_dot_blob__pb2.StateRecordRequest.FromString,
+                    response_serializer=hcefs_dot_v1_dot_blob__pb2.StateRecordResponse.SerializeToString,
             ),
             'PutBox': grpc.unary_unary_rpc_method_handler(
                     servicer.PutBox,
@@ -309,6 +326,33 @@ class Blobs:
             '/hcefs.v1.Blobs/List',
             hcefs_dot_v1_dot_blob__pb2.ListRequest.SerializeToString,
             hcefs_dot_v1_dot_blob__pb2.ListResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StateRecord(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hcefs.v1.Blobs/StateRecord',
+            hcefs_dot_v1_dot_blob__pb2.StateRecordRequest.SerializeToString,
+            hcefs_dot_v1_dot_blob__pb2.StateRecordResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -187,3 +187,23 @@ class ProveResponse(_message.Message):
     root: bytes
     path: _containers.RepeatedScalarFieldContainer[bytes]
     def __init__(self, size: _Optional[int] = ..., root: _Optional[bytes] = ..., path: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class ProveTransactionsRequest(_message.Message):
+    __slots__ = ("proof", "account", "grant", "record", "leaf")
+    PROOF_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNT_FIELD_NUMBER: _ClassVar[int]
+    GRANT_FIELD_NUMBER: _ClassVar[int]
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    LEAF_FIELD_NUMBER: _ClassVar[int]
+    proof: bytes
+    account: bytes
+    grant: bytes
+    record: bytes
+    leaf: LeavesQuestion
+    def __init__(self, proof: _Optional[bytes] = ..., account: _Optional[bytes] = ..., grant: _Optional[bytes] = ..., record: _Optional[bytes] = ..., leaf: _Optional[_Union[LeavesQuestion, _Mapping]] = ...) -> None: ...
+
+class ProveTransactionsResponse(_message.Message):
+    __slots__ = ("proofs",)
+    PROOFS_FIELD_NUMBER: _ClassVar[int]
+    proofs: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, proofs: _Optional[_Iterable[bytes]] = ...) -> None: ...

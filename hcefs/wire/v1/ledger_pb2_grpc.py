@@ -69,6 +69,11 @@ class LedgerStub:
                 request_serializer=hcefs_dot_v1_dot_ledger__pb2.ProveRequest.SerializeToString,
                 response_deserializer=hcefs_dot_v1_dot_ledger__pb2.ProveResponse.FromString,
                 _registered_method=True)
+        self.ProveTransactions = channel.unary_unary(
+                '/hcefs.v1.Ledger/ProveTransactions',
+                request_serializer=hcefs_dot_v1_dot_ledger__pb2.ProveTransactionsRequest.SerializeToString,
+                response_deserializer=hcefs_dot_v1_dot_ledger__pb2.ProveTransactionsResponse.FromString,
+                _registered_method=True)
 
 
 class LedgerServicer:
@@ -124,6 +129,13 @@ class LedgerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ProveTransactions(self, request, context):
+        """Returns proofs that the transactions behind a fact are in signed blocks.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LedgerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -161,6 +173,11 @@ def add_LedgerServicer_to_server(servicer, server):
                     servicer.Prove,
                     request_deserializer=hcefs_dot_v1_dot_ledger__pb2.ProveRequest.FromString,
                     response_serializer=hcefs_dot_v1_dot_ledger__pb2.ProveResponse.SerializeToString,
+            ),
+            'ProveTransactions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProveTransactions,
+                    request_deserializer=hcefs_dot_v1_dot_ledger__pb2.ProveTransactionsRequest.FromString,
+                    response_serializer=hcefs_dot_v1_dot_ledger__pb2.ProveTransactionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -352,6 +369,33 @@ class Ledger:
             '/hcefs.v1.Ledger/Prove',
             hcefs_dot_v1_dot_ledger__pb2.ProveRequest.SerializeToString,
             hcefs_dot_v1_dot_ledger__pb2.ProveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProveTransactions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hcefs.v1.Ledger/ProveTransactions',
+            hcefs_dot_v1_dot_ledger__pb2.ProveTransactionsRequest.SerializeToString,
+            hcefs_dot_v1_dot_ledger__pb2.ProveTransactionsResponse.FromString,
             options,
             channel_credentials,
             insecure,
