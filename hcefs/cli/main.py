@@ -15,6 +15,7 @@ from hcefs.cli import (
     chaos,
     cluster,
     demo,
+    evidence,
     grant,
     layout,
     ledger,
@@ -46,6 +47,7 @@ app.add_typer(account.app, name="account")
 app.add_typer(record.app, name="record")
 app.add_typer(grant.app, name="grant")
 app.add_typer(cap.app, name="cap")
+app.add_typer(evidence.app, name="evidence")
 members.register()
 app.add_typer(node.app, name="node")
 app.add_typer(layout.app, name="layout")

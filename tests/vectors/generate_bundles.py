@@ -1,0 +1,116 @@
+"""Golden vectors of evidence bundles: proofs of transactions, statements, and a whole bundle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hcefs.access.facts import AccountKind
+from hcefs.client.evidence import EvidenceBundle, EvidenceEntry
+from hcefs.crypto.keys import dek_commitment
+from hcefs.formats.manifest import CONTENT_TAG, Core, Metadata, Opening
+from hcefs.ids import RecordId
+from hcefs.integrity import append_peak, blake3_digest
+from hcefs.ledger.inclusion import TransactionProof, prove_transaction
+from hcefs.ledger.outcome import Leaf
+from hcefs.ledger.record_statement import RecordStatement
+from hcefs.ledger.transactions import Append, AppendEntry, OpenRecord
+from tests.unit.ledger.scenario import (
+    DAY_MS,
+    START_MS,
+    Scenario,
+    blob_id,
+    public_key,
+    put_key,
+    record_id,
+    seed,
+)
+
+RECORD = record_id("evidence")
+NODES = ("n1", "n2", "n3")
+
+
+def _core(world: Scenario, name: str) -> tuple[Core, Metadata]:
+    writer = world.party("pat")
+    blob, content = blob_id(name), blake3_digest(name.encode())
+    unsigned = Metadata("text/plain", name, (), content, b"")
+    signature = writer.signing.sign(CONTENT_TAG, unsigned.message(blob, RECORD))
+    metadata = Metadata("text/plain", name, (), content, signature)
+    core = Core(
+        blob, RECORD, 0, len(name), 1 << 20, dek_commitment(seed("dek " + name)), writer.account,
+        START_MS + DAY_MS, 4, tuple(seed(f"{name} {index}") for index in range(4)), b"sealed",
+    )  # fmt: skip
+    return core, metadata
+
+
+def _registrations(world: Scenario) -> list[bytes]:
+    kinds = {"clinic": AccountKind.INSTITUTION, **dict.fromkeys(NODES, AccountKind.NODE)}
+    found = [
+        world.sign(world.registration(name, kind), name, "o1", "o2") for name, kind in kinds.items()
+    ]
+    for name, kind in (("pat", AccountKind.PATIENT), ("doc", AccountKind.PRACTITIONER)):
+        found.append(world.sign(world.registration(name, kind), name, "clinic"))
+    return [each.encode() for each in found]
+
+
+def bundle() -> tuple[str, EvidenceBundle]:
+    """The id of a cluster, and the evidence of a record with two entries and an ended right."""
+    world = Scenario()
+    proofs: list[TransactionProof] = []
+
+    def block(transactions: list[bytes]) -> None:
+        made, overlay, _ = world.next_block(transactions)
+        world.commit(transactions)
+        assert overlay.writes
+        proofs.extend(prove_transaction(made, at) for at in range(len(transactions)))
+
+    block(_registrations(world))
+    pat = world.party("pat").account
+    block([world.sign(OpenRecord(RECORD, pat, public_key("record")), "pat").encode()])
+    entries: list[EvidenceEntry] = []
+    leaves: list[Leaf] = []
+    peaks: tuple[bytes, ...] = ()
+    for name in ("first", "second"):
+        core, metadata = _core(world, name)
+        opening = Opening(seed("salt " + name), RECORD, core.blob, core.digest(), b"")
+        entry = AppendEntry(RECORD, 0, opening.commitment(), START_MS + DAY_MS)
+        block([world.sign(Append((entry,), put_key(name)), "pat").encode()])
+        leaf = Leaf(opening.commitment(), pat, 0, world.time_ms)
+        peaks = append_peak(len(leaves), peaks, leaf.hash())
+        leaves.append(leaf)
+        at = len(leaves) - 1
+        entries.append(EvidenceEntry(at, opening.encode(), core.encode(), metadata.encode(), b""))
+    block([world.sign(world.grant("given", "doc", record="evidence"), "pat").encode()])
+    block([world.sign(world.revocation("given", "renewed"), "pat").encode()])
+    return world.genesis.cluster.text, EvidenceBundle(
+        RECORD,
+        world.genesis.encode(),
+        (),
+        tuple(proof.encode() for proof in proofs),
+        tuple(leaf.encode() for leaf in leaves),
+        tuple(entries),
+        tuple(statement(world, name, RECORD, peaks).encode() for name in NODES),
+    )
+
+
+def statement(
+    world: Scenario, node: str, record: RecordId, peaks: tuple[bytes, ...]
+) -> RecordStatement:
+    """What a node states of the record with two leaves."""
+    party, header = world.party(node), world.header
+    assert header is not None
+    return RecordStatement(
+        world.genesis.cluster, party.account, 1, record, world.party("pat").account, 1, 2, peaks,
+        header.height, header.hash(), world.time_ms, b"",
+    ).signed(party.signing)  # fmt: skip
+
+
+def vectors() -> dict[str, Any]:
+    """The bundle, and one part of each kind that no other vectors freeze."""
+    cluster, made = bundle()
+    return {
+        "cluster": cluster,
+        "transaction_proof": made.transactions[0].hex(),
+        "record_statement": made.statements[0].hex(),
+        "entry": made.entries[0].encode().hex(),
+        "bundle": made.encode().hex(),
+    }
