@@ -27,7 +27,7 @@ from hcefs.errors import HcefsError
 from hcefs.formats.shard import ShardFooter
 from hcefs.ledger import follower, log
 from hcefs.store import files, rows
-from hcefs.stripes import adopt, holder, read, write
+from hcefs.stripes import adopt, holder, pack_read, read, write
 from hcefs.stripes.transfers import whole
 from hcefs.testing.simulator.simulation import PHASE_SECONDS, simulate
 from hcefs.upkeep import collect, repair, retire
@@ -131,6 +131,13 @@ def _failed_holders_counted() -> contextlib.AbstractContextManager[None]:
 
 def _digests_unchecked() -> contextlib.AbstractContextManager[None]:
     return swapped((read, "damaged_indexes", lambda pieces: []))
+
+
+def _payloads_unchecked() -> contextlib.AbstractContextManager[None]:
+    def believed(row: Any, parts: Any) -> bytes:
+        return b"".join(parts)
+
+    return swapped((pack_read, "_checked", believed))
 
 
 def _adopts_anything() -> contextlib.AbstractContextManager[None]:
@@ -309,6 +316,8 @@ MUTATIONS = (
              _failed_holders_counted),
     Mutation("digests-unchecked", "readers do not compare pieces with their digests",
              _digests_unchecked),
+    Mutation("payloads-unchecked", "readers do not compare packed payloads with their digests",
+             _payloads_unchecked),
     Mutation("adopts-anything", "a copied shard is kept without a look at the layout's digest",
              _adopts_anything),
     Mutation("retires-unasked", "a former holder deletes before the new one has its copy",

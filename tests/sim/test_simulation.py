@@ -19,10 +19,13 @@ def test_a_short_run_breaks_no_promise_and_repeats_exactly() -> None:
 
 
 @pytest.mark.timeout(300)
-def test_a_planted_bug_is_caught() -> None:
-    found = hunt(named("file-not-synced"), 1, SHORT_SECONDS)
+@pytest.mark.parametrize(
+    ("name", "checker"), [("file-not-synced", "durability"), ("digests-unchecked", "readable")]
+)
+def test_a_planted_bug_is_caught(name: str, checker: str) -> None:
+    found = hunt(named(name), 1, SHORT_SECONDS)
     assert found is not None
-    assert found[2] == "durability"
+    assert found[2] == checker
 
 
 @pytest.mark.long

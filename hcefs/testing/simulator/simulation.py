@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
+from hcefs.testing.simulator import rot
 from hcefs.testing.simulator.checkers import (
     collected,
     durability,
@@ -125,7 +126,7 @@ class Simulation:
         try:
             await self._serves_again(name)
             await self._workload.stop()
-            await self._demand()
+            await self._demand(name)
             await self._becomes_whole(name)
             await asyncio.sleep(QUIET_SECONDS)
         finally:
@@ -169,8 +170,9 @@ class Simulation:
         if not await world.until(able, SERVE_SECONDS):
             raise Violation("serves", f"{SERVE_SECONDS:.0f} s after {name} some nodes do not serve")
 
-    async def _demand(self) -> None:
+    async def _demand(self, name: str) -> None:
         world = self.world
+        await rot.check(world, self.history, self._workload, name)
         await readable.check(world, self.history, self._workload)
         await readable.listed(world, self.history)
         durability.check(world, self.history)
