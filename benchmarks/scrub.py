@@ -18,18 +18,22 @@ from typing import Any, Final
 
 from benchmarks import machine
 from benchmarks.goals import Goal
+from hcefs.errors import Unavailable
 from hcefs.formats.shard import HEADER_SIZE
 from hcefs.ids import AccountId, BlobBase
 from hcefs.metrics import Metrics
+from hcefs.placement.cluster_map import Node
 from hcefs.runtime import SystemRuntime
 from hcefs.store.files import open_stores
 from hcefs.store.interface import KeyTable, Stores, Table
-from hcefs.stripes.adopt import Adopter
+from hcefs.stripes.adopt import Adoptable, Adopter
 from hcefs.stripes.exports import Exporter
 from hcefs.stripes.pending import PendingNames
 from hcefs.stripes.uploads import Uploads
 from hcefs.testing.local_cluster import LocalCluster
+from hcefs.transport.upkeep import UpkeepPeer
 from hcefs.upkeep.scrub import Scrubber, ScrubPlan
+from hcefs.upkeep.scrub_compare import HolderComparer
 from hcefs.upkeep.scrub_rows import RowMender
 from hcefs.upkeep.scrub_shards import ShardJudge
 from hcefs.upkeep.scrub_state import ScrubLog
@@ -208,4 +212,33 @@ def _scrubber(
         Throttle(runtime, rate * 2, rate * 2, lambda: False),
         metrics,
         ScrubPlan(86_400.0, rate),
+        _alone(runtime, stores, adopter, queue, metrics),
+    )
+
+
+class _Nobody:
+    """There are no other holders."""
+
+    def upkeep_peer(self, node: Node) -> UpkeepPeer:
+        raise Unavailable("this node is alone", reason="unknown-node")
+
+
+def _alone(
+    runtime: SystemRuntime, stores: Stores, adopter: Adopter, queue: Reported, metrics: Metrics
+) -> HolderComparer:
+    """A comparison without a map, which asks nobody: reading is what is measured."""
+
+    async def enter(_: Adoptable) -> bool:
+        return False
+
+    return HolderComparer(
+        runtime,
+        lambda: None,
+        stores,
+        _Nobody(),
+        adopter,
+        enter,
+        queue,
+        metrics,
+        AccountId.zero(),
     )

@@ -127,6 +127,15 @@ FAMILIES: Final[tuple[Family, ...]] = (
     _counter("scrub_rows_total", "Rows that the scrub has read, of all tables."),
     _counter("scrub_cycles_total", "Cycles of the scrub that ended: everything was read."),
     _counter("scrub_found_total", "What the scrub found that is not as it should be.", "kind"),
+    _counter(
+        "scrub_disagreements_total",
+        "Bases of which another holder had another layout or core, by what came of it.",
+        "outcome",
+    ),
+    _gauge(
+        "scrub_superfluous_shards",
+        "Shards that no seat, move or stand-in gives a reason to be here, in the last cycle.",
+    ),
     _gauge("scrub_progress", "Share of the present cycle that is done, 0 to 1."),
     _gauge(
         "scrub_oldest_unverified_seconds", "Age of the reading that lies longest ago, of any shard."

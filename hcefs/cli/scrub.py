@@ -156,6 +156,9 @@ def _scrub_data(
         "read_bytes": answer.read_bytes,
         "rows": answer.rows,
         "damaged": answer.damaged,
+        "disagreements": answer.disagreements,
+        "undecided": answer.undecided,
+        "superfluous": answer.superfluous,
         "oldest_unverified_ms": max(0, now_ms - oldest) if oldest else None,
         "disk_state": answer.disk_state,
         "restoring": answer.restoring,
@@ -222,6 +225,12 @@ def _print_scrub(console: Console, nodes: list[dict[str, Any]]) -> None:
     for each in nodes:
         for warning in each.get("warnings", ()):
             console.print(Text(f"warning: {each['node']}: {warning}"), style="yellow")
+    differ = sum(each.get("disagreements", 0) for each in nodes)
+    extra = sum(each.get("superfluous", 0) for each in nodes)
+    console.print(
+        Text(f"{differ} manifests differ between holders, {extra} shards are superfluous"),
+        style="yellow" if differ else "",
+    )
 
 
 # --- collect ----------------------------------------------------------------------

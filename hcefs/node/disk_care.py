@@ -16,11 +16,13 @@ from hcefs.store.recovery import Restoring
 from hcefs.stripes.adopt import Adopter
 from hcefs.stripes.exports import Exporter
 from hcefs.stripes.pending import PendingNames
+from hcefs.stripes.relayout import LayoutTaker
 from hcefs.transport.upkeep import UpkeepPeers
 from hcefs.upkeep.collect import Collector
 from hcefs.upkeep.quarantine import Planned, Quarantine
 from hcefs.upkeep.restore import Filler, Restorer
 from hcefs.upkeep.scrub import Scrubber, ScrubPlan
+from hcefs.upkeep.scrub_compare import HolderComparer
 from hcefs.upkeep.scrub_rows import RowMender, put_away_count
 from hcefs.upkeep.scrub_shards import Found, ShardJudge
 from hcefs.upkeep.scrub_state import ScrubLog
@@ -44,6 +46,7 @@ class DiskCare:
         pending: PendingNames,
         exporter: Exporter,
         adopter: Adopter,
+        taker: LayoutTaker,
         filler: Filler,
         collector: Collector,
         scrub_log: ScrubLog,
@@ -77,6 +80,17 @@ class DiskCare:
             throttle,
             metrics,
             ScrubPlan(config.scrub_cycle_s, config.scrub_rate_mib * MIB),
+            HolderComparer(
+                runtime,
+                log.cluster_map,
+                stores,
+                peers,
+                adopter,
+                taker.enter_missed,
+                queue,
+                metrics,
+                me,
+            ),
             self.is_restoring,
         )
         self.quarantine = Quarantine(
@@ -96,6 +110,7 @@ class DiskCare:
             else Restorer(runtime, log, filler, restoring, require_fresh, metrics, me)
         )
         metrics.set("scrub_progress", lambda: self.scrubber.status().done)
+        metrics.set("scrub_superfluous_shards", lambda: self.scrubber.comparer.last_superfluous)
         metrics.set("scrub_oldest_unverified_seconds", self.scrubber.oldest_seconds)
         for state in STATES:
             metrics.set("disk_state", partial(self._is_in, state), state=state)
@@ -137,7 +152,7 @@ class DiskCare:
         status = await self._runtime.disk(self.scrubber.status)
         kept = await self.quarantine.listed()
         rows = await self._runtime.disk(put_away_count, self._stores.rows)
-        cursor = status.cursor
+        cursor, found = status.cursor, self.scrubber.comparer.found
         return admin_pb2.ScrubResponse(
             cycle=cursor.cycle,
             started_ms=cursor.started_ms,
@@ -164,6 +179,9 @@ class DiskCare:
             disk_state=self.state(),
             restoring=self.is_restoring(),
             warnings=self.warnings(),
+            disagreements=found.disagreements,
+            undecided=found.undecided,
+            superfluous=found.superfluous,
         )
 
     async def collect(self, dry_run: bool) -> admin_pb2.CollectResponse:

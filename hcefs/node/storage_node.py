@@ -385,6 +385,7 @@ class StorageNode:
             holder.pending,
             exporter,
             adopter,
+            taker,
             filler,
             self._collector,
             scrub_log,

@@ -132,6 +132,7 @@ def upkeep_handlers(service: UpkeepService) -> Any:
             "LoadRecord": unary(upkeep_pb2.LoadRecordRequest, service.LoadRecord),
             "HasShards": unary(upkeep_pb2.HasShardsRequest, service.HasShards),
             "HasRows": unary(upkeep_pb2.HasRowsRequest, service.HasRows),
+            "ManifestDigests": unary(upkeep_pb2.ManifestDigestsRequest, service.ManifestDigests),
             "Hint": unary(upkeep_pb2.HintRequest, service.Hint),
             "Offer": unary(upkeep_pb2.OfferRequest, service.Offer),
             "Ping": unary(upkeep_pb2.PingRequest, service.Ping),

@@ -40,6 +40,7 @@ from hcefs.wire.v1 import shard_pb2, upkeep_pb2
 SHARDS_ASKED_MAX = 1000
 ROWS_ASKED_MAX = 4096
 HINTS_MAX = 256
+BASES_COMPARED_MAX = 256
 
 
 class Offers(Protocol):
@@ -286,6 +287,22 @@ class UpkeepService:
         if not all(held):
             self._require_sure()
         return upkeep_pb2.HasRowsResponse(held=bytes(held))
+
+    @served("manifest-digests")
+    async def ManifestDigests(
+        self, request: upkeep_pb2.ManifestDigestsRequest, context: Any
+    ) -> upkeep_pb2.ManifestDigestsResponse:
+        """What is here of some bases, as digests that holders compare."""
+        _, partitions = await self._admit_all(context, request.place, request.also)
+        if len(request.bases) > BASES_COMPARED_MAX:
+            raise Invalid(f"ask for at most {BASES_COMPARED_MAX} bases", reason="too-large")
+        bases = []
+        for each in request.bases:
+            if not any(position_of(each) in positions for positions in partitions):
+                raise Denied("that lies in another partition", reason="wrong-partition")
+            bases.append(BlobBase(each))
+        digests = await self._exporter.manifest_digests(bases, request.place.profile)
+        return upkeep_pb2.ManifestDigestsResponse(digests=digests)
 
     @served("hint")
     async def Hint(self, request: upkeep_pb2.HintRequest, context: Any) -> upkeep_pb2.HintResponse:

@@ -20,11 +20,11 @@ from hcefs.errors import HcefsError, NotFound, Unavailable
 from hcefs.formats.manifest import Core, Layout, Opening
 from hcefs.formats.pack import PackLayout, PackOpening, decode_opening
 from hcefs.ids import BlobBase
-from hcefs.integrity import blake3_digest
 from hcefs.runtime import Runtime
 from hcefs.store.interface import Stores, Table
 from hcefs.stripes.checks import Replica
 from hcefs.stripes.fanout import layout_fits
+from hcefs.stripes.manifest_digest import layout_digest
 from hcefs.stripes.placed import decoded_layout, form_here, layout_under
 from hcefs.stripes.shard_check import ShardCheck
 
@@ -134,7 +134,7 @@ class Auditor:
             if data is None:
                 return BaseFacts(problem="no-layout")
             layout = decoded_layout(data)
-            digest = _layout_digest(layout)
+            digest = layout_digest(layout)
             committed, problem = self._bound(base, layout)
             return BaseFacts(layout.profile, layout.version, digest, committed, problem)
         except HcefsError as error:
@@ -172,8 +172,3 @@ def _damaged(error: HcefsError, done: int) -> Audit:
     if isinstance(error, Unavailable) and error.reason != "disk-error":
         raise error
     return Audit(ShardState.DAMAGED, error.reason, done)
-
-
-def _layout_digest(layout: Layout | PackLayout) -> bytes:
-    words = f"{layout.profile}/{layout.version}/".encode()
-    return blake3_digest(words + b"".join(layout.shard_digests))

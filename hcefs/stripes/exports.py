@@ -32,6 +32,7 @@ from hcefs.metrics import Metrics
 from hcefs.runtime import Runtime
 from hcefs.store.interface import KeyTable, ShardReader, Stores, Table
 from hcefs.stripes.checks import Replica
+from hcefs.stripes.manifest_digest import manifest_digest
 from hcefs.stripes.pending import PENDING_OPENING, PENDING_PACK, PendingNames
 from hcefs.stripes.placed import PAGE_ROWS as SCANNED_ROWS
 from hcefs.stripes.placed import (
@@ -287,6 +288,12 @@ class Exporter:
         """Which of some shards of a profile are here, file and rows."""
         return await self._runtime.disk(
             lambda: [has_shard(self._stores, each.base, each.index, profile) for each in shards]
+        )
+
+    async def manifest_digests(self, bases: Sequence[BlobBase], profile: str) -> list[bytes]:
+        """What holders compare of some bases (:mod:`.manifest_digest`); empty for nothing."""
+        return await self._runtime.disk(
+            lambda: [manifest_digest(self._stores.rows, base, profile) for base in bases]
         )
 
     async def has_rows(self, record: RecordId, digests: Sequence[bytes]) -> list[bool]:

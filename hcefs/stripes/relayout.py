@@ -157,6 +157,27 @@ class LayoutTaker:
             else:
                 await whole(self._runtime, lambda: self._enter(wanted, index))
 
+    async def enter_missed(self, wanted: Adoptable) -> bool:
+        """Put a later layout in force that others of the row have entered without this node.
+
+        ``wanted`` has proved itself.  False when this node must have a shard of it first.
+
+        Raises:
+            Denied, Conflict: the operators do not want that change, or not any more.
+            Unavailable: a seat of the new row is in flight, or there is no map.
+        """
+        current = self._map()
+        if current is None:
+            raise Unavailable("this node has no map", reason="other-epoch")
+        index = self._seat(current, wanted)
+        await self._runtime.disk(self._require_policy, wanted)
+        try:
+            with self._uploads.begin(current.epoch, [wanted.base]):
+                await whole(self._runtime, lambda: self._enter(wanted, index))
+        except NotFound:
+            return False
+        return True
+
     # -- checks
 
     def _require_policy(self, wanted: Adoptable) -> None:

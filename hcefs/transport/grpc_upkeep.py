@@ -151,6 +151,17 @@ class GrpcUpkeepPeer:
         answer = await self._unary("HasRows", request, upkeep_pb2.HasRowsResponse)
         return _held(answer.held, len(digests))
 
+    async def manifest_digests(
+        self, place: Place, also: Sequence[int], bases: Sequence[BlobBase]
+    ) -> list[bytes]:
+        request = upkeep_pb2.ManifestDigestsRequest(
+            place=place_message(place), also=also, bases=[bytes(base) for base in bases]
+        )
+        answer = await self._unary("ManifestDigests", request, upkeep_pb2.ManifestDigestsResponse)
+        if len(answer.digests) != len(bases):
+            raise Corrupt("the node's answer has another length", reason="bad-message")
+        return list(answer.digests)
+
     async def hint(self, place: Place, shards: Sequence[ShardName]) -> None:
         request = upkeep_pb2.HintRequest(
             place=place_message(place),

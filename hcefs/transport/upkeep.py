@@ -161,6 +161,14 @@ class UpkeepPeer(LayoutPeer, Protocol):
     ) -> list[bool]:
         """Which rows of a record are here, by their digests."""
 
+    async def manifest_digests(
+        self, place: Place, also: Sequence[int], bases: Sequence[BlobBase]
+    ) -> list[bytes]:
+        """A digest over layout and core of each base, empty where nothing is there.
+
+        ``also`` as in :meth:`list_shards`: the bases lie in these partitions.
+        """
+
     async def hint(self, place: Place, shards: Sequence[ShardName]) -> None:
         """Tell the node that some of its shards may be missing or damaged: it looks itself."""
 

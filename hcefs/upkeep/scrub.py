@@ -2,9 +2,10 @@
 
 One cycle goes through the shards by the first byte of their base (256 *sectors*), then
 through every table of both databases, so that damage is found while the others still have
-what it hit.  A cycle is spread evenly over its target time and never exceeds the ceiling;
-each read also takes its bytes from the budget that all upkeep shares and that yields to
-clients.
+what it hit.  What was read of a page is compared with the other holders of its rows
+(:mod:`.scrub_compare`).  A cycle is spread evenly over its target time and never exceeds
+the ceiling; each read also takes its bytes from the budget that all upkeep shares and that
+yields to clients.
 
 Invariants: the cursor survives a stop, and what it has passed was read after the cycle
 began; nothing is deleted: damage is set aside and entered for repair (:mod:`.scrub_shards`,
@@ -30,6 +31,7 @@ from hcefs.store.interface import RowPage, Stores, Table
 from hcefs.stripes.placed import placed_shard
 from hcefs.stripes.shard_check import ShardCheck
 from hcefs.stripes.transfers import opened
+from hcefs.upkeep.scrub_compare import HolderComparer
 from hcefs.upkeep.scrub_rows import DONE, STAGES, RowMender, RowStage, stage_after
 from hcefs.upkeep.scrub_shards import ShardJudge
 from hcefs.upkeep.scrub_state import SECTORS, ScrubCursor, ScrubLog
@@ -125,6 +127,7 @@ class Scrubber:
         throttle: Throttle,
         metrics: Metrics,
         plan: ScrubPlan,
+        comparer: HolderComparer,
         suspended: Callable[[], bool] = lambda: False,
     ) -> None:
         """``suspended``: not now, because rows are still being restored."""
@@ -136,6 +139,7 @@ class Scrubber:
         self._throttle = throttle
         self._metrics = metrics
         self._plan = plan
+        self.comparer = comparer
         self._suspended = suspended
         self.idle_seconds = min(IDLE_SECONDS_MAX, plan.cycle_seconds / 10)
         self._pacer = Pacer(runtime, self._rate)
@@ -206,13 +210,23 @@ class Scrubber:
                 current, after=_key_of(shard), piece=0, shards=current.shards + 1
             )
             self._metrics.count("scrub_shards_total")
+        shards = [ShardFile(*name) for name in names]
+        await self._compare(shards)
         current = self._now_at()
         if len(names) < PAGE_SHARDS:
             current = replace(
                 current.with_verified(current.stage, self._runtime.now_ms()),
                 stage=stage_after(current.stage), after=b"", piece=0,
             )  # fmt: skip
+        if current.stage >= SECTORS:
+            self.comparer.end()
         await self._save(current)
+
+    async def _compare(self, shards: list[ShardFile]) -> None:
+        """Compare a page with the other holders; what they have otherwise counts as found."""
+        found = await self.comparer.page(self._now_at().cycle, shards, self._spend)
+        current = self._now_at()
+        self._cursor = replace(current, damaged=current.damaged + found)
 
     async def _page(
         self, cursor: ScrubCursor
@@ -397,7 +411,7 @@ class Scrubber:
                 f"the scrub needs {needed / (1 << 20):.1f} MiB/s to read everything within its "
                 "cycle: raise scrub_rate_mib or scrub_cycle_s"
             )
-        return found
+        return found + self.comparer.warnings()
 
 
 def _damage(error: HcefsError) -> str:

@@ -88,6 +88,7 @@ async def test_a_node_without_a_seat_in_the_row_is_denied(rig: MovingRig) -> Non
         "ListRecords": upkeep_pb2.ListRecordsRequest(place=where),
         "LoadRows": upkeep_pb2.LoadRowsRequest(place=where, base=bytes(base)),
         "LoadRecord": upkeep_pb2.LoadRecordRequest(place=where, record_id=bytes(rig.record)),
+        "ManifestDigests": upkeep_pb2.ManifestDigestsRequest(place=where, bases=[bytes(base)]),
     }
     for method, request in requests.items():
         call = ask(rig, rig.stranger, rig.nodes[0], method, request)
@@ -100,6 +101,31 @@ async def test_a_node_without_a_seat_in_the_row_is_denied(rig: MovingRig) -> Non
     # Whether something has arrived is told to any node: its former holder asks that.
     has = upkeep_pb2.HasShardsRequest(place=where)
     await ask(rig, rig.stranger, rig.nodes[0], "HasShards", has)
+
+
+async def test_holders_of_a_row_compare_what_they_have_and_nothing_else(rig: MovingRig) -> None:
+    current, base = rig.current(), rig.receipt.ref.blob.base
+    asking, asked = (node(rig, seat.node.node_id) for seat in seats(current, EC, base)[:2])
+    where = place(rig, partition_of(base, current.table(EC).bits))
+    bases = [bytes(base), bytes(base)]
+    answers = []
+    for one, other in ((asking, asked), (asked, asking)):
+        request = upkeep_pb2.ManifestDigestsRequest(place=where, bases=bases)
+        data = await ask(rig, one, other, "ManifestDigests", request)
+        answers.append(upkeep_pb2.ManifestDigestsResponse.FromString(data).digests)
+    assert answers[0] == answers[1]
+    assert len(set(answers[0])) == 1
+    assert len(answers[0][0]) == 32
+    far = next(
+        bytes([n]) * 16
+        for n in range(256)
+        if partition_of(bytes([n]) * 16, current.table(EC).bits) != where.partition
+    )
+    elsewhere = upkeep_pb2.ManifestDigestsRequest(place=where, bases=[far])
+    call = ask(rig, asking, asked, "ManifestDigests", elsewhere)
+    await rig.refused(call, "denied", "wrong-partition")
+    many = upkeep_pb2.ManifestDigestsRequest(place=where, bases=[bytes(base)] * 257)
+    await rig.refused(ask(rig, asking, asked, "ManifestDigests", many), "invalid", "too-large")
 
 
 async def test_who_is_no_node_is_not_answered(rig: MovingRig) -> None:

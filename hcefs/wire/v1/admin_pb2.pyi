@@ -333,7 +333,7 @@ class QuarantinedShard(_message.Message):
     def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ..., profile: _Optional[str] = ..., reason: _Optional[str] = ..., at_ms: _Optional[int] = ...) -> None: ...
 
 class ScrubResponse(_message.Message):
-    __slots__ = ("cycle", "started_ms", "stage", "progress_permille", "resting", "rate_bytes", "shards", "read_bytes", "rows", "damaged", "oldest_verified_ms", "quarantined", "rows_put_away", "disk_state", "restoring", "warnings")
+    __slots__ = ("cycle", "started_ms", "stage", "progress_permille", "resting", "rate_bytes", "shards", "read_bytes", "rows", "damaged", "oldest_verified_ms", "quarantined", "rows_put_away", "disk_state", "restoring", "warnings", "disagreements", "undecided", "superfluous")
     CYCLE_FIELD_NUMBER: _ClassVar[int]
     STARTED_MS_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
@@ -350,6 +350,9 @@ class ScrubResponse(_message.Message):
     DISK_STATE_FIELD_NUMBER: _ClassVar[int]
     RESTORING_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    DISAGREEMENTS_FIELD_NUMBER: _ClassVar[int]
+    UNDECIDED_FIELD_NUMBER: _ClassVar[int]
+    SUPERFLUOUS_FIELD_NUMBER: _ClassVar[int]
     cycle: int
     started_ms: int
     stage: str
@@ -366,7 +369,10 @@ class ScrubResponse(_message.Message):
     disk_state: str
     restoring: bool
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, cycle: _Optional[int] = ..., started_ms: _Optional[int] = ..., stage: _Optional[str] = ..., progress_permille: _Optional[int] = ..., resting: _Optional[bool] = ..., rate_bytes: _Optional[int] = ..., shards: _Optional[int] = ..., read_bytes: _Optional[int] = ..., rows: _Optional[int] = ..., damaged: _Optional[int] = ..., oldest_verified_ms: _Optional[int] = ..., quarantined: _Optional[_Iterable[_Union[QuarantinedShard, _Mapping]]] = ..., rows_put_away: _Optional[int] = ..., disk_state: _Optional[str] = ..., restoring: _Optional[bool] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    disagreements: int
+    undecided: int
+    superfluous: int
+    def __init__(self, cycle: _Optional[int] = ..., started_ms: _Optional[int] = ..., stage: _Optional[str] = ..., progress_permille: _Optional[int] = ..., resting: _Optional[bool] = ..., rate_bytes: _Optional[int] = ..., shards: _Optional[int] = ..., read_bytes: _Optional[int] = ..., rows: _Optional[int] = ..., damaged: _Optional[int] = ..., oldest_verified_ms: _Optional[int] = ..., quarantined: _Optional[_Iterable[_Union[QuarantinedShard, _Mapping]]] = ..., rows_put_away: _Optional[int] = ..., disk_state: _Optional[str] = ..., restoring: _Optional[bool] = ..., warnings: _Optional[_Iterable[str]] = ..., disagreements: _Optional[int] = ..., undecided: _Optional[int] = ..., superfluous: _Optional[int] = ...) -> None: ...
 
 class CollectRequest(_message.Message):
     __slots__ = ("proof", "dry_run")

@@ -178,6 +178,22 @@ class HasRowsResponse(_message.Message):
     held: bytes
     def __init__(self, held: _Optional[bytes] = ...) -> None: ...
 
+class ManifestDigestsRequest(_message.Message):
+    __slots__ = ("place", "also", "bases")
+    PLACE_FIELD_NUMBER: _ClassVar[int]
+    ALSO_FIELD_NUMBER: _ClassVar[int]
+    BASES_FIELD_NUMBER: _ClassVar[int]
+    place: Place
+    also: _containers.RepeatedScalarFieldContainer[int]
+    bases: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, place: _Optional[_Union[Place, _Mapping]] = ..., also: _Optional[_Iterable[int]] = ..., bases: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class ManifestDigestsResponse(_message.Message):
+    __slots__ = ("digests",)
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    digests: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, digests: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
 class HintRequest(_message.Message):
     __slots__ = ("place", "shards")
     PLACE_FIELD_NUMBER: _ClassVar[int]

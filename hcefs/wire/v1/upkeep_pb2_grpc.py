@@ -70,6 +70,11 @@ class UpkeepStub:
                 request_serializer=hcefs_dot_v1_dot_upkeep__pb2.HasRowsRequest.SerializeToString,
                 response_deserializer=hcefs_dot_v1_dot_upkeep__pb2.HasRowsResponse.FromString,
                 _registered_method=True)
+        self.ManifestDigests = channel.unary_unary(
+                '/hcefs.v1.Upkeep/ManifestDigests',
+                request_serializer=hcefs_dot_v1_dot_upkeep__pb2.ManifestDigestsRequest.SerializeToString,
+                response_deserializer=hcefs_dot_v1_dot_upkeep__pb2.ManifestDigestsResponse.FromString,
+                _registered_method=True)
         self.Hint = channel.unary_unary(
                 '/hcefs.v1.Upkeep/Hint',
                 request_serializer=hcefs_dot_v1_dot_upkeep__pb2.HintRequest.SerializeToString,
@@ -147,6 +152,13 @@ class UpkeepServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ManifestDigests(self, request, context):
+        """Gives digests over what is here of some bases, for holders of their rows to compare.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Hint(self, request, context):
         """Tells a node that shards of its own may be missing or damaged.  Any active node of
         the map may; it looks at them itself, when it finds the time, and believes nothing.
@@ -216,6 +228,11 @@ def add_UpkeepServicer_to_server(servicer, server):
                     servicer.HasRows,
                     request_deserializer=hcefs_dot_v1_dot_upkeep__pb2.HasRowsRequest.FromString,
                     response_serializer=hcefs_dot_v1_dot_upkeep__pb2.HasRowsResponse.SerializeToString,
+            ),
+            'ManifestDigests': grpc.unary_unary_rpc_method_handler(
+                    servicer.ManifestDigests,
+                    request_deserializer=hcefs_dot_v1_dot_upkeep__pb2.ManifestDigestsRequest.FromString,
+                    response_serializer=hcefs_dot_v1_dot_upkeep__pb2.ManifestDigestsResponse.SerializeToString,
             ),
             'Hint': grpc.unary_unary_rpc_method_handler(
                     servicer.Hint,
@@ -427,6 +444,33 @@ class Upkeep:
             '/hcefs.v1.Upkeep/HasRows',
             hcefs_dot_v1_dot_upkeep__pb2.HasRowsRequest.SerializeToString,
             hcefs_dot_v1_dot_upkeep__pb2.HasRowsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ManifestDigests(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hcefs.v1.Upkeep/ManifestDigests',
+            hcefs_dot_v1_dot_upkeep__pb2.ManifestDigestsRequest.SerializeToString,
+            hcefs_dot_v1_dot_upkeep__pb2.ManifestDigestsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -87,6 +87,12 @@ class LocalUpkeepPeer:
         self._giving.enter("ping")
         return own
 
+    async def manifest_digests(
+        self, place: Place, also: Sequence[int], bases: Sequence[BlobBase]
+    ) -> list[bytes]:
+        self._giving.enter("manifest-digests")
+        return await self._exporter.manifest_digests(bases, place.profile)
+
     async def hint(self, place: Place, shards: Sequence[ShardName]) -> None:
         self._giving.enter("hint")
         self._giving.hints += shards

@@ -7,27 +7,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hcefs.formats.manifest import Opening
-from hcefs.ids import BlobBase, BlobId
+from hcefs.ids import AccountId, BlobBase, BlobId
 from hcefs.metrics import Metrics
+from hcefs.placement.cluster_map import Node
 from hcefs.runtime import Runtime
 from hcefs.store.files import open_stores
 from hcefs.store.interface import KeyTable, Stores, Table
 from hcefs.store.keys import open_key_database
 from hcefs.store.rows import open_database, row_name
-from hcefs.stripes.adopt import Adopter
+from hcefs.stripes.adopt import Adoptable, Adopter
 from hcefs.stripes.exports import Exporter
 from hcefs.stripes.pending import PendingNames
 from hcefs.stripes.placed import placed_shard
 from hcefs.stripes.uploads import Uploads
 from hcefs.testing.local_cluster import LocalCluster
+from hcefs.transport.upkeep import UpkeepPeer
 from hcefs.upkeep.scrub import Scrubber, ScrubPlan
+from hcefs.upkeep.scrub_compare import HolderComparer
 from hcefs.upkeep.scrub_rows import RowMender
 from hcefs.upkeep.scrub_shards import ShardJudge
 from hcefs.upkeep.scrub_state import ScrubLog
 from hcefs.upkeep.set_aside import SettingAside, ShardFile
 from hcefs.upkeep.throttle import Throttle
 from hcefs.upkeep.worker import Progress
-from tests.unit.upkeep.giving import ClockRuntime
+from tests.unit.upkeep.giving import ClockRuntime, Giving, LocalUpkeepPeer
 
 CYCLE_SECONDS = 1000.0
 
@@ -55,6 +58,11 @@ class ScrubbedNode:
         self.account = cluster.keys[0].account
         self.stores = open_stores(folder, reserve_bytes=0)
         self.open = True
+        self.giving: dict[AccountId, Giving] = {}
+        self.entered: list[Adoptable] = []
+        self.enters = False
+        """Whether a later layout is entered when another holder has one."""
+
         copy_stores(cluster.stores[self.account], self.stores)
 
     def scrubber(self, rate: float = 1e12, busy: Callable[[], bool] = lambda: False) -> Scrubber:
@@ -82,7 +90,38 @@ class ScrubbedNode:
             Throttle(self.runtime, rate, rate, busy),
             self.metrics,
             ScrubPlan(CYCLE_SECONDS, rate),
+            self.comparer(),
         )
+
+    def comparer(self) -> HolderComparer:
+        async def enter(wanted: Adoptable) -> bool:
+            self.entered.append(wanted)
+            return self.enters
+
+        return HolderComparer(
+            self.runtime,
+            lambda: self.cluster.map,
+            self.stores,
+            self,
+            Adopter(self.runtime, self.stores, self.cluster.ledger, PendingNames(self.stores.rows)),
+            enter,
+            self.queue,
+            self.metrics,
+            self.account,
+        )
+
+    def upkeep_peer(self, node: Node) -> UpkeepPeer:
+        """Another holder, as the cluster left it."""
+        cluster, account = self.cluster, node.account
+        exporter = Exporter(
+            self.runtime,
+            cluster.stores[account],
+            cluster.ledger,
+            self.metrics,
+            cluster.holders[account].pending,
+            cluster.uploads[account],
+        )
+        return LocalUpkeepPeer(exporter, cluster, self.giving.setdefault(account, Giving()))
 
     async def cycle(self, scrubber: Scrubber | None = None) -> Scrubber:
         """One whole cycle, at once."""
