@@ -58,6 +58,9 @@ from hcefs.transport.upkeep import BlobRows, PackRows, RecordRows, ShardName
 OTHER_LAYOUT = "other-layout"
 log = logging.getLogger(__name__)
 
+Leaf = tuple[RecordId, bytes]
+"""A record, and the commitment of an entry in it."""
+
 
 @dataclass(frozen=True)
 class Adoptable:
@@ -84,6 +87,11 @@ class Adoptable:
     def form(self) -> str:
         """The form of its shards on this node."""
         return form_of(self.layout)
+
+    def leaves(self) -> tuple[Leaf, ...]:
+        """Of each opening, the record and the commitment that an append brings."""
+        openings = [decode_opening(row) for table, _, row in self.rows if table is Table.OPENINGS]
+        return tuple((opening.record, opening.commitment()) for opening in openings)
 
     @property
     def geometry(self) -> Geometry:

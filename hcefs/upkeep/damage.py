@@ -158,6 +158,9 @@ class DamageLog:
         self.overflowed = False
         """Whether something did not fit since the start."""
 
+        self._wanted: set[DamagedName] = set()
+        """Entries that somebody waits for: readers, and blobs whose append has come."""
+
         self.news = 0
         """How often something new was entered: what is the most urgent may be another one."""
 
@@ -242,6 +245,7 @@ class DamageLog:
         self._entries.update(fits)
         for name in dropped:
             self._entries.pop(name, None)
+        self._wanted.difference_update(dropped)
 
     # -- progress
 
@@ -268,6 +272,7 @@ class DamageLog:
                     error=error[:TEXT_MAX],
                 )
                 self._write({name: tried})
+            self._wanted.discard(name)
 
     def settled(self, names: Sequence[DamagedName]) -> None:
         """Take entries out: the shard is here, or is not this node's to have."""
@@ -278,6 +283,34 @@ class DamageLog:
                 crash_point(CrashPoint.DAMAGE_SETTLED)
             for name in known:
                 del self._entries[name]
+            self._wanted.difference_update(names)
+
+    def forward(self, name: DamagedName) -> bool:
+        """Bring an entry forward, because a reader has met its shard; whether that was done.
+
+        It is tried at once, during a pass too, however often it was put off; but not within
+        the first delay after the last attempt, so that readers cannot have it tried all the
+        time.  Not kept over a restart.
+        """
+        with self._lock:
+            known = self._entries.get(name)
+            if known is None or name in self._wanted:
+                return False
+            now = self._now_ms()
+            if known.attempts and 0 <= now - known.tried_ms < BACKOFF_MS_FIRST:
+                return False
+            self._entries[name] = replace(known, tried_ms=0) if known.attempts else known
+            self._wanted.add(name)
+            return True
+
+    def committed(self, names: Iterable[DamagedName]) -> None:
+        """Let entries be tried at once whose blobs' append has come.  As :meth:`forward`."""
+        with self._lock:
+            for name in names:
+                known = self._entries.get(name)
+                if known is not None:
+                    self._entries[name] = replace(known, tried_ms=0, error="")
+                    self._wanted.add(name)
 
     def hurry(self) -> None:
         """Let everything be tried at once, whatever was put off.  Not kept over a restart."""
@@ -317,6 +350,16 @@ class DamageLog:
             found = [Damaged(name, shard) for name, shard in self._entries.items()]
         due = (entry for entry in found if entry.is_due(now))
         return heapq.nsmallest(limit, due, key=lambda entry: entry.urgency)
+
+    def wanted(self, limit: int) -> list[Damaged]:
+        """Those that were brought forward, the most urgent first."""
+        with self._lock:
+            found = [
+                Damaged(name, shard)
+                for name in self._wanted
+                if (shard := self._entries.get(name)) is not None
+            ]
+        return heapq.nsmallest(limit, found, key=lambda entry: entry.urgency)
 
     def unassessed(self, limit: int) -> list[Damaged]:
         """Entries whose margin nobody has looked at, the oldest first, whenever they are due."""

@@ -30,7 +30,7 @@ from hcefs.placement.cluster_map import ClusterMap, Node
 from hcefs.placement.ring import Seat, rotation_of
 from hcefs.placement.waves import REBUILD, SeatName
 from hcefs.runtime import Runtime
-from hcefs.stripes.adopt import Adoptable, Adopter, Copy
+from hcefs.stripes.adopt import Adoptable, Adopter, Copy, Leaf
 from hcefs.stripes.hedge import HedgeTimer
 from hcefs.stripes.read import StripeReader
 from hcefs.stripes.rebuild import rebuilt_pieces
@@ -89,6 +89,17 @@ class Filled:
     """Blobs of which fewer than k intact shards are left."""
 
     bytes: int = 0
+    awaits: tuple[Leaf, ...] = ()
+    """Of the last one that was pending, the commitments that its append would bring."""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What came of one shard, the bytes that were written, and what it waits for if pending."""
+
+    outcome: Outcome
+    bytes: int
+    awaits: tuple[Leaf, ...] = ()
 
 
 class SeatFiller:
@@ -207,15 +218,15 @@ class SeatFiller:
         """Whether a shard of a profile is here with its rows."""
         return await self._adopter.has(shard.base, shard.index, profile)
 
-    async def restore(self, place: Place, shard: ShardName, lists: Lists) -> tuple[Outcome, int]:
-        """Bring one shard here from whoever has it, or rebuild it; the bytes that were written.
+    async def restore(self, place: Place, shard: ShardName, lists: Lists) -> Restored:
+        """Bring one shard here from whoever has it, or rebuild it.
 
         Raises:
             HcefsError: not now, and why.
         """
         filled = Filled()
         outcome = await self._one(place, shard.base, shard.index, REBUILD, lists, filled)
-        return outcome, filled.bytes
+        return Restored(outcome, filled.bytes, filled.awaits)
 
     async def records(
         self,
@@ -264,6 +275,7 @@ class SeatFiller:
                 if await self._copy(place, wanted, index, lists.nodes[node_id], filled):
                     return Outcome.HERE
             if not wanted.committed:
+                filled.awaits = wanted.leaves()
                 return Outcome.PENDING  # its put failed at this seat
             await self._rebuild(place, wanted, index, lists, filled)
         except HcefsError as error:

@@ -3,7 +3,8 @@
 Two halves.  The *teller* collects what reads and puts through this node came upon, and
 passes it on; what cannot be delivered waits for its node a while.  The *listener* takes
 hints of others in, reads its own shard, and enters it into the queue of damage only if
-there is something wrong with it.
+there is something wrong with it.  What is in the queue already and was put off is brought
+forward.
 
 Invariants: a hint is worth a look and nothing else: no shard is set aside, and nothing is
 rebuilt, because somebody said so.  Both halves are bounded; of each giver only so many
@@ -88,8 +89,13 @@ class HintListener:
         taken = 0
         for shard in shards:
             name = DamagedName(shard.base, shard.index, profile)
-            if name in self._waiting or self._queue.get(name) is not None:
+            if name in self._waiting:
                 self._note("known")
+            elif self._queue.get(name) is not None:
+                # It is known, and now a reader has met it.
+                forward = self._allowed(giver) and self._queue.forward(name)
+                self._note("forward" if forward else "known")
+                taken += forward
             elif len(self._waiting) >= WAITING_MAX or not self._allowed(giver):
                 self._note("refused")
             else:
@@ -140,6 +146,7 @@ class HintListener:
                 return "untrue"  # nobody has anything of it, so this node lacks nothing
             reason = MISSING
         await self._runtime.disk(self._queue.found, name.base, name.index, name.profile, reason)
+        self._queue.forward(name)
         log.info("shard %s index %d: a hint was true (%s)", name.base, name.index, reason)
         return "true"
 

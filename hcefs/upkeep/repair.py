@@ -9,7 +9,8 @@ finds, and what scrub and readers find between two passes, waits in one durable 
 
 Invariants: whatever is committed, and of which k intact shards are within reach when its
 turn comes, has its shard at this node's seat afterwards.  While a pass goes on only what
-is at the brink (k live shards) is rebuilt, because nothing can come before that.  A blob
+is at the brink (k live shards) is rebuilt, because nothing can come before that, and what
+somebody waits for: a reader that met it, or a blob whose append has just come.  A blob
 that cannot be rebuilt is put off, alone, and named.  What is said to be damaged here is
 read first, and set aside only if it is.
 
@@ -35,6 +36,7 @@ from hcefs.stripes.audit import Auditor, ShardState
 from hcefs.stripes.checks import Replica
 from hcefs.stripes.transfers import whole
 from hcefs.transport.upkeep import Place, ShardName
+from hcefs.upkeep.awaited import Awaited
 from hcefs.upkeep.damage import NOT_COMMITTED, Damaged, DamagedName, DamageLog, margin_text
 from hcefs.upkeep.fill import Outcome, SeatFiller
 from hcefs.upkeep.pace import PaceMeter
@@ -126,6 +128,7 @@ class Repairer:
         self._hurried = 0
         """Passes that are still to be made without a pause."""
 
+        self._awaited = Awaited(replica)
         self.meter = PaceMeter()
         self.last: Stock | None = None
         """What the last pass found that came to its end."""
@@ -179,14 +182,18 @@ class Repairer:
         current = self._view.cluster_map()
         if current is None:
             return Progress.IDLE
+        if self._awaited.is_news():
+            self._queue.committed(await self._runtime.disk(self._awaited.come))
         unknown = self._queue.unassessed(BATCH)
         if unknown:
             await self._assess(current, unknown)
         if self._pass is not None or self._runtime.monotonic() >= self._begins:
             await self._take_stock(current)
             brink = [entry for entry in self._queue.due(BATCH) if entry.margin == 0]
-            if brink:
-                await self._restore(current, brink)
+            # For what readers have met, and what a block has just brought, no pass is waited for.
+            met = [entry for entry in self._queue.wanted(BATCH) if entry not in brink]
+            if brink or met:
+                await self._restore(current, [*brink, *met])
             return Progress.BUSY
         batch = [entry for entry in self._queue.due(BATCH) if entry.shard.live is not None]
         if batch and await self._restore(current, batch):
@@ -302,9 +309,7 @@ class Repairer:
             if not await self._is_lacking(entry):
                 await self._runtime.disk(self._queue.settled, [name])
                 return True
-            outcome, size = await self._filler.restore(
-                place, ShardName(name.base, name.index), lists
-            )
+            restored = await self._filler.restore(place, ShardName(name.base, name.index), lists)
         except HcefsError as error:
             if isinstance(error, Exhausted) or error.reason in NOT_NOW:
                 log.info("repair waits: %s (%s)", error.message, error.reason)
@@ -312,10 +317,12 @@ class Repairer:
                 return False
             await self._put_off(name, error.reason)
             return True
+        outcome, size = restored.outcome, restored.bytes
         if outcome is Outcome.LOST:
             await self._put_off(name, "too-few-shards")
         elif outcome is Outcome.PENDING:
             await self._put_off(name, NOT_COMMITTED)
+            self._awaited.note(name, restored.awaits)
         else:
             crash_point(CrashPoint.REPAIR_RESTORED)
             await self._runtime.disk(self._queue.settled, [name])

@@ -149,3 +149,38 @@ def test_threads_enter_each_shard_once(rows: MemoryRowStore, clock: Clock) -> No
     for thread in threads:
         thread.join()
     assert len(log) == len(rows.scan(Table.DAMAGED)) == 50
+
+
+def test_an_entry_is_brought_forward_once_for_each_attempt(
+    rows: MemoryRowStore, clock: Clock
+) -> None:
+    queue = DamageLog(rows, clock)
+    queue.found(*name(1).parts, "missing")
+    queue.found(*name(2).parts, "missing")
+    for _ in range(5):
+        queue.failed(name(1), "too-few-shards")
+    assert not queue.forward(name(1)), "it was tried a moment ago"
+    clock.ms += BACKOFF_MS_FIRST
+    assert [entry.name for entry in queue.due(9)] == [name(2)]
+    assert queue.forward(name(1))
+    assert not queue.forward(name(1)), "it is in front already"
+    assert [entry.name for entry in queue.due(9)] == [name(1), name(2)]
+    assert [entry.name for entry in queue.wanted(9)] == [name(1)]
+    queue.failed(name(1), "too-few-shards")
+    assert not queue.wanted(9)
+    assert [entry.name for entry in queue.due(9)] == [name(2)]
+    assert not queue.forward(name(3)), "there is no such entry"
+    assert queue.forward(name(2))
+    queue.settled([name(2)])
+    assert not queue.wanted(9)
+
+
+def test_what_is_committed_by_now_is_due_and_owed(rows: MemoryRowStore, clock: Clock) -> None:
+    queue = DamageLog(rows, clock)
+    queue.found(*name(1).parts, "missing")
+    queue.failed(name(1), damage.NOT_COMMITTED)
+    assert (queue.owed(), queue.due(9)) == (0, [])
+    queue.committed([name(1), name(2)])
+    assert queue.owed() == 1
+    assert [entry.name for entry in queue.wanted(9)] == [name(1)]
+    assert [entry.name for entry in queue.due(9)] == [name(1)]

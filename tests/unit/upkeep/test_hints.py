@@ -11,7 +11,8 @@ from hcefs.ids import AccountId, BlobBase, BlobId
 from hcefs.stripes.audit import Auditor
 from hcefs.stripes.exports import has_shard
 from hcefs.transport.upkeep import ShardName
-from hcefs.upkeep import hints
+from hcefs.upkeep import hints, repair
+from hcefs.upkeep.damage import BACKOFF_MS_FIRST, DamagedName
 from hcefs.upkeep.hints import HINTS_BURST, KEPT_SECONDS, RETRY_SECONDS, HintListener, HintTeller
 from hcefs.upkeep.worker import Progress
 from tests.unit.upkeep.giving import ClockRuntime
@@ -165,3 +166,46 @@ async def test_this_nodes_own_shards_are_hinted_at_directly(world: Repairing) ->
     telling.suspect(seat.node, blob.base, 4, PROFILE)
     await listened(telling._listener)
     assert len(world.queue(seat.node.account)) == 1
+
+
+async def test_a_hint_brings_forward_what_was_put_off(world: Repairing) -> None:
+    blob = await world.cluster.put(bytes(3000))
+    account = world.seat(blob, 1).node.account
+    queue, name = world.queue(account), DamagedName(blob.base, 1, PROFILE)
+    queue.found(*name.parts, "missing")
+    for _ in range(9):
+        queue.failed(name, "too-few-shards")
+    world.clock_ms += BACKOFF_MS_FIRST
+    assert not queue.due(9)
+    found = listener(world, account)
+    assert found.take(LIAR, PROFILE, [ShardName(blob.base, 1)]) == 1
+    assert [entry.name for entry in queue.due(9)] == [name]
+    assert found.take(LIAR, PROFILE, [ShardName(blob.base, 1)]) == 0
+    metrics = world.cluster.metrics
+    assert metrics.value("repair_hints_total", outcome="forward") == 1
+    assert metrics.value("repair_hints_total", outcome="known") == 1
+
+
+async def test_a_true_hint_is_acted_on_while_a_pass_is_running(
+    world: Repairing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repair, "ROWS_HURRIED", 1)
+    me = sorted(world.cluster.holders)[0]
+    mine: list[tuple[BlobId, int]] = []
+    while len(mine) < 2:
+        blob = await world.cluster.put(bytes(3000))
+        mine += [(blob, s.index) for s in world.cluster.seats(blob.base) if s.node.account == me]
+    repairer, found, queue = world.repairer(me), listener(world, me), world.queue(me)
+    repairer.now()
+    await repairer.work()
+    for blob, index in mine:
+        world.lose(blob, index)
+    (hinted, at), (other, other_at) = mine
+    queue.found(other.base, other_at, PROFILE, "missing")
+    found.take(LIAR, PROFILE, [ShardName(hinted.base, at)])
+    await listened(found)
+    await repairer.work()
+    assert repairer.stock is not None, "the pass goes on"
+    stores = world.cluster.stores[me]
+    assert has_shard(stores, hinted.base, at)
+    assert not has_shard(stores, other.base, other_at), "it has margin, and nobody met it"

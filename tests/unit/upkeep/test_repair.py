@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from hcefs.errors import Unavailable
+from hcefs.formats.manifest import Opening
 from hcefs.ids import AccountId, BlobBase, BlobId
 from hcefs.stripes.audit import Auditor, ShardState
 from hcefs.stripes.exports import has_shard
@@ -356,3 +357,26 @@ async def test_all_nodes_together_converge_to_full_n(world: Repairing) -> None:
             found = await auditor.look(blob.base, seat.index, "ec-4-2")
             assert found.state is ShardState.WHOLE, (seed, found)
             assert (await auditor.facts(blob.base, "ec-4-2")).problem == ""
+
+
+async def test_what_waits_for_its_append_is_brought_when_the_block_comes(world: Repairing) -> None:
+    cluster, blob = world.cluster, BlobId.of(world.runtime.random(16))
+    plan = cluster.plan(blob)
+    session = cluster.session(plan)
+    await session.write(bytes(5000))
+    done = await session.finish(5000, b"", b"", cluster.call("put", blob))
+    world.lose(blob, 2)
+    me = world.seat(blob, 2).node.account
+    queue, repairer = world.queue(me), world.repairer(me)
+    queue.found(blob.base, 2, "ec-4-2", "missing")
+    await world.run(repairer)
+    assert queue.is_pending(DamagedName(blob.base, 2, "ec-4-2"))
+    cluster.ledger.height += 1
+    tried = len(world.brought)
+    await world.run(repairer)
+    assert len(world.brought) == tried, "a block that is about something else"
+    cluster.ledger.commit(Opening(plan.salt, plan.record, blob, done.core.digest(), b""))
+    cluster.ledger.height += 1
+    await world.run(repairer)
+    assert has_shard(cluster.stores[me], blob.base, 2)
+    assert not len(queue)
