@@ -21,6 +21,7 @@ from hcefs.blobs.put import NodeIdentity, PutDone, PutPlan, PutSession
 from hcefs.client.authorize import Authorizer, Right, Scope
 from hcefs.client.channels import Channels
 from hcefs.client.connection import Connection
+from hcefs.client.direct_hints import DirectHints
 from hcefs.client.stat import Manifest, StatClient
 from hcefs.client.streams import ReadPlan
 from hcefs.crypto.accounts import AccountKeys
@@ -41,7 +42,7 @@ from hcefs.stripes.reseat import other_epoch
 from hcefs.stripes.standby import Standby
 from hcefs.transport.dial import ServerDialer
 from hcefs.transport.grpc_peers import GrpcPeer
-from hcefs.transport.peers import Call, ManifestRows, Peer
+from hcefs.transport.peers import Call, ManifestRows
 
 DEADLINE_SECONDS = 15.0
 MAP_SECONDS = 3.0
@@ -70,7 +71,7 @@ class DirectPeers:
         self._authorizer = authorizer
         self._right = right
 
-    def peer(self, node: Node) -> Peer:
+    def peer(self, node: Node) -> GrpcPeer:
         """The holder at that node's client port."""
 
         async def connect() -> Any:
@@ -100,9 +101,15 @@ class DirectClient(StatClient):
         super().__init__(connection, keys, runtime, dialer)
         self._direct_metrics = Metrics()
         self._direct_hedge = HedgeTimer()
+        self._direct_hints = DirectHints(self.runtime)
         self._direct_map: ClusterMap | None = None
         self._standby = Standby(self.runtime, self._stand_ins)
         self._layout_signer = NodeIdentity(keys.account, keys.key_version, keys.signing_key)
+
+    async def close(self) -> None:
+        """Close what :meth:`StatClient.close` does, and give up hints on their way."""
+        await self._direct_hints.close()
+        await super().close()
 
     def _direct_call(self, method: str, scope: Scope, epoch: int) -> Call:
         """What every holder of one request is asked; each gets its own proof.
@@ -196,11 +203,24 @@ class DirectClient(StatClient):
             await self.runtime.sleep(MAP_POLL_SECONDS)
 
     async def _direct_finish(
-        self, session: PutSession, record: RecordId, blob: BlobId, length: int, metadata: bytes
+        self,
+        session: PutSession,
+        right: Right,
+        record: RecordId,
+        blob: BlobId,
+        length: int,
+        metadata: bytes,
     ) -> PutDone:
         cluster_map = await self.cluster_map()
         call = self._direct_call("put", Scope(record, blob), cluster_map.epoch)
-        return await session.finish(length, metadata, b"", call)
+        done = await session.finish(length, metadata, b"", call)
+        if done.stored.degraded:
+            peers = DirectPeers(self.runtime, self._channels, self._authorizer, right)
+            suspect = self._direct_hints.of(call, peers.peer)
+            for seat in seats(cluster_map, done.layout.profile, blob.base):
+                if seat.index not in done.stored.durable:
+                    suspect(seat.node, blob.base, seat.index, done.layout.profile)
+        return done
 
     async def _direct_part(
         self, plan: ReadPlan, offset: int, stop: int, node: str | None
@@ -239,13 +259,15 @@ class DirectClient(StatClient):
             or isinstance(opening, PackProof)
         ):
             raise Invalid("packed blobs are read through a node", reason="packed")
+        peers = DirectPeers(self.runtime, self._channels, self._authorizer, plan.right)
+        call = self._direct_call("get", scope, cluster_map.epoch)
         reader = BlobReader(
             self.runtime,
-            DirectPeers(self.runtime, self._channels, self._authorizer, plan.right),
+            peers,
             self._direct_metrics,
             self._direct_hedge,
             GetPlan(
-                self._direct_call("get", scope, cluster_map.epoch),
+                call,
                 StoredManifest(core, layout, row, opening, _NO_ROWS),
                 seats(cluster_map, layout.profile, core.blob.base),
                 offset,
@@ -253,6 +275,7 @@ class DirectClient(StatClient):
                 secrets,
                 stand_ins(cluster_map, layout.profile, core.blob.base),
             ),
+            suspect=self._direct_hints.of(call, peers.peer),
         )
         try:
             async with aclosing(reader.messages(_always)) as data:

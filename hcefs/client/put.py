@@ -323,7 +323,9 @@ class PutClient(PackPutClient):
             await session.end(length)
             digest = hasher.digest() if order.sign_content else b""
             metadata = self._metadata(order, attempt, digest).encode()
-            done = await self._direct_finish(session, order.record, attempt.blob, length, metadata)
+            done = await self._direct_finish(
+                session, order.right, order.record, attempt.blob, length, metadata
+            )
             finished = True
         finally:
             if not finished:

@@ -220,6 +220,7 @@ class StorageNode:
             metrics,
             self.gate,
             self._memory,
+            self._suspect,
         )
         blobs = BlobService(
             runtime,
@@ -265,6 +266,7 @@ class StorageNode:
             direct_gate,
             direct=True,
             restoring=lambda: self.care.is_restoring(),
+            hints=lambda giver, profile, shards: self.repairs.listener.take(giver, profile, shards),
         )
         self._collector = Collector(runtime, self.stores, self._log, metrics, holder.pending)
         exporter = Exporter(runtime, self.stores, self._log, metrics, holder.pending, uploads)

@@ -98,7 +98,10 @@ def blob_handlers(service: BlobService, packs: PackService) -> Any:
 
 
 def shard_handlers(service: ShardService, packs: PackShardService | None = None) -> Any:
-    """``hcefs.v1.Shards``; ``packs`` are for other nodes only, not for direct clients."""
+    """``hcefs.v1.Shards``; ``packs`` are for other nodes only, hints for direct clients.
+
+    Nodes give hints of their own (:meth:`UpkeepService.Hint`).
+    """
     methods = {
         "Store": grpc.stream_unary_rpc_method_handler(service.Store),
         "StoreWhole": unary(shard_pb2.StoreWholeRequest, service.StoreWhole),
@@ -110,7 +113,9 @@ def shard_handlers(service: ShardService, packs: PackShardService | None = None)
         "LoadListing": streaming(shard_pb2.LoadListingRequest, service.LoadListing),
         "LoadBoxes": unary(shard_pb2.LoadBoxesRequest, service.LoadBoxes),
     }
-    if packs is not None:
+    if packs is None:
+        methods["Hint"] = unary(shard_pb2.HintShardRequest, service.Hint)
+    else:
         methods |= {
             "StorePack": unary(shard_pb2.StorePackRequest, packs.StorePack),
             "StoreOpenings": unary(shard_pb2.StoreOpeningsRequest, packs.StoreOpenings),

@@ -43,6 +43,7 @@ from hcefs.stripes.pack_checks import ROWS_BYTES_MAX, check_generation, check_gr
 from hcefs.stripes.pack_read import PackedPayload, PackReader
 from hcefs.stripes.pack_rows import Key, PackedRow
 from hcefs.stripes.pack_write import PackBody, PackPlan, PackWriter
+from hcefs.stripes.suspects import Suspect, nobody
 from hcefs.transport.framing import DataFrame, frame_data, parse
 from hcefs.transport.limit import ByteGate, Gate
 from hcefs.transport.pack_messages import batch_blobs, batch_groups, pack_group
@@ -93,7 +94,10 @@ class PackService:
         metrics: Metrics,
         gate: Gate,
         memory: ByteGate,
+        suspect: Suspect = nobody,
     ) -> None:
+        """``suspect`` is told of shards that a put could not store where they belong."""
+        self._suspect = suspect
         self.runtime = runtime
         self.metrics = metrics
         self.gate = gate
@@ -202,6 +206,10 @@ class PackService:
                 for envelope in envelopes:
                     check_generation(self._desk.view, envelope)
                 layout, stored = await self._writer.put(self._plan(header, rows, call), body)
+        if stored.degraded:
+            for seat in self._desk.blob_seats(layout.profile, BlobId.of(header.base)):
+                if seat.index not in stored.durable:
+                    self._suspect(seat.node, header.base, seat.index, layout.profile)
         return pack_pb2.PutManyResponse(
             layout=layout.encode(),
             durable_shards=len(stored.durable),

@@ -10,12 +10,13 @@ ask the others (docs/decisions/0009).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from hcefs.erasure.scheme import profile_named
 from hcefs.errors import Corrupt, Invalid
-from hcefs.ids import RecordId, RequestId
+from hcefs.ids import AccountId, RecordId, RequestId
 from hcefs.integrity import crc32c
 from hcefs.metrics import Metrics
 from hcefs.runtime import Runtime
@@ -26,6 +27,7 @@ from hcefs.transport.framing import DataFrame, parse
 from hcefs.transport.grpc_peers import HEAD_KEY, observe
 from hcefs.transport.limit import Gate
 from hcefs.transport.peers import Call, Heads, LoadHeader, Peer, ShardRows, ShardStart
+from hcefs.transport.upkeep import ShardName
 from hcefs.wire.v1 import shard_pb2
 
 GATEWAY_STALL_SECONDS = 90.0
@@ -35,6 +37,13 @@ GATEWAY_STALL_SECONDS = 90.0
 HEADER_SECONDS = 5.0
 DIRECT = frozenset({"put", "get"})
 """What a client may ask of a holder itself."""
+
+
+Hints = Callable[[AccountId, str, Sequence[ShardName]], int]
+
+
+def _unheard(giver: AccountId, profile: str, shards: Sequence[ShardName]) -> int:
+    return 0
 
 
 def rows_of(finish: shard_pb2.StoreFinish) -> ShardRows:
@@ -67,8 +76,11 @@ class ShardService:
         *,
         direct: bool = False,
         restoring: Callable[[], bool] = lambda: False,
+        hints: Hints = _unheard,
     ) -> None:
-        """``restoring``: what is not found here may be there all the same."""
+        """``restoring``: what is not found here may be there all the same; ``hints`` takes
+        what direct clients say about shards of this node, and tells how much of it."""
+        self._hints = hints
         self.restoring = restoring
         self.runtime = runtime
         self.metrics = metrics
@@ -214,6 +226,19 @@ class ShardService:
             call, request.index, request.first, request.count
         )
         return shard_pb2.LoadPiecesResponse(header=wire_header(header), data=bytes(data))
+
+    @served("hint-shard")
+    async def Hint(
+        self, request: shard_pb2.HintShardRequest, context: Any
+    ) -> shard_pb2.HintShardResponse:
+        """Take a hint of a direct client about a shard of this node."""
+        call, _ = await self._admit(context, request.context, "put", "get")
+        if call.blob is None:
+            raise Invalid("a shard needs a blob id", reason="bad-id")
+        if not 0 <= request.index < profile_named(call.profile).n:
+            raise Invalid("no shard has this index", reason="bad-index")
+        self._hints(call.presenter, call.profile, [ShardName(call.blob.base, request.index)])
+        return shard_pb2.HintShardResponse()
 
     @served("store-opening")
     async def StoreOpening(

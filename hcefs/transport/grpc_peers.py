@@ -292,6 +292,15 @@ class GrpcPeer:
         )
         return Download(self._runtime, stream, self._heads)
 
+    async def hint(self, call: Call, index: int) -> None:
+        """Tell a holder of a shard of the call's blob, as a direct client may.
+
+        Raises:
+            HcefsError: it does not take that, or does not answer.
+        """
+        request = shard_pb2.HintShardRequest(context=self._context(call), index=index)
+        await self._unary("Hint", request, shard_pb2.HintShardResponse)
+
     async def store_opening(self, call: Call, opening: bytes, commit_by_ms: int) -> None:
         await self._unary(
             "StoreOpening",

@@ -1,4 +1,4 @@
-"""Hints between nodes: whoever reads a bad shard tells the holder, who looks for itself.
+"""Hints to nodes: whoever reads a bad shard tells the holder, who looks for itself.
 
 Two halves.  The *teller* collects what reads and puts through this node came upon, and
 passes it on; what cannot be delivered waits for its node a while.  The *listener* takes
@@ -108,6 +108,8 @@ class HintListener:
         known = self._givers.get(giver)
         if known is None:
             if len(self._givers) >= GIVERS_MAX:
+                self._forget_givers(now)
+            if len(self._givers) >= GIVERS_MAX:
                 return False
             known = self._givers[giver] = _Allowance(HINTS_BURST, now)
         known.room = min(HINTS_BURST, known.room + (now - known.since) * HINTS_A_SECOND)
@@ -116,6 +118,14 @@ class HintListener:
             return False
         known.room -= 1
         return True
+
+    def _forget_givers(self, now: float) -> None:
+        """Those who have said nothing for so long that all is allowed to them again."""
+        self._givers = {
+            giver: each
+            for giver, each in self._givers.items()
+            if each.room + (now - each.since) * HINTS_A_SECOND < HINTS_BURST
+        }
 
     def _note(self, outcome: str) -> None:
         self._metrics.count("repair_hints_total", outcome=outcome)

@@ -28,7 +28,7 @@ from tests.services.requests import (
     put,
     put_messages,
 )
-from tests.services.rig import HOUR_MS, Rig, Running
+from tests.services.rig import HOUR_MS, MARK, Rig, Running
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("services")]
 
@@ -586,3 +586,44 @@ async def test_direct_mode_keeps_listings_and_boxes_to_nodes(rig: Rig) -> None:
                 node.config.client_address, f"{SHARDS}/{name}", kind(context=context)
             )
             await rig.refused(call, "invalid", "wrong-method")
+
+
+async def test_a_direct_reader_tells_the_holder_what_it_has_met(rig: Rig) -> None:
+    data = MARK + rig.runtime.random(400_000)
+    receipt = await rig.hospital.put(
+        rig.record, data, grant=rig.append_grant.grant, purpose="TREAT"
+    )
+    blob = receipt.ref.blob
+    seat = next(s for s in rig.seats(bytes(blob.base)) if s.index == 1)
+    holder = next(each for each in rig.nodes if each.number == seat.node.node_id)
+    stores, metrics = holder.process.node.stores, holder.process.node.metrics
+    stores.shards.remove(blob.base, 1)
+    before = metrics.value("repair_hints_total", outcome="true")
+    stream = await rig.doctor.get(
+        rig.record, blob, grant=rig.read_grant.grant, purpose="TREAT", mode="direct"
+    )
+    assert await stream.read() == data
+    await rig.until(lambda: metrics.value("repair_hints_total", outcome="true") > before)
+    await rig.until(lambda: stores.shards.has(blob.base, 1))
+
+
+async def test_hints_of_direct_clients_need_the_right_to_the_blob(rig: Rig) -> None:
+    node, other, blob = rig.nodes[2], rig.nodes[3], rig.receipt.ref.blob
+
+    def hint(address: str, named: Running, index: int = 0, **change: Any) -> Any:
+        profile = change.pop("profile", "ec-4-2")
+        right = rig.authorization(rig.doctor, "direct-get", named, rig.read_grant, blob=blob)
+        context = call_context(rig, named, "get", blob=blob, authorization=right)
+        context.method, context.profile = "direct-get", profile
+        request = shard_pb2.HintShardRequest(context=context, index=index)
+        return rig.unary(address, f"{SHARDS}/Hint", request, **change)
+
+    port = node.config.client_address
+    await hint(port, node)
+    await rig.refused(hint(port, other), "denied", "wrong-gateway")
+    await rig.refused(hint(port, node, 6), "invalid", "bad-index")
+    await rig.refused(hint(port, node, profile="ec-1-1"), "invalid", "unknown-profile")
+    # Nodes have their own way, on the peer port.
+    peer_port = node.config.peer_address
+    with pytest.raises(HcefsError):
+        await hint(peer_port, other, identity=other.identity)

@@ -11,7 +11,7 @@ from hcefs.client.get_many import Wanted
 from hcefs.config import LimitsConfig
 from hcefs.errors import HcefsError
 from hcefs.formats.pack import PackedKey, PackLayout, PackOpening, PackProof
-from hcefs.ids import BlobId, GrantId
+from hcefs.ids import BlobBase, BlobId, GrantId
 from hcefs.store.interface import KeyTable
 from hcefs.transport.framing import DataFrame, parse
 from hcefs.wire.v1 import blob_pb2
@@ -200,11 +200,22 @@ async def test_a_put_of_one_blob_takes_no_slot(rig: Rig) -> None:
 async def test_full_disks(rig: Rig) -> None:
     full = LimitsConfig(put_deadline_s=5.0, reserve_mib=1 << 30)
     gateway, payload = rig.nodes[0], MARK + bytes(100_000)
+    told: list[tuple[int, BlobBase, int, str]] = []
     async with rig.restarted(rig.nodes[5], limits=full):
         pack = sealed_pack(rig, [payload])
-        answer = await send(rig, gateway, put_many(rig, gateway, pack).messages())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                gateway.process.node.repairs,
+                "suspect",
+                lambda node, *shard: told.append((node.node_id, *shard)),
+            )
+            answer = await send(rig, gateway, put_many(rig, gateway, pack).messages())
         assert (answer.durable_shards, answer.degraded) == (5, True)
         blob = BlobId.of(pack.base, 1)
+        (lacking,) = [
+            s for s in rig.seats(bytes(blob.base)) if s.node.node_id == rig.nodes[5].number
+        ]
+        assert told == [(rig.nodes[5].number, pack.base, lacking.index, "ec-4-2")]
         assert rig.kept(rig.nodes[5], blob) == []
         assert not rig.temporaries(rig.nodes[5])
         async with rig.restarted(rig.nodes[4], limits=full):

@@ -8,6 +8,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class HintShardRequest(_message.Message):
+    __slots__ = ("context", "index")
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    context: CallContext
+    index: int
+    def __init__(self, context: _Optional[_Union[CallContext, _Mapping]] = ..., index: _Optional[int] = ...) -> None: ...
+
+class HintShardResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class CallContext(_message.Message):
     __slots__ = ("authorization", "method", "record_id", "blob_id", "range_start", "range_length", "min_height", "epoch", "request_id", "profile", "stand_in")
     AUTHORIZATION_FIELD_NUMBER: _ClassVar[int]

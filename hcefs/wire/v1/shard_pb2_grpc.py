@@ -99,6 +99,11 @@ class ShardsStub:
                 request_serializer=hcefs_dot_v1_dot_shard__pb2.LoadColumnsRequest.SerializeToString,
                 response_deserializer=hcefs_dot_v1_dot_shard__pb2.LoadColumnsResponse.FromString,
                 _registered_method=True)
+        self.Hint = channel.unary_unary(
+                '/hcefs.v1.Shards/Hint',
+                request_serializer=hcefs_dot_v1_dot_shard__pb2.HintShardRequest.SerializeToString,
+                response_deserializer=hcefs_dot_v1_dot_shard__pb2.HintShardResponse.FromString,
+                _registered_method=True)
 
 
 class ShardsServicer:
@@ -198,6 +203,14 @@ class ShardsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Hint(self, request, context):
+        """Tells a holder that its shard of a blob may be missing or damaged.  On the client
+        port only, by whoever may read or write that blob; the holder looks for itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ShardsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -265,6 +278,11 @@ def add_ShardsServicer_to_server(servicer, server):
                     servicer.LoadColumns,
                     request_deserializer=hcefs_dot_v1_dot_shard__pb2.LoadColumnsRequest.FromString,
                     response_serializer=hcefs_dot_v1_dot_shard__pb2.LoadColumnsResponse.SerializeToString,
+            ),
+            'Hint': grpc.unary_unary_rpc_method_handler(
+                    servicer.Hint,
+                    request_deserializer=hcefs_dot_v1_dot_shard__pb2.HintShardRequest.FromString,
+                    response_serializer=hcefs_dot_v1_dot_shard__pb2.HintShardResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -618,6 +636,33 @@ class Shards:
             '/hcefs.v1.Shards/LoadColumns',
             hcefs_dot_v1_dot_shard__pb2.LoadColumnsRequest.SerializeToString,
             hcefs_dot_v1_dot_shard__pb2.LoadColumnsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Hint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hcefs.v1.Shards/Hint',
+            hcefs_dot_v1_dot_shard__pb2.HintShardRequest.SerializeToString,
+            hcefs_dot_v1_dot_shard__pb2.HintShardResponse.FromString,
             options,
             channel_credentials,
             insecure,
