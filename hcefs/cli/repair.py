@@ -171,7 +171,14 @@ def _print_status(console: Console, data: dict[str, Any], now_ms: int) -> None:
     blobs = ", ".join(
         f"{each['blobs']} of {each['profile']} with {each['live']}" for each in data["blobs"]
     )
-    print_fields(console, [("blobs by live shards", blobs or "no pass has ended")])
+    ended = [node["last"] is not None and node["last"]["ended_ms"] for node in data["nodes"]]
+    nothing = (
+        "there are none" if ended and all(ended)
+        else f"none in the passes that have ended ({sum(map(bool, ended))} of {len(ended)} nodes)"
+        if any(ended)
+        else "no pass has ended"
+    )  # fmt: skip
+    print_fields(console, [("blobs by live shards", blobs or nothing)])
     for node in data["nodes"]:
         for base in (node["last"] or {"gone": ()})["gone"]:
             console.print(

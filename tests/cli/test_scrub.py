@@ -19,6 +19,9 @@ ANSWER = admin_pb2.ScrubResponse(
     read_bytes=1 << 20,
     rows=7,
     damaged=1,
+    disagreements=2,
+    undecided=1,
+    superfluous=5,
     oldest_verified_ms=NOW_MS - 3_600_000,
     disk_state="ok",
     warnings=["look here"],
@@ -45,6 +48,8 @@ def test_a_node_and_its_quarantine() -> None:
     text = shown([data])
     for word in ("node-1", "shards 1f", "12%", "damaged-piece", "warning: node-1: look here"):
         assert word in text
+    assert (data["disagreements"], data["undecided"], data["superfluous"]) == (2, 1, 5)
+    assert "2 manifests differ between holders, 5 shards are superfluous" in text
 
 
 def test_a_node_that_has_never_read_everything() -> None:
