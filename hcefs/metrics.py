@@ -168,6 +168,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         "Old shards that differed from a new layout, and were kept: somebody lied, or erred.",
     ),
     _gauge("replaced_bases", "Blobs and packs with shards of a former layout here."),
+    _counter("reclaimed_keys_total", "Key rows deleted here that nothing led to."),
     _counter("retired_shards_total", "Shards deleted here after their seat had moved."),
     _gauge("repair_waiting_rows", "Rows that the last round for lacking shards could not list."),
     _gauge(

@@ -84,6 +84,7 @@ from hcefs.upkeep.retire import Retirer
 from hcefs.upkeep.scrub_state import ScrubLog
 from hcefs.upkeep.set_aside import SettingAside
 from hcefs.upkeep.stand_in import StandInKeeper
+from hcefs.upkeep.stray_keys import StrayKeys
 from hcefs.upkeep.throttle import Throttle
 from hcefs.upkeep.watch import Watcher
 from hcefs.upkeep.witness import Witness
@@ -341,6 +342,17 @@ class StorageNode:
             upkeep_config.grace_s,
             pack_holder.forget,
         )
+        stray_keys = StrayKeys(
+            runtime,
+            self._log,
+            self.stores,
+            others,
+            holder.pending,
+            metrics,
+            self.account,
+            upkeep_config.grace_s,
+            lambda: self.care.is_restoring(),
+        )
         stand_ins = StandInKeeper(
             runtime,
             self._log,
@@ -442,6 +454,7 @@ class StorageNode:
             self._collector,
             self._rebalancer,
             retirer,
+            stray_keys,
             bringer,
             stand_ins,
             *self.repairs.workers,
