@@ -292,7 +292,8 @@ async def _announce(
 async def _proofs(
     layout: ClusterFolder, nodes: list[str], runtime: SystemRuntime
 ) -> list[tuple[str, ForkEvidence, CheckedFork]]:
-    from hcefs.cli.recovery import ask_all, replicas_of
+    from hcefs.cli.recovery import replicas_of
+    from hcefs.ledger.highest import ask_all
     from hcefs.ledger.proofs import ForkEvidence
     from hcefs.ledger.rows import ForkProof
     from hcefs.ledger.terms import SignedTermChange

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +31,11 @@ from hcefs.crypto.accounts import load_account
 from hcefs.durable_files import replace_file
 from hcefs.errors import Conflict, HcefsError, NotFound, Unavailable
 from hcefs.ids import AccountId
+from hcefs.ledger.highest import Report, ask_all, copy_highest
 from hcefs.ledger.log import LedgerLog
 from hcefs.ledger.recovery import (
     RecoveryPlan,
-    ReplicaAnswer,
     Survey,
-    copy_blocks,
     make_statement,
     plan_recovery,
     survey,
@@ -48,11 +47,8 @@ from hcefs.runtime import Runtime
 from hcefs.transport.dial import AuthorityDialer
 from hcefs.transport.replica_calls import ReplicaCalls
 
-ASK_SECONDS = 5.0
 ROUNDS = 3
 """The highest replica is looked for anew when the map names nodes that nobody knew of."""
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -86,26 +82,6 @@ async def replicas_of(layout: ClusterFolder, runtime: Runtime) -> AsyncIterator[
         yield GrpcReplicas(calls, operator_asker(authorizer))
     finally:
         await calls.close()
-
-
-async def ask_all(
-    replicas: GrpcReplicas, addresses: list[str], runtime: Runtime
-) -> dict[str, ReplicaAnswer]:
-    """What the nodes at these addresses say; those that say nothing are left out."""
-
-    async def ask(address: str) -> ReplicaAnswer | None:
-        try:
-            async with runtime.timeout(ASK_SECONDS):
-                return await replicas.describe(None, address)
-        except (HcefsError, TimeoutError):
-            return None
-
-    answers = await asyncio.gather(*(ask(address) for address in addresses))
-    return {
-        address: answer
-        for address, answer in zip(addresses, answers, strict=True)
-        if answer is not None
-    }
 
 
 def new_data(layout: ClusterFolder, term: int) -> Path:
@@ -174,27 +150,17 @@ async def propose(
     log = await runtime.disk(LedgerLog.open, data, genesis)
     try:
         source = AccountId.zero()
-        for _ in range(ROUNDS + len(healthy)):
-            best = max(healthy, key=lambda at: (len(healthy[at].terms), healthy[at].height))
-            answer = healthy[best]
-            if answer.height > log.height or len(answer.terms) > len(log.terms.changes):
+        for _ in range(ROUNDS):
+            copied = await copy_highest(log, replicas, healthy, runtime, report)
+            source = copied.source or source
+            if copied.beyond:
+                # Nobody who answers has the blocks before its snapshot.
+                best, answer = copied.beyond, healthy[copied.beyond]
+                log = await _begin_with_snapshot(
+                    log, replicas, answer.account, best, runtime, report
+                )
+                copied = await copy_highest(log, replicas, {best: answer}, runtime, report)
                 source = answer.account
-                report(f"copying {answer.height} blocks from {best}, verifying each")
-                feed = replicas.blocks(answer.account, best, log.height + 1, answer.height)
-                try:
-                    await copy_blocks(log, feed, runtime)
-                except NotFound as error:
-                    if error.reason != "before-snapshot":
-                        raise
-                    healthy.pop(best)
-                    # A whole replica keeps the old blocks; what the highest one has more is
-                    # copied in the next round.
-                    if not healthy or log.height:
-                        log = await _begin_with_snapshot(
-                            log, replicas, answer.account, best, runtime, report
-                        )
-                        healthy = {best: answer}
-                    continue
             found = await survey(log, replicas, runtime)
             higher = [each for each in found.answers.values() if each.height > log.height]
             if wanted or not higher:

@@ -9,16 +9,13 @@ that nobody had to force is signed.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from hcefs.client.authorize import Authorizer
 from hcefs.client.replicas import GrpcReplicas, operator_asker
-from hcefs.errors import HcefsError, NotFound, Unavailable
-from hcefs.ids import AccountId
+from hcefs.errors import HcefsError, Unavailable
+from hcefs.ledger.highest import ask_all, copy_highest
 from hcefs.ledger.log import LedgerLog
 from hcefs.ledger.recovery import (
-    ReplicaAnswer,
-    copy_blocks,
     make_statement,
     plan_recovery,
     survey,
@@ -31,7 +28,6 @@ from hcefs.testing.simulator.network import SimDialer
 from hcefs.testing.simulator.world import World
 from hcefs.transport.replica_calls import ReplicaCalls
 
-ASK_SECONDS = 5.0
 RETRY_SECONDS = 2.0
 
 
@@ -77,37 +73,16 @@ async def _attempt(world: World, life: Life) -> None:
 
 
 async def _copy_highest(world: World, life: Life, replicas: GrpcReplicas, log: LedgerLog) -> None:
-    async def ask(address: str) -> ReplicaAnswer | None:
-        try:
-            async with life.runtime.timeout(ASK_SECONDS):
-                return await replicas.describe(None, address)
-        except (HcefsError, TimeoutError):
-            return None
-
-    addresses = [node.client_address for node in world.nodes]
-    answers = await asyncio.gather(*(ask(address) for address in addresses))
-    missing = [node.name for node, answer in zip(world.nodes, answers, strict=True) if not answer]
+    nodes = {node.client_address: node.name for node in world.nodes}
+    answers = await ask_all(replicas, nodes, life.runtime)
+    missing = [name for address, name in nodes.items() if address not in answers]
     if missing:
         # A block that nobody was told of may be on it; with the new term it would be void,
         # and its holder of no more use.
         raise Unavailable(f"{missing} do not answer", reason="nodes-missing")
-    known = [
-        (len(answer.terms), answer.height, address, answer.account)
-        for address, answer in zip(addresses, answers, strict=True)
-        if answer is not None and not answer.superseded
-    ]
-    # One that began with a snapshot lacks the blocks before it: another has them, and what
-    # it has more is copied in the second turn.
-    for _, height, address, account in 2 * sorted(known, reverse=True):
-        if height <= log.height:
-            continue
-        feed: Any = replicas.blocks(AccountId(account), address, log.height + 1, height)
-        try:
-            await copy_blocks(log, feed, life.runtime)
-        except NotFound as error:
-            if error.reason != "before-snapshot":
-                raise
-            world.trace.note(f"{address} began with a snapshot")
+    copied = await copy_highest(log, replicas, answers, life.runtime)
+    if copied.beyond:
+        world.trace.note(f"{nodes[copied.beyond]} began with a snapshot beyond the others")
 
 
 async def _announce(world: World, replicas: GrpcReplicas, statement: SignedTermChange) -> None:
