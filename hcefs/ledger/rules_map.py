@@ -33,7 +33,7 @@ from hcefs.ledger.transactions import SetClusterMap, SignedTransaction
 from hcefs.ledger.transactions_map import SeatsArrived
 from hcefs.placement.cluster_map import ClusterMap, Node, NodeState, check_successor
 from hcefs.placement.successor import check_planned_successor
-from hcefs.placement.waves import SeatName, advance, in_flight
+from hcefs.placement.waves import advance, in_flight
 
 _ABSENT = frozenset({NodeState.OUT, NodeState.REMOVED})
 """States of nodes that take no part, so that their account may be inactive."""
@@ -104,7 +104,7 @@ def seats_arrived(
     require_waves(view, context)
     signer = only_signer(verified_signers(view, signed, context.genesis.cluster))
     current, node = node_in_force(view, signer, transaction.epoch)
-    moves = _moves(current)
+    moves = in_flight(current)
     new = []
     for name in sorted(seat.name for seat in transaction.seats):
         if name not in moves:
@@ -133,14 +133,6 @@ def seats_arrived(
         state.put(arrived_key(name), b"")
     state.put_fact(ARRIVALS_KEY, Arrivals(current.epoch, before.in_flight, arrived))
     return Outcome()
-
-
-def _moves(current: ClusterMap) -> dict[SeatName, int]:
-    """The seats in flight, found once for each map."""
-    found: dict[SeatName, int] | None = current.derived.get((__name__, "moves"))
-    if found is None:
-        found = current.derived[__name__, "moves"] = in_flight(current)
-    return found
 
 
 def node_in_force(view: StateView, signer: Account, epoch: int) -> tuple[ClusterMap, Node]:

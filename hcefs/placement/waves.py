@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from hcefs.errors import Conflict
 from hcefs.placement.cluster_map import ClusterMap, Move, Node, NodeState, Table, encode_rows
@@ -48,13 +49,38 @@ def is_planned(cluster_map: ClusterMap) -> bool:
     return any(table.target for table in cluster_map.tables)
 
 
-def in_flight(cluster_map: ClusterMap) -> dict[SeatName, int]:
-    """The moving seats of the current wave and their sources, ``REBUILD`` for none."""
-    return {
-        SeatName(table.profile, move.partition, move.seat): move.source
-        for table in cluster_map.tables
-        for move in table.moving
-    }
+def in_flight(cluster_map: ClusterMap) -> Mapping[SeatName, int]:
+    """The moving seats of the current wave and their sources, ``REBUILD`` for none.
+
+    Found once for each map.
+    """
+    found: Mapping[SeatName, int] | None = cluster_map.derived.get((__name__, "moves"))
+    if found is None:
+        found = cluster_map.derived[__name__, "moves"] = MappingProxyType(
+            {
+                SeatName(table.profile, move.partition, move.seat): move.source
+                for table in cluster_map.tables
+                for move in table.moving
+            }
+        )
+    return found
+
+
+def is_concerned(cluster_map: ClusterMap, profile: str, partition: int, node_id: int) -> bool:
+    """Whether a node is seat, destination or source in a row.  Costs a look-up.
+
+    Raises:
+        NotFound: the map has no such table.
+    """
+    table = cluster_map.table(profile)
+    if node_id in table.node_rows[partition]:
+        return True
+    known: dict[int, int] | None = cluster_map.derived.get((__name__, f"sources of {profile}"))
+    if known is None:
+        # A row has at most one seat in flight, hence one source.
+        known = {move.partition: move.source for move in table.moving}
+        cluster_map.derived[__name__, f"sources of {profile}"] = known
+    return node_id != REBUILD and known.get(partition) == node_id
 
 
 def apply_plan(
@@ -196,12 +222,34 @@ def _source(node_id: int, nodes: Mapping[int, Node]) -> int:
     return node_id if node is not None and node.state not in LOST_STATES else REBUILD
 
 
-def by_urgency(cluster_map: ClusterMap) -> list[SeatName]:
+def by_urgency(cluster_map: ClusterMap) -> tuple[SeatName, ...]:
     """The seats in flight in the order in which they should be copied.
 
     Rows that miss most seats come first: those whose holder is lost, or that are
-    themselves to be rebuilt.
+    themselves to be rebuilt.  Found once for each map.
     """
+    found: tuple[SeatName, ...] | None = cluster_map.derived.get((__name__, "urgency"))
+    if found is None:
+        found = cluster_map.derived[__name__, "urgency"] = tuple(_by_urgency(cluster_map))
+    return found
+
+
+def arriving_at(cluster_map: ClusterMap, node_id: int) -> tuple[SeatName, ...]:
+    """Those of :func:`by_urgency` whose destination is one node.  Found once for each map."""
+    found: dict[int, tuple[SeatName, ...]] = cluster_map.derived.setdefault(
+        (__name__, "destinations"), {}
+    )
+    if node_id not in found:
+        rows = {table.profile: table.node_rows for table in cluster_map.tables}
+        found[node_id] = tuple(
+            name
+            for name in by_urgency(cluster_map)
+            if rows[name.profile][name.partition][name.seat] == node_id
+        )
+    return found[node_id]
+
+
+def _by_urgency(cluster_map: ClusterMap) -> list[SeatName]:
     lost = {node.node_id for node in cluster_map.nodes if node.state in LOST_STATES}
     ranked = []
     for table in cluster_map.tables:

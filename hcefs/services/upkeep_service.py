@@ -22,6 +22,7 @@ from hcefs.ledger.cluster_facts import UpkeepPolicy
 from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import SEATS_MAX, ClusterMap, Node
 from hcefs.placement.ring import partition_of, position_of, positions_of
+from hcefs.placement.waves import is_concerned
 from hcefs.runtime import Runtime
 from hcefs.services.desk import GIVING, Desk
 from hcefs.services.messages import decoded
@@ -115,7 +116,7 @@ class UpkeepService:
         positions = positions_of(place.partition, current.table(place.profile).bits)
         if (
             seated
-            and not _is_seated(current, place, peer)
+            and not _is_seated(current, place.profile, place.partition, peer)
             and not (base and self._may_reprofile(current, place.profile, base, peer))
         ):
             raise _no_seat()
@@ -142,8 +143,7 @@ class UpkeepService:
         table, peer = current.table(place.profile), self._desk.peer_of(context, GIVING)
         for number in also:
             partitions.append(positions_of(number, table.bits))
-            other = upkeep_pb2.Place(profile=place.profile, partition=number)
-            if not _is_seated(current, other, peer):
+            if not _is_seated(current, place.profile, number, peer):
                 raise _no_seat()
         return current, partitions
 
@@ -153,11 +153,7 @@ class UpkeepService:
         """Whether a node has a seat of a base under a profile that is to be left for this one."""
         known = {table.profile: table for table in current.tables}
         return any(
-            _is_seated(
-                current,
-                upkeep_pb2.Place(profile=start, partition=partition_of(base, known[start].bits)),
-                peer,
-            )
+            _is_seated(current, start, partition_of(base, known[start].bits), peer)
             for start, end in targets(self._policy()).items()
             if end == profile and start in known
         )
@@ -389,13 +385,10 @@ def _no_seat() -> Denied:
     )
 
 
-def _is_seated(current: ClusterMap, place: upkeep_pb2.Place, peer: AccountId) -> bool:
+def _is_seated(current: ClusterMap, profile: str, partition: int, peer: AccountId) -> bool:
     """Whether a node is seat, destination or source in a row."""
-    table = current.table(place.profile)
-    named = set(table.node_rows[place.partition])
-    named |= {move.source for move in table.moving if move.partition == place.partition}
     node = current.node_of_account(peer)
-    return node is not None and node.node_id in named
+    return node is not None and is_concerned(current, profile, partition, node.node_id)
 
 
 def _require_default(current: ClusterMap, place: upkeep_pb2.Place) -> None:

@@ -24,7 +24,7 @@ from hcefs.ledger.transactions_map import SeatsArrived
 from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import ClusterMap, Node
 from hcefs.placement.successor import is_as_planned
-from hcefs.placement.waves import SeatName, by_urgency, in_flight, is_planned
+from hcefs.placement.waves import SeatName, arriving_at, in_flight, is_planned
 from hcefs.runtime import Runtime, is_cancelled
 from hcefs.upkeep.fill import SeatFiller
 from hcefs.upkeep.survey import Survey
@@ -88,13 +88,11 @@ class Rebalancer:
         me = current.node_of_account(self._me)
         if me is None:
             return []
+        here = arriving_at(current, me.node_id)
+        if not here:
+            return []
         arrived = self._view.arrived()
-        rows = {table.profile: table.node_rows for table in current.tables}
-        return [
-            name
-            for name in by_urgency(current)
-            if rows[name.profile][name.partition][name.seat] == me.node_id and name not in arrived
-        ]
+        return [name for name in here if name not in arrived]
 
     def warnings(self) -> list[str]:
         """What an operator should know."""
