@@ -16,7 +16,14 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -421,18 +428,49 @@ class SeatFiller:
                 f"only {len(seats)} of the {profile.k} shards that are needed are left",
                 reason="too-few-shards",
             )
-        layout = self._layout_of(wanted)
+        try:
+            taken = await self._rebuilt(place, wanted, index, lists, seats, checked=False)
+        except Corrupt as error:
+            if error.reason != "wrong-digest":
+                raise
+            # Something that came was damaged: this time it is found, and read around.
+            taken = await self._rebuilt(place, wanted, index, lists, seats, checked=True)
+        if taken is None:
+            return
+        filled.rebuilt += 1
+        self._brought(taken, filled)
+        self._metrics.count("rebalanced_shards_total", how="rebuilt")
+        self._metrics.count("rebalanced_bytes_total", taken)
+
+    async def _rebuilt(
+        self,
+        place: Place,
+        wanted: Adoptable,
+        index: int,
+        lists: Lists,
+        seats: Sequence[Seat],
+        *,
+        checked: bool,
+    ) -> int | None:
+        """Bytes of a shard that was recreated; None when it is here already.
+
+        Raises:
+            Corrupt: ``wrong-digest``: what came out is another shard; only when not
+                ``checked`` a damaged piece can be why.
+            HcefsError: as :meth:`_rebuild`.
+        """
         request = RequestId(self._runtime.random(RequestId.SIZE))
-        call = rebuild_call(place, wanted.base, request)
         reader = StripeReader(
-            self._runtime, Loaders(self._peers, place), seats, call, layout, wanted.geometry,
+            self._runtime, Loaders(self._peers, place), seats,
+            rebuild_call(place, wanted.base, request), self._layout_of(wanted), wanted.geometry,
             self._quiet, self._hedge,
         )  # fmt: skip
         copy = await self._begin(wanted, index)
         if copy is None:
-            return
+            return None
+        segments = range(wanted.geometry.segments)
         try:
-            pieces = rebuilt_pieces(self._runtime, reader, index, range(wanted.geometry.segments))
+            pieces = rebuilt_pieces(self._runtime, reader, index, segments, checked=checked)
             taken = await self._take(copy, wanted, pieces)
             await copy.finish()
         except HcefsError as error:
@@ -445,10 +483,7 @@ class SeatFiller:
             raise NotFound(error.message, reason=error.reason) from None
         finally:
             await copy.abort()
-        filled.rebuilt += 1
-        self._brought(taken, filled)
-        self._metrics.count("rebalanced_shards_total", how="rebuilt")
-        self._metrics.count("rebalanced_bytes_total", taken)
+        return taken
 
     def _brought(self, taken: int, filled: Filled) -> None:
         self.bytes += taken
