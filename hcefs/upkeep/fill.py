@@ -14,6 +14,8 @@ Not guaranteed: that holders which are fenced (silent beyond their lease) had no
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import enum
 import logging
 from collections.abc import (
@@ -24,13 +26,15 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
+from typing import Any
 
 from hcefs.erasure.scheme import profile_named
 from hcefs.errors import Conflict, Corrupt, HcefsError, NotFound, Unavailable
 from hcefs.formats.manifest import Layout
 from hcefs.formats.pack import PackLayout
+from hcefs.formats.shard import file_length
 from hcefs.ids import AccountId, BlobBase, BlobId, GrantId, RecordId, RequestId
 from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import ClusterMap, Node
@@ -64,6 +68,12 @@ from hcefs.upkeep.throttle import Throttle
 from hcefs.upkeep.worker import at_once
 
 BLOBS_AT_ONCE = 4
+LARGE_BYTES = LOAD_MESSAGE_BYTES
+LARGE_AT_ONCE = 4
+"""Shards larger than a message that are brought here at one time, over all seats.  Each keeps k
+streams with a few messages in memory, and pages that a process never had cost more CPU than
+what is done with them; a few are enough to keep the cores busy (docs/decisions/0017)."""
+
 LOOKED_UP_MAX = 1000
 """Shards that are looked for here by one call of the disk."""
 
@@ -131,6 +141,7 @@ class SeatFiller:
         self._throttle = throttle
         self._digest_of = digest_of
         self._hedge = HedgeTimer()
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self.bytes = 0
         """Bytes of shards that were brought here so far."""
 
@@ -276,7 +287,28 @@ class SeatFiller:
             return self._give_up(base, index, error, filled)
         if wanted.profile != place.profile:
             return Outcome.GONE  # it has been re-profiled: this seat is to have nothing of it
-        givers = sorted(held.get(index, ()), key=lambda node_id: node_id != source)
+        async with self._room(wanted):
+            return await self._obtained(place, wanted, index, source, lists, filled)
+
+    def _room(self, wanted: Adoptable) -> AbstractAsyncContextManager[Any]:
+        """What a shard waits for before it takes memory."""
+        large = file_length(wanted.geometry) > LARGE_BYTES
+        return self._large if large else contextlib.nullcontext()
+
+    async def _obtained(
+        self,
+        place: Place,
+        wanted: Adoptable,
+        index: int,
+        source: int,
+        lists: Lists,
+        filled: Filled,
+    ) -> Outcome:
+        """Copy one shard from who has it, or rebuild it."""
+        base = wanted.base
+        givers = sorted(
+            lists.held.get(base, {}).get(index, ()), key=lambda node_id: node_id != source
+        )
         try:
             for node_id in givers:
                 if await self._copy(place, wanted, index, lists.nodes[node_id], filled):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from hcefs.crashpoints import CrashPoint, crash_point
@@ -26,12 +26,23 @@ from hcefs.placement.cluster_map import ClusterMap, Node
 from hcefs.placement.successor import is_as_planned
 from hcefs.placement.waves import SeatName, arriving_at, in_flight, is_planned
 from hcefs.runtime import Runtime, is_cancelled
+from hcefs.transport.upkeep import PARTITIONS_ASKED_MAX
 from hcefs.upkeep.fill import SeatFiller
 from hcefs.upkeep.survey import Survey
 from hcefs.upkeep.worker import Progress, at_once
 
 SEATS_AT_ONCE = 4
-SEATS_A_REPORT = 32
+SEATS_A_ROUND = 32
+"""Seats whose rows are listed together at first; a listing costs a call to every holder."""
+
+SEATS_A_ROUND_MAX = PARTITIONS_ASKED_MAX
+SHARDS_A_ROUND = 4096
+"""While the rows of a round list no more than half of it, the next round is twice as long; when
+they list more than it, half: lists are kept in memory until the round is over."""
+
+REPORT_SECONDS = 2.0
+"""Between two reports of one round: a report is a block for everybody."""
+
 FENCE_MARGIN_SECONDS = 1.0
 RETRY_SECONDS = 2.0
 """Before a seat that could not be filled is tried again."""
@@ -79,6 +90,7 @@ class Rebalancer:
         self._since = 0.0
         self._warning = ""
         self._tried: dict[SeatName, float] = {}
+        self._seats_a_round = SEATS_A_ROUND
 
     def waiting(self) -> list[SeatName]:
         """This node's seats in flight that have not arrived, most urgent first."""
@@ -129,32 +141,59 @@ class Rebalancer:
         due = [name for name in self.waiting() if self._tried.get(name, 0.0) <= now]
         if not due:
             return Progress.IDLE
-        chosen = due[:SEATS_A_REPORT]
+        chosen = due[: self._seats_a_round]
+        arrived = await self._round(current, chosen)
+        if arrived is None:
+            return Progress.IDLE
+        return Progress.BUSY if len(due) > len(chosen) or arrived else Progress.IDLE
+
+    async def _round(self, current: ClusterMap, chosen: Sequence[SeatName]) -> int | None:
+        """Fill some seats and report them; how many, or None when the ledger took no report."""
         sources = in_flight(current)
-        filled: list[SeatName] = []
         surveys = await self._surveys(current, {name: sources[name] for name in chosen})
+        self._seats_a_round = _next_round(self._seats_a_round, surveys.values())
         waiting = iter(chosen)
+        filled: list[SeatName] = []
+        reported, refused = 0, False
+        last = self._runtime.monotonic()
+
+        async def report() -> None:
+            nonlocal reported, refused, last
+            names, last = sorted(filled), self._runtime.monotonic()
+            filled.clear()
+            if names and await self._reported(current, names):
+                reported += len(names)
+            elif names:
+                refused = True
 
         async def some() -> None:
             for name in waiting:
                 if await self._fill(current, name, sources[name], surveys.get(name)):
                     filled.append(name)
+                if refused:
+                    return
+                if self._runtime.monotonic() - last >= REPORT_SECONDS:
+                    await report()
 
         await at_once(self._runtime, SEATS_AT_ONCE, some, "seat")
-        if filled:
-            seats = tuple(ArrivedSeat.of(name) for name in sorted(filled))
-            crash_point(CrashPoint.SEAT_FILLED)
-            try:
-                await self._report(SeatsArrived(current.epoch, seats))
-                crash_point(CrashPoint.SEAT_REPORTED)
-            except HcefsError as error:
-                # The ledger is away, or the epoch is over: a look at the map says which, soon.
-                again = self._runtime.monotonic() + RETRY_SECONDS
-                self._tried.update(dict.fromkeys(filled, again))
-                log.info("epoch %d: the ledger takes no report: %s", current.epoch, error.message)
-                return Progress.IDLE
-            log.info("epoch %d: %d seats have arrived here", current.epoch, len(filled))
-        return Progress.BUSY if len(due) > len(chosen) or filled else Progress.IDLE
+        await report()
+        return None if refused else reported
+
+    async def _reported(self, current: ClusterMap, names: Sequence[SeatName]) -> bool:
+        """Tell the ledger that seats have arrived; False when it does not take it now."""
+        crash_point(CrashPoint.SEAT_FILLED)
+        try:
+            seats = tuple(map(ArrivedSeat.of, names))
+            await self._report(SeatsArrived(current.epoch, seats))
+            crash_point(CrashPoint.SEAT_REPORTED)
+        except HcefsError as error:
+            # The ledger is away, or the epoch is over: a look at the map says which, soon.
+            again = self._runtime.monotonic() + RETRY_SECONDS
+            self._tried.update(dict.fromkeys(names, again))
+            log.info("epoch %d: the ledger takes no report: %s", current.epoch, error.message)
+            return False
+        log.info("epoch %d: %d seats have arrived here", current.epoch, len(names))
+        return True
 
     async def _surveys(
         self, current: ClusterMap, sources: Mapping[SeatName, int]
@@ -204,3 +243,13 @@ class Rebalancer:
         It either knows the map that is known here, or its lease has run out by now.
         """
         return self._runtime.monotonic() - self._since > self._lease + FENCE_MARGIN_SECONDS
+
+
+def _next_round(seats: int, surveys: Iterable[Survey]) -> int:
+    """How many seats the next round takes, after one of ``seats`` with these lists."""
+    listed = sum(len(survey.lists.held) for survey in surveys)
+    if listed > SHARDS_A_ROUND:
+        return max(1, seats // 2)
+    if listed <= SHARDS_A_ROUND // 2:
+        return min(seats * 2, SEATS_A_ROUND_MAX)
+    return seats
