@@ -34,7 +34,6 @@ from hcefs.erasure.scheme import profile_named
 from hcefs.errors import Conflict, Corrupt, HcefsError, NotFound, Unavailable
 from hcefs.formats.manifest import Layout
 from hcefs.formats.pack import PackLayout
-from hcefs.formats.shard import file_length
 from hcefs.ids import AccountId, BlobBase, BlobId, GrantId, RecordId, RequestId
 from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import ClusterMap, Node
@@ -292,7 +291,7 @@ class SeatFiller:
 
     def _room(self, wanted: Adoptable) -> AbstractAsyncContextManager[Any]:
         """What a shard waits for before it takes memory."""
-        large = file_length(wanted.geometry) > LARGE_BYTES
+        large = wanted.geometry.pieces_length > LARGE_BYTES
         return self._large if large else contextlib.nullcontext()
 
     async def _obtained(
@@ -427,14 +426,22 @@ class SeatFiller:
                 yield pieces
 
     async def _take(self, copy: Copy, wanted: Adoptable, source: AsyncIterator[list[Piece]]) -> int:
-        """Write all pieces at the pace that the budget allows; their bytes."""
-        taken = 0
+        """Write all pieces at the pace that the budget allows; their bytes.
+
+        Paid before they are asked for, a message ahead: what has come is in memory, and has
+        cost its holder, whether it is written now or later.
+        """
+        whole = wanted.geometry.pieces_length
+        taken, paid = 0, min(whole, LOAD_MESSAGE_BYTES)
+        await self._throttle.spend(paid)
         async with aclosing(source) as messages:  # type: ignore[type-var]
             async for pieces in messages:
-                size = sum(memoryview(piece).nbytes for piece in pieces)
-                await self._throttle.spend(size)
                 await copy.write(pieces)
-                taken += size
+                taken += sum(memoryview(piece).nbytes for piece in pieces)
+                ahead = min(whole, taken + LOAD_MESSAGE_BYTES)
+                if ahead > paid:
+                    await self._throttle.spend(ahead - paid)
+                    paid = ahead
         return taken
 
     async def _rebuild(

@@ -9,8 +9,8 @@ enough to keep it at the floor.  So repair and rebalance go on in a busy cluster
 and take what is left of an idle one.
 
 Invariant: the rate is never below the floor and never above the ceiling; over any time
-the bytes taken are at most the ceiling's, and one burst more; nobody waits for more than
-their own bytes at the floor's rate.
+the bytes taken are at most the ceiling's, and one burst more, a small one while clients are
+served; nobody waits for more than their own bytes at the floor's rate.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ LEAST_BYTES = 0.5
 """Less is nothing: bytes are whole, and rates are not."""
 
 BURST_SECONDS = 0.5
+BURST_BUSY_SECONDS = 0.1
+"""While clients are served: what is saved up would be spent at once, and their slowest calls are
+those that meet it."""
+
 WAIT_SECONDS_MAX = 0.25
 """Between two looks at what clients do."""
 
@@ -97,6 +101,10 @@ class Throttle:
         """Wait until ``size`` bytes may be moved."""
         async with self._turn:
             left = float(size)
+            self._refill()
+            if self._hears_clients():
+                # What was saved up while nobody wanted any; not what comes while one waits.
+                self._room = min(self._room, self._rate * BURST_BUSY_SECONDS)
             while True:
                 self._refill()
                 taken = min(left, max(0.0, self._room))
@@ -114,6 +122,10 @@ class Throttle:
         self._room += (now - self._refilled) * self._rate
         self._room = min(self._room, self._rate * BURST_SECONDS)
         self._refilled = now
+
+    def _hears_clients(self) -> bool:
+        """Whether clients are to be given way to, by the last look."""
+        return not self._hurried and self._refilled - self._busy_until <= QUIET_SECONDS
 
     def _adapt(self, now: float) -> None:
         busy = self._busy()

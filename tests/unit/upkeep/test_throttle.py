@@ -11,7 +11,13 @@ import pytest
 
 from hcefs.upkeep.latency import LatencyMeter
 from hcefs.upkeep.scrub import Pacer
-from hcefs.upkeep.throttle import BURST_SECONDS, GROWTH, STEP_SECONDS, Throttle
+from hcefs.upkeep.throttle import (
+    BURST_BUSY_SECONDS,
+    BURST_SECONDS,
+    GROWTH,
+    STEP_SECONDS,
+    Throttle,
+)
 from tests.unit.upkeep.giving import ClockRuntime
 
 FLOOR, CEILING = 1000.0, 16_000.0
@@ -81,6 +87,14 @@ async def test_rest_saves_no_more_than_one_burst(runtime: ClockRuntime) -> None:
     size = int(CEILING * 10)
     seconds = await took(runtime, throttle, size, 100)
     assert seconds >= size / CEILING - BURST_SECONDS - 1e-6
+
+
+async def test_under_load_little_is_saved_up(runtime: ClockRuntime) -> None:
+    throttle = Throttle(runtime, FLOOR, CEILING, Load(True))
+    await throttle.spend(1)
+    runtime.now += 100
+    seconds = await took(runtime, throttle, 2000, 20)
+    assert seconds >= 2000 / FLOOR - BURST_BUSY_SECONDS - 1e-6
 
 
 async def test_over_any_time_the_ceiling_and_one_burst_are_the_most(runtime: ClockRuntime) -> None:
