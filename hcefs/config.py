@@ -133,6 +133,20 @@ class LimitsConfig:
     reserve_mib: int = field(
         metadata=_key(_whole(0, 1 << 30), "MiB of the disk that shards never use."), default=256
     )
+    account_requests: float = field(
+        metadata=_key(
+            _number(0.25, 1e6),
+            "Requests a second that one account may make; four seconds' worth may come at once.",
+        ),
+        default=4000.0,
+    )
+    account_denials: float = field(
+        metadata=_key(
+            _number(0.25, 1e6),
+            "Requests a second of one account that may be refused for want of a right; likewise.",
+        ),
+        default=25.0,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,13 @@ FAMILIES: Final[tuple[Family, ...]] = (
     _gauge("open_streams", "Puts and gets in progress."),
     _gauge("stream_memory_bytes", "Bytes that open streams hold."),
     _counter("busy_total", "Requests refused because a limit was reached.", "limit"),
+    _counter(
+        "rate_limited_total", "Requests refused because their account asked too often.", "limit"
+    ),
     _counter("denials_total", "Authenticated requests denied, by reason.", "reason"),
+    _counter(
+        "cut_streams_total", "Requests cut in their course because their right ended.", "reason"
+    ),
     _counter("unauthenticated_total", "Requests whose caller did not prove who it is."),
     # Puts and gets
     _counter("puts_total", "Puts by outcome.", "outcome"),
@@ -218,6 +224,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     _gauge("ledger_term", "Term of the ledger that is followed: 1, and one more a recovery."),
     _gauge("ledger_fork_proofs", "Proofs kept here that a writer signed two histories."),
     _gauge("ledger_lease_age_seconds", "Age of the newest signed head: the node's lease."),
+    _gauge("ledger_lag_blocks", "Blocks that signed heads tell of and that are not applied here."),
     _counter("ledger_transactions_total", "Transactions applied, by outcome.", "outcome"),
     _histogram("ledger_commit_seconds", "Seconds from a submit to its answer."),
     _gauge("ledger_snapshot_seconds", "How long the last ledger snapshot took to make."),

@@ -31,7 +31,7 @@ from __future__ import annotations
 import base64
 import re
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -352,6 +352,13 @@ class TokenCache:
 
     def __len__(self) -> int:
         return len(self._verified)
+
+    def forget(self, concerned: Callable[[Use], bool]) -> int:
+        """Forget the tokens whose use is concerned, and how they were checked; how many."""
+        gone = [key for key, known in self._verified.items() if concerned(known.use)]
+        for key in gone:
+            del self._verified[key]
+        return len(gone)
 
     def verify(self, token: bytes, root_key: bytes) -> VerifiedToken:
         """As :func:`verify_token`, at the price of one hash for a known token."""

@@ -21,7 +21,11 @@ from hcefs.metrics import Metrics
 from hcefs.node.ledger_start import LedgerStart
 from hcefs.runtime import Runtime
 from hcefs.services.admin_service import AdminService
-from hcefs.services.handlers import admin_handlers, ledger_handlers, snapshot_handlers
+from hcefs.services.handlers import (
+    admin_handlers,
+    ledger_handlers,
+    snapshot_handlers,
+)
 from hcefs.services.ledger_service import LedgerService, NodeKeys
 from hcefs.services.snapshot_service import SnapshotService, admit_nodes
 from hcefs.transport.dial import ServerDialer

@@ -41,13 +41,17 @@ from hcefs.services.handlers import (
     admin_handlers,
     blob_handlers,
     replica_handlers,
+    revocation_handlers,
     shard_handlers,
     snapshot_handlers,
     upkeep_handlers,
 )
 from hcefs.services.pack_service import PackService
 from hcefs.services.pack_shard_service import PackShardService
+from hcefs.services.rates import Rates
 from hcefs.services.replica_service import ReplicaService
+from hcefs.services.revocation_service import RevocationService
+from hcefs.services.revocations import Revocations
 from hcefs.services.shard_service import ShardService
 from hcefs.services.snapshot_service import SnapshotService, admit_nodes
 from hcefs.services.upkeep_service import UpkeepService
@@ -166,11 +170,16 @@ class StorageNode:
         holder = Holder(runtime, self.stores, self._log, metrics, self._lists, uploads)
         self.channels = Channels(runtime, parts.dialer, self._spki_of, heads)
         self.peers = peers = GrpcPeers(runtime, self.channels, self.account, holder)
-        verifier = Verifier(genesis.cluster, self._log, self.account, TokenCache(), NonceMemory())
+        tokens = TokenCache()
+        verifier = Verifier(genesis.cluster, self._log, self.account, tokens, NonceMemory())
         standby = Standby(runtime, self._stand_ins)
         fanout = Fanout(runtime, peers, self._log, self._reseat, standby)
-        desk = Desk(runtime, self.follower, verifier, fanout, self.account)
-        self._desk = desk
+        rates = Rates(runtime, metrics, limits)
+        desk = Desk(runtime, self.follower, verifier, fanout, self.account, rates)
+        self.desk = desk
+        revocations = Revocations(
+            runtime, self.follower, desk.standing, tokens, genesis.cluster, keys
+        )
         batches = BatchDesk(desk)
         pack_holder = PackHolder(
             runtime,
@@ -465,11 +474,21 @@ class StorageNode:
         ]
         self._upkeep = Runner(runtime, workers)
         calls = Gate("replica-calls", UPKEEP_CALLS, runtime)
+        confirming = RevocationService(
+            runtime,
+            verifier,
+            self._log,
+            metrics,
+            Gate("revocation-calls", UPKEEP_CALLS, runtime),
+            rates,
+            revocations,
+        )
         replica = ReplicaService(runtime, self.follower, verifier, self.account, metrics, calls)
         self.client_handlers: tuple[Any, ...] = (
             blob_handlers(blobs, packs),
             shard_handlers(direct),
             admin_handlers(admin),
+            revocation_handlers(confirming),
             replica_handlers(replica),
             snapshot_handlers(
                 SnapshotService(
@@ -505,13 +524,13 @@ class StorageNode:
         return any(seat.node.account == self.account for seat in held)
 
     async def _reseat(self, profile: str, name: bytes, epoch: int) -> tuple[int, tuple[Seat, ...]]:
-        return await self._desk.reseat(profile, name, epoch)
+        return await self.desk.reseat(profile, name, epoch)
 
     def _suspect(self, node: Node, base: BlobBase, index: int, profile: str) -> None:
         self.repairs.suspect(node, base, index, profile)
 
     def _stand_ins(self, profile: str, name: bytes) -> tuple[Node, ...]:
-        return self._desk.stand_ins(profile, name)
+        return self.desk.stand_ins(profile, name)
 
     def _epoch(self) -> int:
         """The epoch of this node's map; 0 without one."""
@@ -523,10 +542,15 @@ class StorageNode:
         age = self.follower.lease_age_ms()
         return float("inf") if age is None else age / 1000
 
+    def _lag(self) -> int:
+        """Blocks that this node knows of by a signed head and has not applied."""
+        head = self._log.head
+        return 0 if head is None else max(0, head.height - self._log.height)
+
     def _warnings(self) -> list[str]:
         current = self._log.cluster_map()
         warnings = list(current.warnings()) if current is not None else []
-        for check in (self.follower.require_fresh, self._desk.cluster_map):
+        for check in (self.follower.require_fresh, self.desk.cluster_map):
             try:
                 check()
             except HcefsError as error:
@@ -563,7 +587,7 @@ class StorageNode:
 
     async def _inventory(self, profile: str, first: int, count: int) -> admin_pb2.InventoryResponse:
         """What is here of those of some partitions in which this node has a seat."""
-        current = self._desk.cluster_map()
+        current = self.desk.cluster_map()
         node = current.node_of_account(self.account)
         node_id = node.node_id if node is not None else 0
         rows = current.table(profile).node_rows[first : first + count]
@@ -605,6 +629,7 @@ class StorageNode:
         metrics.set("ledger_term", lambda: self._log.terms.term)
         metrics.set("ledger_fork_proofs", lambda: len(self._log.fork_proofs()))
         metrics.set("ledger_lease_age_seconds", self._lease_age)
+        metrics.set("ledger_lag_blocks", self._lag)
         self._snapshots.gauges(metrics)
         metrics.set("pending_blobs", self._collector.pending)
 
@@ -617,7 +642,7 @@ class StorageNode:
         """Whether this node may answer now: fresh lease, and named by the map."""
         try:
             self.follower.require_fresh()
-            self._desk.cluster_map()
+            self.desk.cluster_map()
         except HcefsError:
             return False
         return True
@@ -633,6 +658,7 @@ class StorageNode:
         """End what :meth:`start` began, and close the parts; nothing may call it any more."""
         await self._upkeep.stop()
         await self._snapshots.stop()
+        await self.desk.standing.close()
         await self.follower.stop()
         await self.channels.close()
         await self._submitter.close()

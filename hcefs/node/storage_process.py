@@ -98,6 +98,7 @@ class StorageProcess:
                 "hcefs.v1.Blobs",
                 "hcefs.v1.Shards",
                 "hcefs.v1.Admin",
+                "hcefs.v1.Revocations",
                 "hcefs.v1.Replica",
                 "hcefs.v1.Snapshots",
             ],

@@ -19,8 +19,10 @@ from hcefs.access.batch import (
 from hcefs.access.facts import Action
 from hcefs.crypto.signing import SignedProof
 from hcefs.errors import Denied, Invalid
-from hcefs.ids import AccountId, RequestId
-from hcefs.services.desk import PERMIT_MS, Desk
+from hcefs.ids import AccountId, RecordId, RequestId
+from hcefs.services.desk import Desk
+from hcefs.services.standing import PERMIT_MS
+from hcefs.services.strangers import Undisclosed, at_its_time, has_part
 from hcefs.transport.packs import BatchCall
 
 ACTIONS = {"put-many": Action.APPEND, "get-many": Action.READ}
@@ -50,6 +52,14 @@ class BatchPermit:
         self._presented = presented
         self._action = action
         self._refused = refused
+        # A token of which nothing is served rests on nothing, and nothing waits for its end.
+        self.grants = frozenset(
+            presented.tokens[group.token].use.grant
+            for group in presented.groups
+            if any((group.record, blob) not in refused for blob in group.ids())
+        )
+        """See :class:`hcefs.services.standing.Permission`."""
+
         self._height = desk.view.height
         self._decided_ms = desk.runtime.now_ms()
 
@@ -63,6 +73,16 @@ class BatchPermit:
         height = self._desk.view.height
         if height == self._height and now - self._decided_ms < PERMIT_MS:
             return
+        self.again()
+
+    def again(self) -> None:
+        """Decide now.
+
+        Raises:
+            Denied, Unavailable: why the stream must end.
+        """
+        now = self._desk.runtime.now_ms()
+        height = self._desk.view.height
         self._desk.follower.require_fresh()
         refused = authorize_batch(self._desk.verifier, self._presented, self._action, now)
         for name, error in refused.items():
@@ -99,6 +119,7 @@ class BatchDesk:
             now_ms=self._desk.runtime.now_ms(),
             remember_nonce=False,
         )
+        self._desk.rates.ask(body.presenter)
         return body.presenter
 
     async def admit(
@@ -116,7 +137,7 @@ class BatchDesk:
         current = await self._desk.ready(asked)
         action = _action(asked.method)
         verifier = self._desk.verifier
-        now = self._desk.runtime.now_ms()
+        now, began = self._desk.runtime.now_ms(), self._desk.runtime.monotonic()
         presented = present_batch(
             verifier,
             asked.tokens,
@@ -127,11 +148,22 @@ class BatchDesk:
             now_ms=now,
             remember_nonce=entry,
         )
-        refused = authorize_batch(verifier, presented, action, now)
-        if refused and action is Action.APPEND:
-            raise next(iter(refused.values()))
+        if entry and action is Action.READ:  # one that puts was counted when it was greeted
+            self._desk.rates.ask(presented.proof.presenter)
+        try:
+            refused = authorize_batch(verifier, presented, action, now)
+            if refused and action is Action.APPEND:
+                raise next(iter(refused.values()))
+        except Denied as error:
+            if not entry:
+                raise
+            raise await self._refused(presented, error, began) from None
+        # Before anything is waited for: a block may come.
+        permit = BatchPermit(self._desk, presented, action, refused)
+        self._desk.standing.enter(permit)
         reads = action is Action.READ
         whole = whole_records(verifier, presented, action, now) if reads else frozenset()
+        shown = await self._shown(presented, refused, began) if refused and entry else refused
         call = BatchCall(
             asked.tokens,
             asked.proof,
@@ -141,10 +173,40 @@ class BatchDesk:
             current.epoch,
             asked.request,
             presented.proof.presenter,
-            refused,
+            shown,
             whole,
         )
-        return call, BatchPermit(self._desk, presented, action, refused)
+        return call, permit
+
+    async def _refused(self, presented: PresentedBatch, error: Denied, began: float) -> Denied:
+        """As :meth:`Desk.refused`: true reasons only for who has a part in every group."""
+        self._desk.rates.denied(presented.proof.presenter)
+        if all(self._has_part(presented, group) for group in presented.groups):
+            return error
+        await at_its_time(self._desk.runtime, began)
+        return Undisclosed(error)
+
+    async def _shown(self, presented: PresentedBatch, refused: Refused, began: float) -> Refused:
+        """What is said of the refused blobs of a batch of which others are served."""
+        self._desk.rates.denied(presented.proof.presenter)
+        parts: dict[RecordId, bool] = {}
+        for group in presented.groups:
+            part = self._has_part(presented, group)
+            parts[group.record] = part and parts.get(group.record, True)
+        if all(parts.values()):
+            return refused
+        await at_its_time(self._desk.runtime, began)
+        return {
+            (record, blob): error
+            if parts[record] or not isinstance(error, Denied)
+            else Undisclosed(error)
+            for (record, blob), error in refused.items()
+        }
+
+    def _has_part(self, presented: PresentedBatch, group: BatchGroup) -> bool:
+        use = presented.tokens[group.token].use
+        presenter = presented.proof.presenter
+        return has_part(self._desk.view, presenter, use.account, use.grant, group.record)
 
 
 def _action(method: str) -> Action:

@@ -17,19 +17,23 @@ from hcefs.crypto.signing import SignedProof
 from hcefs.erasure.scheme import Profile, profile_named
 from hcefs.errors import (
     Conflict,
+    Denied,
     HcefsError,
     Invalid,
     NotFound,
     Unauthenticated,
     Unavailable,
 )
-from hcefs.ids import AccountId, BlobBase, BlobId, RecordId, RequestId
+from hcefs.ids import AccountId, BlobBase, BlobId, GrantId, RecordId, RequestId
 from hcefs.ledger.follower import Follower
 from hcefs.placement.cluster_map import ClusterMap, Node, NodeState
 from hcefs.placement.ring import Seat, seats
 from hcefs.placement.stand_ins import record_stand_ins, stand_ins
 from hcefs.runtime import Runtime
+from hcefs.services.rates import Rates
 from hcefs.services.serving import CURRENT
+from hcefs.services.standing import PERMIT_MS, Standing
+from hcefs.services.strangers import at_its_time, told
 from hcefs.stripes.fanout import Fanout, Manifest
 from hcefs.stripes.reseat import other_epoch
 from hcefs.transport.limit import Gate
@@ -59,8 +63,6 @@ GIVING = SERVING | {NodeState.OUT}
 """States of nodes that may still give to others what they have."""
 
 STRANGERS_MAX = 8
-PERMIT_MS = 500
-"""A running stream is decided again at every new height, and at least this often."""
 
 
 def blob_id(data: bytes) -> BlobId | None:
@@ -109,12 +111,23 @@ class Reaching(Protocol):
 
 
 class Permit:
-    """The standing permission of one request: decides again while a stream runs."""
+    """The standing permission of one request: decides again while a stream runs.
+
+    Called before each message, it decides at every new height and at least every
+    ``PERMIT_MS``; :class:`Standing` decides whether or not messages come.
+    """
 
     def __init__(
-        self, desk: Desk, presented: Presented, action: Action, height: int, decided_ms: int
+        self,
+        desk: Desk,
+        presented: Presented,
+        action: Action,
+        height: int,
+        decided_ms: int,
+        owner: bool = False,
     ) -> None:
         """``height`` and ``decided_ms`` are those of the decision that admitted it."""
+        self._owner = owner
         self._desk = desk
         self._presented = presented
         self._action = action
@@ -131,8 +144,26 @@ class Permit:
         height = self._desk.view.height
         if height == self._height and now - self._decided_ms < PERMIT_MS:
             return
+        self.again()
+
+    @property
+    def grants(self) -> tuple[GrantId, ...]:
+        """See :class:`hcefs.services.standing.Permission`."""
+        return (self._presented.use.grant,)
+
+    def again(self) -> None:
+        """Decide now.
+
+        Raises:
+            Denied, Unavailable: why the stream must end.
+        """
+        now = self._desk.runtime.now_ms()
+        height = self._desk.view.height
         self._desk.follower.require_fresh()
-        self._desk.verifier.authorize(self._presented, self._action, now)
+        if self._owner:
+            self._desk.verifier.authorize_owner(self._presented, self._action, now)
+        else:
+            self._desk.verifier.authorize(self._presented, self._action, now)
         self._height, self._decided_ms = height, now
 
 
@@ -146,12 +177,15 @@ class Desk:
         verifier: Verifier,
         fanout: Fanout,
         me: AccountId,
+        rates: Rates,
     ) -> None:
         self.runtime = runtime
+        self.rates = rates
         self.follower = follower
         self.verifier = verifier
         self.fanout = fanout
         self.me = me
+        self.standing = Standing(runtime)
         self._strangers = Gate("waiting strangers", STRANGERS_MAX, runtime)
         self._spki: dict[bytes, Node] = {}
         self._spki_epoch = 0
@@ -189,12 +223,14 @@ class Desk:
         Raises:
             Unavailable: stale lease, behind, not in the map.
             Denied, Unauthenticated, Invalid: why the request is refused.
+            Exhausted: the account asks too often.
         """
         current = await self.ready(asked)
         action = ACTIONS.get(asked.method)
         if action is None:
             raise Invalid("this method is unknown", reason="unknown-method")
         now, height = self.runtime.now_ms(), self.view.height
+        began = self.runtime.monotonic()
         presented = self.verifier.present(
             asked.token,
             asked.proof,
@@ -207,10 +243,17 @@ class Desk:
             now_ms=now,
             remember_nonce=entry,
         )
-        if owner:
-            self.verifier.authorize_owner(presented, action, now)
-        else:
-            self.verifier.authorize(presented, action, now)
+        if entry:
+            self.rates.ask(presented.proof.presenter)
+        try:
+            if owner:
+                self.verifier.authorize_owner(presented, action, now)
+            else:
+                self.verifier.authorize(presented, action, now)
+        except Denied as error:
+            if not entry:
+                raise
+            raise await self.refused(presented, error, began) from None
         call = Call(
             asked.token,
             asked.proof,
@@ -225,7 +268,17 @@ class Desk:
             presented.proof.presenter,
             presented.use.grant,
         )
-        return call, Permit(self, presented, action, height, now)
+        permit = Permit(self, presented, action, height, now, owner)
+        self.standing.enter(permit)
+        return call, permit
+
+    async def refused(self, presented: Presented, error: Denied, began: float) -> Denied:
+        """What a client is told of a refusal, when it may be told; counted for its account."""
+        self.rates.denied(presented.proof.presenter)
+        answer = told(self.view, presented, error)
+        if answer is not error:
+            await at_its_time(self.runtime, began)
+        return answer
 
     async def ready(self, asked: Reaching) -> ClusterMap:
         """Whether this node can answer a request at all; the map that it answers by.

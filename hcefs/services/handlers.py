@@ -21,6 +21,7 @@ from hcefs.services.messages import decoded
 from hcefs.services.pack_service import PackService
 from hcefs.services.pack_shard_service import PackShardService
 from hcefs.services.replica_service import ReplicaService
+from hcefs.services.revocation_service import RevocationService
 from hcefs.services.shard_service import ShardService
 from hcefs.services.snapshot_service import SnapshotService
 from hcefs.services.upkeep_service import UpkeepService
@@ -30,6 +31,7 @@ from hcefs.wire.v1 import (
     blob_pb2,
     ledger_pb2,
     replica_pb2,
+    revocation_pb2,
     shard_pb2,
     snapshot_pb2,
     upkeep_pb2,
@@ -184,6 +186,18 @@ def replica_handlers(service: ReplicaService) -> Any:
             "Describe": unary(replica_pb2.DescribeRequest, service.Describe),
             "ReadBlocks": streaming(replica_pb2.ReadBlocksRequest, service.ReadBlocks),
             "BeginTerm": unary(replica_pb2.BeginTermRequest, service.BeginTerm),
+        },
+    )
+
+
+def revocation_handlers(service: RevocationService) -> Any:
+    """``hcefs.v1.Revocations``."""
+    return grpc.method_handlers_generic_handler(
+        "hcefs.v1.Revocations",
+        {
+            "ConfirmRevocation": unary(
+                revocation_pb2.ConfirmRevocationRequest, service.ConfirmRevocation
+            ),
         },
     )
 

@@ -21,6 +21,8 @@ from hcefs.errors import Denied, HcefsError, Internal, NotFound, Unauthenticated
 from hcefs.ids import RequestId
 from hcefs.metrics import Metrics
 from hcefs.runtime import Runtime
+from hcefs.services.standing import SERVED, Served
+from hcefs.services.strangers import Undisclosed
 from hcefs.transport.limit import Gate
 from hcefs.transport.status import abort
 
@@ -60,16 +62,20 @@ def served(
         async def run(self: Serving, request: Any, context: Any) -> Answer:
             started = self.runtime.monotonic()
             outcome = "ok"
+            request_served = Served()
+            SERVED.set(request_served)
             try:
                 async with self.gate if gated else contextlib.nullcontext():
                     return await handler(self, request, context)
             except asyncio.CancelledError:
                 outcome = "cancelled"
-                raise
+                failure = cut(self, method, request_served)
+                outcome = failure.kind
             except Exception as error:  # noqa: BLE001 - the edge: every failure becomes a status
                 failure = sure(self, typed(self.metrics, method, error))
                 outcome = failure.kind
             finally:
+                request_served.leave()
                 finished(self, method, outcome, started)
             await abort(context, failure, request_id=bytes(CURRENT.get()))
             raise failure
@@ -94,6 +100,8 @@ def streamed(
             started = self.runtime.monotonic()
             outcome = "ok"
             failure: HcefsError | None = None
+            request_served = Served()
+            SERVED.set(request_served)
             answers = handler(self, request, context)
             try:
                 async with self.gate:
@@ -101,13 +109,17 @@ def streamed(
                         await _send(self.runtime, context, answer)
             except asyncio.CancelledError:
                 outcome = "cancelled"
-                raise
+                failure = cut(self, method, request_served)
+                outcome = failure.kind
             except Exception as error:  # noqa: BLE001 - the edge: every failure becomes a status
                 failure = sure(self, typed(self.metrics, method, error))
                 outcome = failure.kind
             finally:
-                await _close(answers)
-                finished(self, method, outcome, started)
+                try:
+                    await _close(answers)
+                finally:
+                    request_served.leave()
+                    finished(self, method, outcome, started)
             if failure is not None:
                 await abort(context, failure, request_id=bytes(CURRENT.get()))
 
@@ -133,6 +145,18 @@ async def _close(answers: AsyncIterator[Any]) -> None:
     close = getattr(answers, "aclose", None)
     if close is not None:
         await close()
+
+
+def cut(self: Serving, method: str, request: Served) -> HcefsError:
+    """Why a handler was cancelled, if its right had ended.
+
+    Raises:
+        CancelledError: it was not, or its caller has gone as well.
+    """
+    if request.ended is None or not request.taken_back():
+        raise asyncio.CancelledError
+    self.metrics.count("cut_streams_total", reason=request.ended.reason)
+    return typed(self.metrics, method, request.ended)
 
 
 def finished(self: Serving, method: str, outcome: str, started: float) -> None:
@@ -166,13 +190,15 @@ def is_restoring() -> Unavailable:
 def typed(metrics: Metrics, method: str, error: Exception) -> HcefsError:
     """The typed error that the caller gets, counted and logged."""
     if isinstance(error, HcefsError):
+        # What a stranger is not told is counted and logged all the same.
+        reason = error.inner.reason if isinstance(error, Undisclosed) else error.reason
         if isinstance(error, Unauthenticated):
             metrics.count("unauthenticated_total")
         elif isinstance(error, Denied):
-            metrics.count("denials_total", reason=error.reason)
+            metrics.count("denials_total", reason=reason)
         if error.reason == "busy":
             metrics.count("busy_total", limit=method)
-        log.info("request %s: %s: %s (%s)", CURRENT.get(), method, error.kind, error.reason)
+        log.info("request %s: %s: %s (%s)", CURRENT.get(), method, error.kind, reason)
         return error
     frames = "".join(traceback.format_tb(error.__traceback__))
     log.error(

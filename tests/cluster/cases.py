@@ -42,11 +42,11 @@ async def grant_of(
 
 
 async def case_no_grant(patient: StepClient, cluster: LiveCluster) -> Refusal:
-    return "stranger", ByRight(), Denied, "not-the-owner"
+    return "stranger", ByRight(), Denied, "not-permitted"
 
 
 async def case_operator(patient: StepClient, cluster: LiveCluster) -> Refusal:
-    return "operator-1", ByRight(purpose="HOPERAT"), Denied, "not-the-owner"
+    return "operator-1", ByRight(purpose="HOPERAT"), Denied, "not-permitted"
 
 
 async def case_unregistered(patient: StepClient, cluster: LiveCluster) -> Refusal:
@@ -55,7 +55,7 @@ async def case_unregistered(patient: StepClient, cluster: LiveCluster) -> Refusa
 
 
 async def case_somebody_elses(patient: StepClient, cluster: LiveCluster) -> Refusal:
-    return "stranger", ByRight(cluster.grants["doctor"]), Denied, "not-the-grantee"
+    return "stranger", ByRight(cluster.grants["doctor"]), Denied, "not-permitted"
 
 
 async def case_append_only(patient: StepClient, cluster: LiveCluster) -> Refusal:
@@ -68,7 +68,7 @@ async def case_wrong_purpose(patient: StepClient, cluster: LiveCluster) -> Refus
 
 async def case_other_record(patient: StepClient, cluster: LiveCluster) -> Refusal:
     _, grants = await cluster.open_record(patient)
-    return "doctor", ByRight(grants["doctor"]), Denied, "wrong-record"
+    return "doctor", ByRight(grants["doctor"]), Denied, "not-permitted"
 
 
 async def case_not_yet_valid(patient: StepClient, cluster: LiveCluster) -> Refusal:

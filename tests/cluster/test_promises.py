@@ -278,14 +278,14 @@ async def test_promise_3_no_append_without_a_permission_true_now(
     before = await patient.record(cluster.record)
     node = cluster.node(await patient.cluster_map(), 1)
     attempts = {
-        "stranger": (GrantId.zero(), "not-the-owner"),
-        "operator-1": (GrantId.zero(), "not-the-owner"),
-        "doctor": (cluster.grants["doctor"], "action-not-granted"),
+        "stranger": (GrantId.zero(), "not-permitted", "not-the-owner"),
+        "operator-1": (GrantId.zero(), "not-permitted", "not-the-owner"),
+        "doctor": (cluster.grants["doctor"], "action-not-granted", "action-not-granted"),
     }
-    for who, (grant, reason) in attempts.items():
+    for who, (grant, told, reason) in attempts.items():
         head = PutHead.draw(cluster.runtime, cluster.record)
         async with PlainNode(node, cluster.connection) as plain:
-            with refused(Denied, reason):
+            with refused(Denied, told):
                 await plain.put(cluster.caller(who), head, [b"x"], 1, ByRight(grant))
         entry = AppendEntry(cluster.record, 0, bytes(32), head.commit_by_ms, grant)
         generation = before.generation

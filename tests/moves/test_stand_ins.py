@@ -76,7 +76,7 @@ def holders_decide(rig: MovingRig) -> None:
     base = rig.receipt.ref.blob.base
     held = seats(rig.current(), "ec-4-2", base)
     for node in running(rig):
-        desk = node.process.node._desk
+        desk = node.process.node.desk
         own = [seat.index for seat in held if seat.node.account == node.account]
         for index in range(N):
             for stand_in in (True, False):

@@ -68,6 +68,9 @@ UNTIL_SECONDS = 10.0
 MARK = b"PLAINTEXT-OF-A-PATIENT:"
 """Begins every payload, so that a leak of one is recognised."""
 
+DENIALS = 1e5
+"""What these tests mostly do is be refused."""
+
 SMALL_STREAMS = 3
 """Streams of node 4, few enough for a test to take all."""
 
@@ -220,7 +223,10 @@ class Rig:
         await self.operators[0].admit(self.operators[1].cosign(signed))
         client, peer, metrics = _addresses()
         limits = LimitsConfig(
-            streams=SMALL_STREAMS if number == 4 else 64, put_deadline_s=5.0, reserve_mib=0
+            streams=SMALL_STREAMS if number == 4 else 64,
+            put_deadline_s=5.0,
+            reserve_mib=0,
+            account_denials=DENIALS,
         )
         config = NodeConfig(
             folder / "data", self.folder / "genesis.cbor", folder / "account.keys", client, peer,

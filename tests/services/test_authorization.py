@@ -96,7 +96,7 @@ async def test_grant_for_another_record(rig: Rig, method: str) -> None:
         client, method, rig.nodes[0], grant, blob=blob, record=rig.other_record
     )
     call = ask(rig, rig.nodes[0], method, wrong, record_id=bytes(rig.other_record))
-    await rig.refused(call, "denied", "wrong-record")
+    await rig.refused(call, "denied", "not-permitted")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -105,15 +105,15 @@ async def test_unknown_record(rig: Rig, method: str) -> None:
     record = RecordId(rig.runtime.random(16))
     wrong = rig.authorization(client, method, rig.nodes[0], grant, blob=blob, record=record)
     call = ask(rig, rig.nodes[0], method, wrong, record_id=bytes(record))
-    await rig.refused(call, "denied", "unknown-record")
+    await rig.refused(call, "denied", "not-permitted")
 
 
 @pytest.mark.parametrize("method", METHODS)
 async def test_without_a_grant(rig: Rig, method: str) -> None:
     _, grant, blob = right_of(rig, method)
-    for right, reason in ((grant, "not-the-grantee"), (None, "not-the-owner")):
+    for right in (grant, None):
         wrong = rig.authorization(rig.outsider, method, rig.nodes[0], right, blob=blob)
-        await rig.refused(ask(rig, rig.nodes[0], method, wrong), "denied", reason)
+        await rig.refused(ask(rig, rig.nodes[0], method, wrong), "denied", "not-permitted")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -248,8 +248,7 @@ async def test_thief_of_a_token(rig: Rig, method: str) -> None:
     grant = rig.append_grant if method == "put" else rig.future_grant
     token = rig.token(rig.keys_of(client), grant.grant)
     stolen = rig.authorization(rig.outsider, method, rig.nodes[0], grant, blob=blob, token=token)
-    reason = "not-shareable" if method == "put" else "not-yet-valid"
-    await rig.refused(ask(rig, rig.nodes[0], method, stolen), "denied", reason)
+    await rig.refused(ask(rig, rig.nodes[0], method, stolen), "denied", "not-permitted")
 
 
 @pytest.mark.parametrize("method", METHODS)

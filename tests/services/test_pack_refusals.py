@@ -226,7 +226,7 @@ def _messages(*messages: Any) -> Callable[[Bad], None]:
         (_proof(record=RecordId(bytes(15) + b"r")), "denied", "proof-mismatch"),
         (_other_groups, "denied", "proof-mismatch"),
         (_without_right, "denied", "action-not-granted"),
-        (_other_record, "denied", "wrong-record"),
+        (_other_record, "denied", "not-permitted"),
         (_narrowed, "denied", "token-check"),
         (_no_groups, "invalid", "bad-message"),
         (_empty_groups, "invalid", "too-large"),

@@ -9,7 +9,6 @@ from typing import Any
 import grpc
 import pytest
 
-from hcefs.access.facts import Action
 from hcefs.client.client import Client
 from hcefs.crypto.envelope import SUITE_XWING, EnvelopeContext
 from hcefs.crypto.keys import dek_commitment, seal_envelope
@@ -22,13 +21,11 @@ from hcefs.transport.framing import frame_data
 from hcefs.transport.grpc_peers import CHANNEL_OPTIONS
 from hcefs.transport.status import from_rpc_error
 from hcefs.transport.tls import client_credentials
-from hcefs.wire.v1 import blob_pb2, shard_pb2
+from hcefs.wire.v1 import blob_pb2
 from tests.services.requests import (
     BLOBS,
     DATA,
-    SHARDS,
     ask,
-    call_context,
     get,
     get_request,
     put,
@@ -36,7 +33,7 @@ from tests.services.requests import (
     put_messages,
     put_trailer,
 )
-from tests.services.rig import HOUR_MS, MARK, SMALL_STREAMS, Rig, Running, typed
+from tests.services.rig import HOUR_MS, MARK, SMALL_STREAMS, Rig, Running
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("services")]
 
@@ -238,41 +235,6 @@ async def test_reader_vanishes_in_the_middle(rig: Rig) -> None:
         call.cancel()
         await rig.until(lambda: not any(other.process.gate.held for other in rig.nodes))
     assert len(await get(rig, node)) == 4
-
-
-@pytest.mark.parametrize("at_holder", [False, True])
-async def test_right_that_ends_in_the_middle(rig: Rig, at_holder: bool) -> None:
-    """A revocation ends a running put at its next message, on the gateway and on a holder."""
-    node, holder, blob = rig.nodes[1], rig.nodes[2], rig.new_blob()
-    grant = await rig.give(rig.hospital, Action.APPEND)
-    right = rig.authorization(rig.hospital, "put", node, grant, blob=blob)
-    fields: dict[str, Any] = {"authorization": right, "min_height": rig.patient.height}
-    first: Any = put_header(rig, node, blob, **fields)
-    last = frame_data(DATA)
-    channel, method = rig.channel(node.config.client_address), f"{BLOBS}/Put"
-    if at_holder:
-        start = shard_pb2.StoreHeader(
-            context=call_context(rig, node, "put", blob=blob, **fields),
-            index=rig.index_of(blob, holder),
-            profile="ec-4-2",
-            segment_size=SEGMENT_SIZE,
-        )
-        first = shard_pb2.StoreRequest(header=start)
-        last = shard_pb2.StoreRequest(finish=shard_pb2.StoreFinish()).SerializeToString()
-        channel, method = rig.channel(holder.config.peer_address, node.identity), f"{SHARDS}/Store"
-    call = channel.stream_unary(method)(timeout=60)
-    await call.write(first.SerializeToString())
-    if at_holder:
-        await rig.until(lambda: bool(rig.temporaries(holder, blob)))
-    else:
-        await rig.until(lambda: node.process.gate.held == 1)
-    done = await rig.patient.revoke(grant.grant)
-    reached = (node.process.follower.view, holder.process.follower.view)
-    await rig.until(lambda: all(view.height >= done.height for view in reached))
-    await call.write(last)
-    await call.done_writing()
-    await rig.refused(typed(call), "denied", "revoked")
-    await rig.nothing_left(blob)
 
 
 async def test_too_many_streams(rig: Rig) -> None:
