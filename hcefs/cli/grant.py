@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from hcefs.access.facts import Action, Grant
+from hcefs.cli.certificate import INCOMPLETE, as_data, print_verdict
 from hcefs.cli.cluster_files import ClusterFolder
 from hcefs.cli.options import (
     DEFAULT_FOLDER,
@@ -24,10 +25,13 @@ from hcefs.cli.options import (
     parse_size,
     parse_until,
 )
-from hcefs.cli.output import print_fields, print_table, remaining_text, show, time_text, verb
+from hcefs.cli.output import note, print_fields, print_table, remaining_text, show, time_text, verb
 from hcefs.cli.record import RecordArgument
 from hcefs.cli.session import Names, choose_grant, client_of, run
+from hcefs.client.certify import Certified
 from hcefs.client.ledger import Submitted
+from hcefs.durable_files import write_private
+from hcefs.errors import Conflict, Invalid
 from hcefs.ids import AccountId, BlobId, GrantId, RecordId
 from hcefs.runtime import SystemRuntime
 
@@ -183,24 +187,74 @@ async def _list(layout: ClusterFolder, account: str, record: RecordId | None) ->
 def revoke(
     grant: Annotated[str, typer.Argument(metavar="GRANT", help="Id (grt-...).")],
     account: AsOption,
+    wait: Annotated[
+        bool,
+        typer.Option("--wait", help="Wait until no node serves under it, and get the proof."),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="With --wait: where the certificate goes."),
+    ] = None,
+    within: Annotated[
+        float,
+        typer.Option("--within", metavar="SECONDS", help="With --wait: give up; 0 is never."),
+    ] = 0.0,
     directory: FolderOption = Path(DEFAULT_FOLDER),
     as_json: JsonOption = False,
 ) -> None:
-    """Revoke a grant and all that were given under it; a read grant's end renews the keys."""
+    """Revoke a grant and all that were given under it; a read grant's end renews the keys.
+
+    With --wait a grant that is revoked already gets its certificate as well.  Exit code 1
+    when the certificate does not prove that the revocation is in force everywhere.
+    """
     layout = folder(directory)
     named = GrantId.parse(grant)
-    done = run(_revoke(layout, account, named))
+    if (out is not None or within) and not wait:
+        raise Invalid("--out and --within go with --wait", reason="bad-arguments")
+    if out is not None and out.expanduser().exists():
+        raise Conflict(f"{out} exists: name another file", reason="file-exists")
+    done, certified = run(_revoke(layout, account, named, wait, within, quiet=as_json))
+    data: dict[str, Any] = {"grant": named.text, "revoked": True}
+    if done is not None:
+        data |= {"height": done.height, "time_ms": done.time_ms}
+    if certified is not None:
+        verdict = certified.verdict
+        data |= {"height": verdict.block.height, "time_ms": verdict.block.time_ms}
+        data["certificate"] = as_data(verdict)
+        if out is not None:
+            write_private(out.expanduser(), certified.certificate.encode())
+            data["file"] = str(out)
 
     def human(console: Console) -> None:
-        console.print(Text(f"{named} is revoked at height {done.height}"), style="green")
+        console.print(Text(f"{named} is revoked at height {data['height']}"), style="green")
+        if certified is not None:
+            print_verdict(console, certified.verdict)
+            if out is not None:
+                console.print(f"wrote {out}")
 
-    data = {"grant": named.text, "revoked": True, "height": done.height, "time_ms": done.time_ms}
     show(data, as_json=as_json, human=human)
+    if certified is not None and not certified.verdict.complete:
+        raise typer.Exit(INCOMPLETE)
 
 
-async def _revoke(layout: ClusterFolder, account: str, grant: GrantId) -> Submitted:
+async def _revoke(
+    layout: ClusterFolder, account: str, grant: GrantId, wait: bool, within: float, *, quiet: bool
+) -> tuple[Submitted | None, Certified | None]:
     async with client_of(layout, account) as client:
-        return await client.revoke(grant)
+        done = None
+        try:
+            done = await client.revoke(grant)
+        except Conflict as error:
+            if not wait or error.reason != "already-revoked":
+                raise
+        if not wait:
+            return done, None
+        certified = await client.certify(
+            grant,
+            within_s=within or None,
+            progress=lambda node, state: note(f"node {node}: {state}", quiet=quiet),
+        )
+        return done, certified
 
 
 def state_of(grant: Grant, now_ms: int) -> str:

@@ -12,6 +12,7 @@ from hcefs.cli import (
     bench,
     blob,
     cap,
+    certificate,
     chaos,
     cluster,
     demo,
@@ -54,6 +55,7 @@ app.add_typer(layout.app, name="layout")
 layout.add_to(app)
 app.add_typer(repair.app, name="repair")
 verify.add_to(app)
+certificate.add_to(app)
 scrub.add_to(app)
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(bench.app, name="bench")

@@ -22,7 +22,7 @@ from hcefs.client.channels import Recent, Session
 from hcefs.client.connection import Connection
 from hcefs.crypto.accounts import AccountKeys
 from hcefs.encoding import Encoded
-from hcefs.errors import Corrupt, Invalid, NotFound
+from hcefs.errors import Corrupt, Invalid, NotFound, Unavailable
 from hcefs.ids import AccountId, BlobBase, GrantId, RecordId
 from hcefs.ledger.block import SignedHead
 from hcefs.ledger.cluster_facts import (
@@ -572,22 +572,43 @@ class LedgerClient(Session):
 
         return await retrying(self.runtime, attempts, once, within_s=within_s)
 
+    async def signed_head(self) -> SignedHead:
+        """The newest head that the ledger's writer has signed.
+
+        Raises:
+            Unavailable: ``no-head``: it has signed none yet.
+        """
+        _, head = await self._answer(
+            lambda proof: ledger_pb2.QueryRequest(proof=proof, head=True), None
+        )
+        if head is None:
+            raise Unavailable("the ledger has signed no head yet: retry", reason="no-head")
+        return head
+
     async def _query(
         self, ask: Callable[[bytes], ledger_pb2.QueryRequest], record: RecordId | None
     ) -> list[bytes]:
+        facts, _ = await self._answer(ask, record)
+        return facts
+
+    async def _answer(
+        self, ask: Callable[[bytes], ledger_pb2.QueryRequest], record: RecordId | None
+    ) -> tuple[list[bytes], SignedHead | None]:
+        """Facts, and the checked head at which they are true."""
         genesis = await self.genesis()
         answer = await self._ledger(
             "Query",
             lambda: ask(self._authorizer.plain("query", record)),
             ledger_pb2.QueryResponse,
         )
+        head = None
         if answer.head:
             head = SignedHead.decode(answer.head)
             _require_same(head.cluster, self.connection.cluster)
             head.check(await self._writer_key(head.term, genesis))
             self._saw(head.height)
             self.ledger_time_ms = max(self.ledger_time_ms, head.time_ms)
-        return list(answer.facts)
+        return list(answer.facts), head
 
     async def _many(
         self,

@@ -255,6 +255,8 @@ class SyncClient:
     give = _blocking(Client.give)
     deliver = _blocking(Client.deliver)
     revoke = _blocking(Client.revoke)
+    certify = _blocking(Client.certify)
+    signed_head = _blocking(Client.signed_head)
     put = _blocking(Client.put)
     put_many = _blocking(Client.put_many)
     get_many = _blocking(Client.get_many)
