@@ -315,3 +315,39 @@ def small_goals(rows: Sequence[Mapping[str, Any]], authority_ms: float | None) -
     name = "proof, token and rights of a repeated small get: CPU ms"
     goals.append(_at_most(name, AUTHORITY_MS, (authority_ms, NOT_MEASURED)))
     return goals
+
+
+# --- revoke -------------------------------------------------------------------------
+
+REVOKED_MS: Final = 1_000
+CERTIFIED_SLACK_MS: Final = 2_000
+"""Beyond the end of a lease and the next head: polling, and the certificate itself."""
+
+
+def revoke_goals(rows: Sequence[Mapping[str, Any]], lease_s: float, renewal_s: float) -> list[Goal]:
+    """The goals of ``hcefs bench revoke``.
+
+    ``lease_s`` is when a node that was not heard counts, ``renewal_s`` the time between
+    two heads of the ledger, one of which has to show it.
+    """
+    goals = []
+    for row in rows:
+        case = row["case"]
+        for percent in ("p50", "p99"):
+            found = row["denied_ms"]
+            value = (None if found is None else found[percent], row.get("reason", NOT_MEASURED))
+            goals.append(
+                _at_most(f"{case}: {percent} ms from commit to denial by all that run",
+                         REVOKED_MS, value)
+            )  # fmt: skip
+        proved = row["certified_ms"]
+        value = (None if proved is None else proved["p99"], row.get("reason", NOT_MEASURED))
+        bound = REVOKED_MS
+        if case != "healthy":
+            bound = round((lease_s + renewal_s) * 1000 + CERTIFIED_SLACK_MS)
+        goals.append(_at_most(f"{case}: p99 ms from commit to the certificate", bound, value))
+        if "cut off" in case:
+            value = (row["hurt_refused_ms"], NOT_MEASURED)
+            name = f"{case}: ms until it refuses everybody"
+            goals.append(_at_most(name, round(lease_s * 1000), value))
+    return goals

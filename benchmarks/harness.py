@@ -168,29 +168,31 @@ class BenchCluster:
         """
         await bring_up(self.folder, NODES, self.runtime, report=report)
         self.connection = self.folder.load_connection()
-        hospital, patient = self._new_keys(), self._new_keys()
-        self.operator = self._client(self.folder.load_keys(OPERATORS[0]))
+        hospital, patient = self.new_keys(), self.new_keys()
+        self.operator = self.client(self.folder.load_keys(OPERATORS[0]))
         async with (
-            self._client(self.folder.load_keys(OPERATORS[1])) as second,
-            self._client(hospital) as institution,
+            self.client(self.folder.load_keys(OPERATORS[1])) as second,
+            self.client(hospital) as institution,
         ):
             signed = await self.operator.register(hospital, AccountKind.INSTITUTION)
             await second.admit(self.operator.cosign(signed))
             await institution.admit(await institution.register(patient, AccountKind.PATIENT))
         self._patient_keys = patient
-        self.patient = self._client(patient)
+        self.patient = self.client(patient)
         self.record = (await self.patient.open_record()).record
 
-    def _client(self, keys: AccountKeys) -> Client:
+    def client(self, keys: AccountKeys) -> Client:
+        """A client of an account; closed with the cluster."""
         client = Client(self.connection, keys, self.runtime)
         self._clients.append(client)
         return client
 
     def fresh_patient(self) -> Client:
         """The same account in a new client that knows nothing yet; closed with the cluster."""
-        return self._client(self._patient_keys)
+        return self.client(self._patient_keys)
 
-    def _new_keys(self) -> AccountKeys:
+    def new_keys(self) -> AccountKeys:
+        """Keys of an account that nobody has registered yet."""
         return AccountKeys.generate(self.connection.cluster, self.runtime.random(128))
 
     async def close(self) -> None:

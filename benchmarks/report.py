@@ -54,6 +54,8 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
         shown += [rebuild_table(result), client_table(result["clients"])]
     if result["benchmark"] == "scrub":
         shown.append(scrub_table(result["scrub"]))
+    if result["benchmark"] == "revoke":
+        shown.append(revoke_table(result["cases"]))
     if result["benchmark"] == "small":
         shown.append(small_table(result["cases"]))
     if result["benchmark"] == "ledger":
@@ -232,6 +234,22 @@ def scrub_table(found: Mapping[str, Any]) -> Table:
         "-" if after is None else number(after),
     ]
     return Table("One cycle of a scrub, one byte flipped", columns, [row], columns)
+
+
+def revoke_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """From a revocation's commit to denials, and to the certificate."""
+    columns = (
+        "CASE", "REVOCATIONS", "DENIED p50 ms", "p99", "MAX", "CERTIFIED p50 ms", "p99", "OF"
+    )  # fmt: skip
+    shown = []
+    for row in rows:
+        denied, certified = row["denied_ms"] or {}, row["certified_ms"] or {}
+        figures = [denied.get(name) for name in ("p50", "p99", "max")]
+        figures += [certified.get(name) for name in ("p50", "p99")]
+        cells = [NONE if each is None else number(each) for each in figures]
+        shown.append([row["case"], str(row["revocations"]), *cells, str(row["certificates"])])
+    title = "From a revocation's commit to denial by every node that runs, and to its proof"
+    return Table(title, columns, shown, columns[1:])
 
 
 def slow_table(rows: Sequence[Mapping[str, Any]]) -> Table:

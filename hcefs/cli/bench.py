@@ -210,6 +210,27 @@ def repair(
     _perform(measure, as_json=as_json, out=out, work=work)
 
 
+@app.command("revoke")
+@verb
+def revoke(
+    data: DataOption = "random",
+    seed: SeedOption = DEFAULT_SEED,
+    quick: QuickOption = False,
+    as_json: JsonOption = False,
+    out: OutOption = None,
+    work: WorkOption = None,
+) -> None:
+    """How long a revocation takes to be in force on every node, and to be proved.
+
+    With --quick it takes a minute and a half: leases are waited for.
+    """
+    _require_benchmarks()
+    from benchmarks import revoke as revocations
+
+    measure = _with_effort(revocations, data, seed, quick)
+    _perform(measure, as_json=as_json, out=out, work=work)
+
+
 @app.command("scrub")
 @verb
 def scrub(
