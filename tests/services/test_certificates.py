@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -22,7 +22,7 @@ from hcefs.services import strangers
 from hcefs.services.rates import Rates
 from hcefs.wire.v1 import revocation_pb2
 from tests.services.packs import batch_authorization, get_many, groups_of, payloads_of, receive
-from tests.services.requests import ask
+from tests.services.requests import ask, put, put_messages
 from tests.services.rig import HOUR_MS, Rig, Running
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("services")]
@@ -136,20 +136,55 @@ async def test_a_node_that_is_away_counts_when_its_lease_is_over(rig: Rig) -> No
 
 
 async def _after_the_leases(rig: Rig, grant: Grant) -> Certified:
-    """Certify while everybody's clock is set on in steps that no lease feels."""
+    """Certify while everybody's clock is set on."""
     genesis = rig.genesis
     task = asyncio.ensure_future(rig.patient.certify(grant.grant))
-    passed = 0
-    while passed < genesis.lease_ms + genesis.skew_ms + 2_000:
-        rig.runtime.offset_ms += 2_000
-        passed += 2_000
+    await _pass(rig, genesis.lease_ms + genesis.skew_ms + 2_000, rig.nodes[:5])
+    return await asyncio.wait_for(task, 20)
+
+
+async def _pass(rig: Rig, milliseconds: int, nodes: Sequence[Running]) -> None:
+    """Set everybody's clock on, in steps that no lease feels."""
+    while milliseconds > 0:
+        step = min(milliseconds, rig.genesis.lease_ms // 2)
+        rig.runtime.offset_ms += step
+        milliseconds -= step
         # The ledger renews by real time: a commit gives everybody a head of the new time.
         await rig.patient.open_record()
         newest = rig.patient.height
         await rig.until(
-            lambda: all(n.process.follower.view.height >= newest for n in rig.nodes[:5])  # noqa: B023
+            lambda: all(node.process.follower.view.height >= newest for node in nodes)  # noqa: B023
         )
-    return await asyncio.wait_for(task, 20)
+
+
+async def test_an_old_generation_is_refused_after_its_minute(rig: Rig) -> None:
+    grant = await _given(rig)
+    named = {"record": grant.record}
+    await rig.patient.revoke(grant.grant)
+    node = rig.nodes[0]
+
+    async def put_old() -> list[bytes]:
+        blob = rig.new_blob()
+        right = rig.authorization(rig.patient, "put", node, None, blob=blob, says=named)
+        messages = put_messages(
+            rig, node, blob,
+            header={
+                "authorization": right,
+                "record_id": bytes(grant.record),
+                "writer": bytes(rig.patient.account),
+                "min_height": rig.patient.height,
+            },
+            trailer={
+                "authorization": rig.authorization(
+                    rig.patient, "put", node, None, blob=blob, says=named
+                )
+            },
+        )  # fmt: skip
+        return [(await put(rig, node, messages)).core]
+
+    assert await put_old()
+    await _pass(rig, 61_000, rig.nodes)
+    await rig.refused(put_old(), "conflict", "old-generation")
 
 
 # -- strangers

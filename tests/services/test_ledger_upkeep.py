@@ -38,15 +38,16 @@ def report(rig: Rig, node: Running, number: int) -> SignedTransaction:
 
 
 async def test_a_node_submits_and_repeats(rig: Rig, submitter: LedgerSubmitter) -> None:
-    node = rig.nodes[0]
-    first = await submitter.submit(report(rig, node, 1))
+    # Far above what the node may have reported by itself while another was away.
+    node, once, twice = rig.nodes[0], 100, 200
+    first = await submitter.submit(report(rig, node, once))
     assert first.height <= rig.ledger.log.height
-    assert await submitter.submit(report(rig, node, 1)) == first
-    later = await submitter.submit(report(rig, node, 2))
+    assert await submitter.submit(report(rig, node, once)) == first
+    later = await submitter.submit(report(rig, node, twice))
     assert later.height > first.height
     rows = await rig.operators[0].node_reports()
     assert [(row.node_id, row.number) for row in rows if row.node_id == node.number] == [
-        (node.number, 2)
+        (node.number, twice)
     ]
 
 
@@ -55,9 +56,9 @@ async def test_a_refusal_keeps_its_type(rig: Rig, submitter: LedgerSubmitter) ->
         await submitter.submit(report(rig, rig.stranger, 1))
     assert denied.value.reason == "not-in-map"
     node = rig.nodes[1]
-    await submitter.submit(report(rig, node, 9))
+    await submitter.submit(report(rig, node, 109))
     with pytest.raises(Conflict) as conflict:
-        await submitter.submit(report(rig, node, 8))
+        await submitter.submit(report(rig, node, 108))
     assert conflict.value.reason == "report-moved"
     assert not conflict.value.retryable
 

@@ -421,6 +421,18 @@ def test_the_cache_does_not_carry_a_token_over_a_key_change() -> None:
     assert len(cache) == 1
 
 
+def test_the_cache_forgets_what_is_concerned_and_how_it_was_checked() -> None:
+    cache = TokenCache()
+    kept, gone = minted(), minted()
+    first = cache.verify(kept, ROOT)
+    cache.verify(gone, ROOT)
+    assert cache.forget(lambda use: use.grant != GRANT) == 0
+    assert cache.verify(kept, ROOT) is first
+    assert cache.forget(lambda use: use.grant == GRANT) == 2
+    assert len(cache) == 0
+    assert cache.verify(kept, ROOT) is not first
+
+
 def test_a_cache_needs_room() -> None:
     with pytest.raises(Invalid):
         TokenCache(size=0)
