@@ -144,7 +144,7 @@ async def _forge(stage: Stage, notes: Notes, wire: Wire) -> None:
         )
         authorization = wire.presenting(forger, plain, node, "get", blob)
         reasons["no_permission"] = await refused(
-            wire.get(authorization, node, blob), "not-the-owner"
+            wire.get(authorization, node, blob), "not-permitted"
         )
     notes.check(
         "tokens with a permission of their own (a grant fact, a rule, a time fact) were refused "

@@ -197,12 +197,12 @@ async def grant_and_read(stage: Stage, notes: Notes) -> None:
     """Denied without a grant; with one everything, byte for byte; a narrowed token one blob."""
     doctor, patient = stage.clients["doctor"], stage.clients["patient"]
     first = stage.stored["ct"]
-    as_owner = await refused(stage.read("doctor", first), "not-the-owner")
+    as_owner = await refused(stage.read("doctor", first), "not-permitted")
     async with Wire(stage) as wire:
         keys, node = stage.accounts["doctor"], stage.node(ENTRY)
         token = wire.own_token(keys, stage.grants["hospital"])
         authorization = wire.presenting(keys, token, node, "get", first.blob)
-        borrowed = await refused(wire.get(authorization, node, first.blob), "not-the-grantee")
+        borrowed = await refused(wire.get(authorization, node, first.blob), "not-permitted")
     notes.check(
         f"the doctor without a grant was denied ({as_owner}; with the hospital's: {borrowed})",
         denied={"without_grant": as_owner, "with_anothers_grant": borrowed},
@@ -326,7 +326,7 @@ async def _share_one(stage: Stage, notes: Notes) -> None:
             ),
             "list": await refused(wire.list(presenting("list", None), node), "token-check"),
             "without_the_token": await refused(
-                assistant.get(stage.record, shared.blob, purpose=PURPOSE), "not-the-owner"
+                assistant.get(stage.record, shared.blob, purpose=PURPOSE), "not-permitted"
             ),
         }
     notes.check(

@@ -142,7 +142,9 @@ class CertificateClient(LedgerClient):
             terms=tuple(founding.terms),
             given=given,
             revoked=revoked,
-            registrations=await self._registrations([nodes[each].account for each in confirmed]),
+            registrations=await self._node_registrations(
+                [nodes[each].account for each in confirmed]
+            ),
             cluster_map=state.cluster_map.encode(),
             first_head=first.encode(),
             last_head=state.last.encode(),
@@ -280,7 +282,7 @@ class CertificateClient(LedgerClient):
         )
         return _first(GiveGrant, proved), _first(RevokeGrant, proved)
 
-    async def _registration(self, node: AccountId) -> bytes:
+    async def _node_registration(self, node: AccountId) -> bytes:
         """The proof of a node's registration; it never changes."""
         known = self._registered.get(node)
         if known is not None:
@@ -290,12 +292,12 @@ class CertificateClient(LedgerClient):
         )
         return self._registered.put(node, _first(RegisterAccount, proved))
 
-    async def _registrations(self, nodes: list[AccountId]) -> tuple[bytes, ...]:
+    async def _node_registrations(self, nodes: list[AccountId]) -> tuple[bytes, ...]:
         room = asyncio.Semaphore(AT_ONCE)
 
         async def one(node: AccountId) -> bytes:
             async with room:
-                return await self._registration(node)
+                return await self._node_registration(node)
 
         return tuple(await asyncio.gather(*(one(node) for node in nodes)))
 
