@@ -16,11 +16,12 @@ import grpc
 import pytest
 
 from hcefs.access.batch import BatchGroup
-from hcefs.access.facts import Action, Grant
+from hcefs.access.facts import AccountKind, Action, Grant
 from hcefs.client.put_many import Payload
 from hcefs.erasure.scheme import SEGMENT_SIZE
 from hcefs.errors import HcefsError
 from hcefs.ids import BlobId, RecordId
+from hcefs.ledger.transactions import DeactivateAccount, sign_transaction
 from hcefs.transport.framing import frame_data
 from hcefs.transport.grpc_peers import CHANNEL_OPTIONS
 from hcefs.transport.status import from_rpc_error
@@ -289,6 +290,27 @@ async def test_an_expiry_cuts_what_is_stuck(rig: Rig) -> None:
 
     await asyncio.gather(*(one(kind) for kind in STREAMS))
     await rig.until(lambda: not rig.temporaries(node))
+
+
+async def test_the_end_of_an_account_cuts_what_is_stuck(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ward, node = await ward_of(rig), rig.nodes[1]
+    leaver = rig.client(rig.account_keys())
+    await rig.hospital.admit(await leaver.register(rig.keys_of(leaver), AccountKind.PRACTITIONER))
+    monkeypatch.setattr(rig, "doctor", leaver)
+    grant = await _grant(rig, ward, "get")
+    async with _stuck(rig, ward, grant, "get") as call:
+        keys = rig.hospital_keys
+        ended = sign_transaction(
+            DeactivateAccount(leaver.account), rig.cluster, [(keys.account, 1, keys.signing_key)]
+        )
+        await rig.hospital.submit(ended)
+        async with asyncio.timeout(CUT_SECONDS):
+            while len(_standing(node)):
+                await rig.runtime.sleep(0.01)
+        error = await _ends(rig, call, "get")
+    assert (error.kind, error.reason) == ("denied", "inactive-account")
 
 
 async def test_what_rests_on_another_right_goes_on(rig: Rig) -> None:
