@@ -14,16 +14,15 @@ Source: docs/decisions/0033-revocation-certificates.md.  For one event loop.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from hcefs.access.facts import Grant, LedgerView
 from hcefs.access.rights import CHAIN_DEPTH_MAX
 from hcefs.access.token import TokenCache, Use
 from hcefs.crypto.accounts import AccountKeys
 from hcefs.errors import Conflict, NotFound, Unavailable
 from hcefs.evidence.revocation import RevocationStatement, SignedStatement
-from hcefs.ids import ClusterId, GrantId
+from hcefs.ids import AccountId, ClusterId, GrantId
 from hcefs.ledger.block import Block
 from hcefs.ledger.follower import Follower
 from hcefs.ledger.outcome import (
@@ -40,6 +39,9 @@ from hcefs.services.standing import Served, Standing
 
 REMEMBERED_MAX = 4096
 """Revocations whose counts are remembered."""
+
+CHAINS_MAX = 8192
+"""Grants whose chain up to the owner is remembered."""
 
 CUT_SECONDS = 5.0
 """How long to wait for requests that were cut; they close lanes and files."""
@@ -76,6 +78,7 @@ class Revocations:
         self._cluster = cluster
         self._keys = keys
         self._ended: OrderedDict[GrantId, _Ended] = OrderedDict()
+        self._chains: dict[GrantId, tuple[GrantId, ...]] = {}
         follower.subscribe(self.applied)
 
     def applied(self, block: Block, events: tuple[Event, ...]) -> None:
@@ -83,30 +86,61 @@ class Revocations:
         ending = [event for event in events if not isinstance(event, HARMLESS)]
         if not ending:
             return
-        revoked: list[tuple[GrantId, _Ended]] = []
-        for event in ending:
-            if isinstance(event, GrantRevoked):
-                revoked.append((event.grant.grant, self._forget_tokens(event.grant.grant)))
-            elif isinstance(event, AccountChanged):
-                account = event.account.account
-                self._tokens.forget(lambda use, account=account: use.account == account)  # type: ignore[misc]
-        view = self._follower.view
+        revoked = {event.grant.grant for event in ending if isinstance(event, GrantRevoked)}
+        accounts = {event.account.account for event in ending if isinstance(event, AccountChanged)}
+        self._forget_tokens(revoked, accounts)
         for served in self._standing.sweep():
-            for grant, ended in revoked:
-                if _rests_on(view, served, grant):
-                    ended.cut += 1
+            for grant in revoked.intersection(self._rests_on(served)):
+                self._ended_by(grant).cut += 1
 
-    def _forget_tokens(self, grant: GrantId) -> _Ended:
-        view = self._follower.view
+    def _forget_tokens(
+        self, revoked: Collection[GrantId], accounts: Collection[AccountId] = ()
+    ) -> None:
+        """Forget what uses one of these grants, or one below it, or is of such an account.
+
+        One pass over the tokens for all of a block.
+        """
 
         def concerned(use: Use) -> bool:
-            return stands_under(view, use.grant, grant)
+            dead = [grant for grant in self._chain(use.grant) if grant in revoked]
+            for grant in dead:
+                self._ended_by(grant).tokens += 1
+            return bool(dead) or use.account in accounts
 
+        self._tokens.forget(concerned)
+
+    def _ended_by(self, grant: GrantId) -> _Ended:
         ended = self._ended.setdefault(grant, _Ended())
-        ended.tokens += self._tokens.forget(concerned)
         if len(self._ended) > REMEMBERED_MAX:
             self._ended.popitem(last=False)
         return ended
+
+    def _chain(self, grant: GrantId) -> tuple[GrantId, ...]:
+        """A grant and those that it was given under; that never changes."""
+        known = self._chains.get(grant)
+        if known is not None:
+            return known
+        chain: list[GrantId] = []
+        link: GrantId | None = grant
+        while link and len(chain) < CHAIN_DEPTH_MAX:
+            chain.append(link)
+            found = self._follower.view.grant(link)
+            if found is None:
+                return tuple(chain)  # it may still come
+            link = found.parent
+        if len(self._chains) >= CHAINS_MAX:
+            self._chains.clear()
+        self._chains[grant] = tuple(chain)
+        return tuple(chain)
+
+    def _rests_on(self, served: Served) -> set[GrantId]:
+        """Every grant, with all above it, that a request rests on."""
+        return {
+            above
+            for permission in served.permissions
+            for used in permission.grants
+            for above in self._chain(used)
+        }
 
     async def confirm(self, wanted: GrantId, height: int) -> SignedStatement:
         """This node's word that a revocation is in force on it, once it is.
@@ -124,13 +158,14 @@ class Revocations:
                 "the ledger did not revoke this grant at that height: ask it for the grant",
                 reason="not-revoked",
             )
-        await self._gone(view, grant)
+        await self._gone(wanted)
         current = view.cluster_map()
         tip = view.tip
         if current is None or tip is None:
             raise NotFound("the ledger has no cluster map yet", reason="no-map")
         # After the wait: a token may have been looked at for a request that was refused.
-        ended = self._forget_tokens(wanted)
+        self._forget_tokens({wanted})
+        ended = self._ended_by(wanted)
         statement = RevocationStatement(
             cluster=self._cluster,
             node=self._keys.account,
@@ -147,38 +182,16 @@ class Revocations:
         )
         return statement.signed(self._keys.signing_key)
 
-    async def _gone(self, view: LedgerView, grant: Grant) -> None:
+    async def _gone(self, grant: GrantId) -> None:
         """Wait until nothing is served under the grant any more."""
         self._standing.sweep()
         try:
             async with self._runtime.timeout(CUT_SECONDS):
                 for served in self._standing.all():
-                    if _rests_on(view, served, grant.grant):
+                    if grant in self._rests_on(served):
                         await served.left.wait()
         except TimeoutError:
             raise Unavailable(
                 "a request under the revoked grant is cut and still closes its files: ask again",
                 reason="not-cut-yet",
             ) from None
-
-
-def stands_under(view: LedgerView, grant: GrantId, above: GrantId) -> bool:
-    """Whether a grant is ``above`` or was given under it."""
-    link: GrantId | None = grant
-    for _ in range(CHAIN_DEPTH_MAX):
-        if not link:
-            return False
-        if link == above:
-            return True
-        found = view.grant(link)
-        link = None if found is None else found.parent
-    return False
-
-
-def _rests_on(view: LedgerView, served: Served, grant: GrantId) -> bool:
-    return any(stands_under(view, used, grant) for used in _used(served))
-
-
-def _used(served: Served) -> Iterable[GrantId]:
-    for permission in served.permissions:
-        yield from permission.grants
