@@ -107,6 +107,13 @@ class RequestId(FixedBytes):
     PREFIX = "req"
 
 
+class AskId(FixedBytes):
+    """A request for access that is on the ledger; random."""
+
+    SIZE = 16
+    PREFIX = "ask"
+
+
 class BlobBase(FixedBytes):
     """The random part of a blob id; what placement hashes and shards are named by."""
 

@@ -30,6 +30,7 @@ from hcefs.ledger import (
     rules_map,
     rules_protocol,
     rules_records,
+    rules_requests,
     rules_upkeep,
 )
 from hcefs.ledger.block import (
@@ -73,6 +74,7 @@ from hcefs.ledger.transactions import (
     decode_transaction,
 )
 from hcefs.ledger.transactions_map import NodeReport, SeatsArrived, SetUpkeepPolicy
+from hcefs.ledger.transactions_requests import AnswerRequest, RequestAccess
 
 __all__ = [
     "APP_HASH_TAG",
@@ -115,6 +117,8 @@ _RULES: Mapping[type[Transaction], _Rule] = MappingProxyType(
         SeatsArrived: rules_map.seats_arrived,
         SetUpkeepPolicy: rules_upkeep.set_policy,
         NodeReport: rules_upkeep.report,
+        RequestAccess: rules_requests.request,
+        AnswerRequest: rules_requests.answer,
     }
 )
 """Which rule applies each kind of transaction; each checks the protocol version that it needs."""

@@ -3,7 +3,8 @@
 Owns the rules of disclosure.  The ledger is pseudonymous, so who is linked to whom
 is told to nobody else: an account sees itself, any active account by its exact id,
 the cluster map, records that it owns or holds a live grant on, grants that it gave,
-got, or that concern its record, and the leaf of a commitment that it can name.
+got, or that concern its record, requests for access that it made or is to answer, and
+the leaf of a commitment that it can name.
 Operators also see every account and what the ledger knows about the cluster itself;
 nodes see everything, because they decide from it.
 
@@ -33,6 +34,7 @@ from hcefs.ledger.cluster_facts import (
 from hcefs.ledger.inclusion import TransactionProof
 from hcefs.ledger.log import LEAVES_MAX, LedgerLog
 from hcefs.ledger.outcome import Leaf
+from hcefs.ledger.request_facts import AskedAccess
 from hcefs.ledger.state import StateView
 from hcefs.ledger.transactions import Transaction
 from hcefs.placement.cluster_map import ClusterMap
@@ -110,6 +112,15 @@ class Questions:
         """All records that the asker owns."""
         account = _active(asker).account
         return self._log.snapshot().records_of(account)
+
+    def my_requests(self, asker: Account | None) -> list[AskedAccess]:
+        """Unexpired requests for access: those of the asker, and open ones to it, by height."""
+        account = _active(asker).account
+        view = self._log.snapshot()
+        now_ms = self._now_ms(view)
+        found = {each.ask: each for each in (*view.asks_by(account), *view.asks_to(account))}
+        live = (each for each in found.values() if now_ms < each.expires_ms)
+        return sorted(live, key=lambda each: (each.height, each.ask))
 
     def cluster_map(self, asker: Account | None) -> ClusterMap:
         """The cluster map in force; for every active account."""

@@ -25,6 +25,12 @@ and, from protocol version 2 on::
     upkeep-policy                      UpkeepPolicy
     report/<u16 node id>               ReportRow
 
+and, from protocol version 4 on::
+
+    ask/<id>                           AskedAccess
+    asks-by/<requester>/<ask>          "" (until it expires)
+    asks-to/<patient>/<ask>            "" (while it is open)
+
 Invariants: keys and values are bytes, a value is never None; an overlay never
 changes its base, and its base does not change while it is used.  A fact is what the
 value of its key decodes to, however often it is asked for and whoever remembers it.
@@ -42,7 +48,7 @@ from typing import Protocol, TypeVar, cast
 from hcefs.access.facts import Account, Generation, Grant, Record
 from hcefs.encoding import Encoded
 from hcefs.errors import Corrupt, Invalid
-from hcefs.ids import AccountId, GrantId, PutKey, RecordId
+from hcefs.ids import AccountId, AskId, GrantId, PutKey, RecordId
 from hcefs.ledger.cluster_facts import (
     Arrivals,
     MapChange,
@@ -51,6 +57,7 @@ from hcefs.ledger.cluster_facts import (
     UpkeepPolicy,
 )
 from hcefs.ledger.outcome import LeafResult
+from hcefs.ledger.request_facts import AskedAccess
 from hcefs.placement.cluster_map import ClusterMap
 from hcefs.placement.waves import SeatName
 
@@ -109,6 +116,26 @@ def grants_to_prefix(account: AccountId) -> bytes:
 
 def grants_to_key(account: AccountId, grant: GrantId) -> bytes:
     return grants_to_prefix(account) + grant
+
+
+def ask_key(ask: AskId) -> bytes:
+    return b"ask/" + ask
+
+
+def asks_by_prefix(requester: AccountId) -> bytes:
+    return b"asks-by/" + requester + b"/"
+
+
+def asks_by_key(requester: AccountId, ask: AskId) -> bytes:
+    return asks_by_prefix(requester) + ask
+
+
+def asks_to_prefix(patient: AccountId) -> bytes:
+    return b"asks-to/" + patient + b"/"
+
+
+def asks_to_key(patient: AccountId, ask: AskId) -> bytes:
+    return asks_to_prefix(patient) + ask
 
 
 def put_row_key(account: AccountId, put_key: PutKey) -> bytes:
@@ -411,6 +438,22 @@ class StateView:
         prefix = records_of_prefix(owner)
         found = (self.record(RecordId(key[len(prefix) :])) for key, _ in self._state.scan(prefix))
         return [record for record in found if record is not None]
+
+    def asked(self, ask: AskId) -> AskedAccess | None:
+        """A request for access, or None when there is none or it was forgotten."""
+        return self._state.fact(AskedAccess, ask_key(ask))
+
+    def asks_by(self, requester: AccountId) -> list[AskedAccess]:
+        """The requests of an account, answered ones included, by id; expired ones may be there."""
+        return self._asks(asks_by_prefix(requester))
+
+    def asks_to(self, patient: AccountId) -> list[AskedAccess]:
+        """The open requests to a patient, by id; expired ones may be among them."""
+        return self._asks(asks_to_prefix(patient))
+
+    def _asks(self, prefix: bytes) -> list[AskedAccess]:
+        found = (self.asked(AskId(key[len(prefix) :])) for key, _ in self._state.scan(prefix))
+        return [asked for asked in found if asked is not None]
 
     def _grants(self, prefix: bytes) -> list[Grant]:
         found = (self.grant(GrantId(key[len(prefix) :])) for key, _ in self._state.scan(prefix))

@@ -21,6 +21,7 @@ from hcefs.ids import AccountId, BlobId, ClusterId, GrantId, PutKey, RecordId
 from hcefs.integrity import blake3_digest
 from hcefs.ledger.genesis import RECEIVING_KEY_SIZE, TIME_MS_MAX
 from hcefs.ledger.transactions_map import NodeReport, SeatsArrived, SetUpkeepPolicy
+from hcefs.ledger.transactions_requests import AnswerRequest, RequestAccess
 
 TRANSACTION_TAG = b"transaction"
 TOKEN_KEY_TAG = b"token-key"
@@ -367,6 +368,8 @@ Transaction = (
     | SeatsArrived
     | SetUpkeepPolicy
     | NodeReport
+    | RequestAccess
+    | AnswerRequest
 )
 
 _TYPES: tuple[type[Transaction], ...] = (
@@ -381,6 +384,8 @@ _TYPES: tuple[type[Transaction], ...] = (
     SeatsArrived,
     SetUpkeepPolicy,
     NodeReport,
+    RequestAccess,
+    AnswerRequest,
 )
 _BY_NAME = {(cls.KIND, cls.VERSION): cls for cls in _TYPES}
 

@@ -205,6 +205,8 @@ class LedgerService:
                 return list(ask.my_grants(asker))
             case "my_records":
                 return list(ask.my_records(asker))
+            case "my_requests":
+                return list(ask.my_requests(asker))
             case "cluster_map":
                 return [ask.cluster_map(asker)]
             case "generation":

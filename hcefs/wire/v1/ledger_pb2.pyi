@@ -65,7 +65,7 @@ class FollowResponse(_message.Message):
     def __init__(self, block: _Optional[bytes] = ..., head: _Optional[bytes] = ..., term_change: _Optional[bytes] = ..., block_head: _Optional[bytes] = ...) -> None: ...
 
 class QueryRequest(_message.Message):
-    __slots__ = ("proof", "account", "record", "grant", "grants_on_record", "my_grants", "my_records", "cluster_map", "generation", "leaves", "head", "map_progress", "upkeep_policy", "node_reports", "map_history_from", "protocol_version")
+    __slots__ = ("proof", "account", "record", "grant", "grants_on_record", "my_grants", "my_records", "cluster_map", "generation", "leaves", "head", "map_progress", "upkeep_policy", "node_reports", "map_history_from", "protocol_version", "my_requests")
     PROOF_FIELD_NUMBER: _ClassVar[int]
     ACCOUNT_FIELD_NUMBER: _ClassVar[int]
     RECORD_FIELD_NUMBER: _ClassVar[int]
@@ -82,6 +82,7 @@ class QueryRequest(_message.Message):
     NODE_REPORTS_FIELD_NUMBER: _ClassVar[int]
     MAP_HISTORY_FROM_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    MY_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     proof: bytes
     account: bytes
     record: bytes
@@ -98,7 +99,8 @@ class QueryRequest(_message.Message):
     node_reports: bool
     map_history_from: int
     protocol_version: bool
-    def __init__(self, proof: _Optional[bytes] = ..., account: _Optional[bytes] = ..., record: _Optional[bytes] = ..., grant: _Optional[bytes] = ..., grants_on_record: _Optional[bytes] = ..., my_grants: _Optional[bool] = ..., my_records: _Optional[bool] = ..., cluster_map: _Optional[bool] = ..., generation: _Optional[_Union[GenerationQuestion, _Mapping]] = ..., leaves: _Optional[_Union[LeavesQuestion, _Mapping]] = ..., head: _Optional[bool] = ..., map_progress: _Optional[bool] = ..., upkeep_policy: _Optional[bool] = ..., node_reports: _Optional[bool] = ..., map_history_from: _Optional[int] = ..., protocol_version: _Optional[bool] = ...) -> None: ...
+    my_requests: bool
+    def __init__(self, proof: _Optional[bytes] = ..., account: _Optional[bytes] = ..., record: _Optional[bytes] = ..., grant: _Optional[bytes] = ..., grants_on_record: _Optional[bytes] = ..., my_grants: _Optional[bool] = ..., my_records: _Optional[bool] = ..., cluster_map: _Optional[bool] = ..., generation: _Optional[_Union[GenerationQuestion, _Mapping]] = ..., leaves: _Optional[_Union[LeavesQuestion, _Mapping]] = ..., head: _Optional[bool] = ..., map_progress: _Optional[bool] = ..., upkeep_policy: _Optional[bool] = ..., node_reports: _Optional[bool] = ..., map_history_from: _Optional[int] = ..., protocol_version: _Optional[bool] = ..., my_requests: _Optional[bool] = ...) -> None: ...
 
 class GenerationQuestion(_message.Message):
     __slots__ = ("record_id", "generation")
