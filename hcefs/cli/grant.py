@@ -16,22 +16,27 @@ from hcefs.cli.cluster_files import ClusterFolder
 from hcefs.cli.options import (
     DEFAULT_FOLDER,
     AsOption,
+    CeilingOption,
+    ExcludeOption,
     FolderOption,
     JsonOption,
     action_names,
     folder,
     parse_actions,
+    parse_ceiling,
     parse_purposes,
+    parse_sensitivities,
     parse_size,
     parse_until,
 )
 from hcefs.cli.output import note, print_fields, print_table, remaining_text, show, time_text, verb
-from hcefs.cli.record import RecordArgument
 from hcefs.cli.session import Names, choose_grant, client_of, run
 from hcefs.client.certify import Certified
+from hcefs.client.classes import GivenAll
 from hcefs.client.ledger import Submitted
 from hcefs.durable_files import write_private
 from hcefs.errors import Conflict, Invalid
+from hcefs.formats.record_class import Confidentiality
 from hcefs.ids import AccountId, BlobId, GrantId, RecordId
 from hcefs.runtime import SystemRuntime
 
@@ -43,7 +48,6 @@ app = typer.Typer(
 @app.command("give")
 @verb
 def give(
-    record: RecordArgument,
     account: AsOption,
     to: Annotated[str, typer.Option("--to", metavar="ACCOUNT", help="Grantee: name or acc-...")],
     actions: Annotated[
@@ -64,6 +68,12 @@ def give(
     length: Annotated[
         str, typer.Option("--length", help="Of a range of the blob: bytes; 0 is all of it.")
     ] = "0",
+    record: Annotated[str, typer.Argument(metavar="[RECORD]", help="Id (rec-...); or --all.")] = "",
+    every: Annotated[
+        bool, typer.Option("--all", help="Each own record within --max-confidentiality, now.")
+    ] = False,
+    ceiling: CeilingOption = "",
+    exclude: ExcludeOption = "",
     parent: Annotated[
         str,
         typer.Option(
@@ -76,6 +86,22 @@ def give(
     """Give an account a right to a record, as its owner or under a grant to share."""
     layout = folder(directory)
     now = SystemRuntime().now_ms()
+    if every:
+        if record or blob or parent or not ceiling:
+            raise Invalid(
+                "--all goes with --max-confidentiality, and without a record, a blob or a parent",
+                reason="bad-choice",
+            )
+        limits = (parse_ceiling(ceiling), parse_sensitivities(exclude))
+        right = (parse_actions(actions), parse_purposes(purpose), parse_until(until, now))
+        all_given = run(_give_all(layout, account, layout.account_id(to), right, limits))
+        _show_all(all_given, as_json=as_json)
+        return
+    if ceiling or exclude or not record:
+        raise Invalid(
+            "name a record; or choose among all with --all --max-confidentiality",
+            reason="bad-choice",
+        )
     wish = _Wish(
         RecordId.parse(record),
         layout.account_id(to),
@@ -94,6 +120,43 @@ def give(
         _print_grant(console, given, names, now)
 
     show(_as_data(given), as_json=as_json, human=human)
+
+
+async def _give_all(
+    layout: ClusterFolder,
+    account: str,
+    to: AccountId,
+    right: tuple[Action, tuple[str, ...], int],
+    limits: tuple[Confidentiality, tuple[str, ...]],
+) -> GivenAll:
+    actions, purposes, not_after_ms = right
+    async with client_of(layout, account) as client:
+        return await client.give_all(
+            to,
+            actions,
+            purposes,
+            ceiling=limits[0],
+            excluded=limits[1],
+            not_after_ms=not_after_ms,
+        )
+
+
+def _show_all(given: GivenAll, *, as_json: bool) -> None:
+    def human(console: Console) -> None:
+        for grant in given.grants:
+            console.print(Text(f"{grant.grant} on {grant.record}", style="green"))
+        for left in given.left_out:
+            console.print(Text(f"{left.record} left out: {left.reason}", style="yellow"))
+        console.print("Records that are opened later are not included: give again then.")
+
+    data = {
+        "grants": [_as_data(grant) for grant in given.grants],
+        "left_out": [
+            {"record": left.record.text, "reason": left.reason} for left in given.left_out
+        ],
+        "later_records_included": False,
+    }
+    show(data, as_json=as_json, human=human)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from hcefs.cli import (
     node,
     record,
     repair,
+    request,
     scrub,
     sim,
     verify,
@@ -47,6 +48,7 @@ chaos.add_to(app)
 app.add_typer(account.app, name="account")
 app.add_typer(record.app, name="record")
 app.add_typer(grant.app, name="grant")
+app.add_typer(request.app, name="request")
 app.add_typer(cap.app, name="cap")
 app.add_typer(evidence.app, name="evidence")
 members.register()

@@ -15,6 +15,7 @@ import typer
 from hcefs.access.facts import PURPOSES, Action
 from hcefs.cli.cluster_files import ClusterFolder
 from hcefs.errors import Invalid
+from hcefs.formats.record_class import Confidentiality, known_sensitivities
 
 DEFAULT_FOLDER = "hcefs-cluster"
 _SECONDS: Final = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -40,6 +41,23 @@ GrantOption = Annotated[
 ]
 PurposeOption = Annotated[
     str, typer.Option("--purpose", metavar="CODE", help="Purpose of use, such as TREAT.")
+]
+
+CeilingOption = Annotated[
+    str,
+    typer.Option(
+        "--max-confidentiality",
+        metavar="LEVEL",
+        help="Only records of at most this level: U, L, M, N, R or V.",
+    ),
+]
+ExcludeOption = Annotated[
+    str,
+    typer.Option(
+        "--exclude",
+        metavar="CODES",
+        help="Not records of these sensitivities, such as HIV,PSY; joined by commas.",
+    ),
 ]
 
 
@@ -144,6 +162,31 @@ def parse_purpose(text: str) -> str:
     if len(found) != 1:
         raise Invalid("a request has one purpose of use", reason="unknown-purpose")
     return found[0]
+
+
+def parse_ceiling(text: str) -> Confidentiality:
+    """A level of confidentiality: ``U L M N R V``, from unrestricted to very restricted.
+
+    Raises:
+        Invalid: unknown (``unknown-confidentiality``).
+    """
+    try:
+        return Confidentiality[text.strip().upper()]
+    except KeyError:
+        names = ", ".join(level.name for level in Confidentiality)
+        raise Invalid(
+            f"{text[:80]!r} is no level of confidentiality: use one of {names}",
+            reason="unknown-confidentiality",
+        ) from None
+
+
+def parse_sensitivities(text: str) -> tuple[str, ...]:
+    """Sensitivities of HL7 v3-ActCode joined by commas; none is allowed.
+
+    Raises:
+        Invalid: unknown (``unknown-sensitivity``).
+    """
+    return known_sensitivities(dict.fromkeys(word.upper() for word in _words(text)))
 
 
 def _words(text: str) -> list[str]:

@@ -18,9 +18,13 @@ from hcefs.cli.options import (
     JsonOption,
     action_names,
     folder,
+    parse_ceiling,
+    parse_sensitivities,
 )
 from hcefs.cli.output import print_fields, print_table, remaining_text, show, verb
 from hcefs.cli.session import Names, client_of, is_live, run
+from hcefs.errors import HcefsError, Invalid
+from hcefs.formats.record_class import RecordClass
 from hcefs.ids import RecordId
 from hcefs.runtime import SystemRuntime
 
@@ -33,12 +37,35 @@ RecordArgument = Annotated[str, typer.Argument(metavar="RECORD", help="Id (rec-.
 @verb
 def open_(
     account: AsOption,
+    confidentiality: Annotated[
+        str,
+        typer.Option(
+            "--confidentiality",
+            metavar="LEVEL",
+            help="Its class, for ever: U, L, M, N, R or V; sealed, so that only readers see it.",
+        ),
+    ] = "",
+    sensitivity: Annotated[
+        str,
+        typer.Option(
+            "--sensitivity", metavar="CODES", help="Of the class: such as PSY; joined by commas."
+        ),
+    ] = "",
+    again: Annotated[
+        str,
+        typer.Option("--record", metavar="RECORD", help="A record whose class failed to be put."),
+    ] = "",
     directory: FolderOption = Path(DEFAULT_FOLDER),
     as_json: JsonOption = False,
 ) -> None:
     """Open a new record; only patients own records."""
     layout = folder(directory)
-    opened = run(_open(layout, account))
+    label = None
+    if confidentiality:
+        label = RecordClass.of(parse_ceiling(confidentiality), parse_sensitivities(sensitivity))
+    elif sensitivity or again:
+        raise Invalid("a class needs a level: give --confidentiality as well", reason="bad-class")
+    opened = run(_open(layout, account, RecordId.parse(again) if again else None, label))
 
     def human(console: Console) -> None:
         console.print(Text(opened.record.text))
@@ -46,9 +73,11 @@ def open_(
     show(_as_data(opened), as_json=as_json, human=human)
 
 
-async def _open(layout: ClusterFolder, account: str) -> Record:
+async def _open(
+    layout: ClusterFolder, account: str, record: RecordId | None, label: RecordClass | None
+) -> Record:
     async with client_of(layout, account) as client:
-        return await client.open_record()
+        return await client.open_record(record, label=label)
 
 
 @app.command("list")
@@ -58,12 +87,15 @@ def list_(
     directory: FolderOption = Path(DEFAULT_FOLDER),
     as_json: JsonOption = False,
 ) -> None:
-    """List the records that an account owns, and those it has grants on."""
+    """List the records that an account owns, with their classes, and those it has grants on."""
     layout = folder(directory)
-    owned, granted = run(_list(layout, account))
+    owned, classes, granted = run(_list(layout, account))
     now = SystemRuntime().now_ms()
     data = {
-        "owned": [_as_data(record) for record in owned],
+        "owned": [
+            _as_data(record) | {"class": class_data(found)}
+            for record, found in zip(owned, classes, strict=True)
+        ],
         "granted": [
             {
                 "record": grant.record.text,
@@ -77,7 +109,15 @@ def list_(
 
     def human(console: Console) -> None:
         rows: list[list[object]] = [
-            [record.record, "owner", record.leaf_count, record.generation, "-"] for record in owned
+            [
+                record.record,
+                "owner",
+                record.leaf_count,
+                record.generation,
+                "-",
+                class_text(found),
+            ]
+            for record, found in zip(owned, classes, strict=True)
         ]
         rows += [
             [
@@ -86,12 +126,13 @@ def list_(
                 "-",
                 "-",
                 remaining_text(grant.not_after_ms, now),
+                "-",
             ]
             for grant in granted
         ]
         print_table(
             console,
-            ("RECORD", "RIGHT", "ENTRIES", "GENERATION", "ENDS"),
+            ("RECORD", "RIGHT", "ENTRIES", "GENERATION", "ENDS", "CLASS"),
             rows,
             right=("ENTRIES", "GENERATION"),
             empty="no records",
@@ -100,11 +141,35 @@ def list_(
     show(data, as_json=as_json, human=human)
 
 
-async def _list(layout: ClusterFolder, account: str) -> tuple[list[Record], list[Grant]]:
+async def _list(
+    layout: ClusterFolder, account: str
+) -> tuple[list[Record], list[RecordClass | HcefsError | None], list[Grant]]:
     async with client_of(layout, account) as client:
         now = client.runtime.now_ms()
         granted = [grant for grant in await client.grants() if is_live(grant, now)]
-        return await client.records(), granted
+        owned = await client.records()
+        return owned, await client.record_classes([each.record for each in owned]), granted
+
+
+def class_text(found: RecordClass | HcefsError | None) -> str:
+    """A class for people: ``N PSY,HIV``; ``-`` where none was said."""
+    if found is None:
+        return "-"
+    if isinstance(found, HcefsError):
+        return f"unreadable ({found.reason})"
+    return " ".join((found.confidentiality.name, ",".join(found.sensitivities))).strip()
+
+
+def class_data(found: RecordClass | HcefsError | None) -> dict[str, Any] | None:
+    """A class for programs; None where none was said."""
+    if found is None:
+        return None
+    if isinstance(found, HcefsError):
+        return {"unreadable": found.reason}
+    return {
+        "confidentiality": found.confidentiality.name,
+        "sensitivities": list(found.sensitivities),
+    }
 
 
 @app.command("show")
