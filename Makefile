@@ -18,6 +18,7 @@ demo: venv
 
 # Fast tiers on two workers, then the tests that start real processes, one at a time.
 test: venv
+	$(BIN)/python -m tests.fhir
 	$(BIN)/pytest -q -n 2 -m "not cluster" --ignore=tests/crash
 	$(BIN)/pytest -q -m cluster --ignore=tests/cluster/test_chaos.py
 
