@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hcefs.access.facts import PURPOSES, Action, Grant
-from hcefs.access.rights import AccessRequest, decide
+from hcefs.access.rights import CHAIN_DEPTH_MAX, AccessRequest, decide
 from hcefs.access.token import (
     Narrowing,
     TokenFacts,
@@ -34,6 +34,7 @@ from tests.unit.access.world import (
     OTHER_RECORD,
     OWNER,
     RECORD,
+    account,
     child,
     grant,
     key_of,
@@ -224,9 +225,50 @@ def test_a_grant_never_reaches_further_than_the_owner(
     assert asked.purpose in PURPOSES
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    widths=st.lists(scopes(), min_size=2, max_size=CHAIN_DEPTH_MAX + 1),
+    same=st.integers(0, CHAIN_DEPTH_MAX),
+    asked=requests(),
+    now_ms=times,
+)
+def test_a_chain_never_reaches_further_than_any_link_of_it(
+    widths: list[dict[str, Any]], same: int, asked: AccessRequest, now_ms: int
+) -> None:
+    """Whatever a ledger holds, also what its rules would refuse to record."""
+    people = [OWNER, *(AccountId(bytes([n + 1]) * 16) for n in range(len(widths)))]
+    links: list[Grant] = []
+    for number, scope in enumerate(widths):
+        # Up to ``same`` all links are as wide as can be, so that long chains do permit.
+        wide = (
+            {"actions": Action(7), "purposes": tuple(sorted(PURPOSES))} if number < same else scope
+        )
+        links.append(
+            grant(
+                grant=GrantId(bytes([number + 1]) * 16),
+                granter=people[number],
+                grantee=people[number + 1],
+                parent=links[-1].grant if links else None,
+                **wide,
+            )
+        )
+    ledger = view(*links)
+    ledger.accounts |= {party: account(party) for party in people}
+    answers = [decide(ledger, as_party(asked, link), now_ms).permitted for link in links]
+    # From the top down a permission, once lost, is never found again.
+    assert answers == sorted(answers, reverse=True)
+    assert not any(answers[CHAIN_DEPTH_MAX:])
+    for link, permitted in zip(links[1:], answers[1:], strict=True):
+        if permitted:
+            above = ledger.grants[link.parent] if link.parent else None
+            assert above is not None
+            assert above.actions & Action.SHARE
+
+
 # -- what passed once
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_a_token_that_was_asked_before_answers_as_a_fresh_one(data: st.DataObject) -> None:
     """What a token remembers never lets anything pass that its checks refuse."""

@@ -319,12 +319,13 @@ def test_bounds_and_what_is_no_consent() -> None:
     deep: dict[str, Any] = permit()
     for _ in range(consent.DEPTH_MAX + 1):
         deep = permit(provision=[deep])
-    for bad in (
+    malformed: list[Any] = [
         document(deep),
         document(*[permit()] * consent.PROVISIONS_MAX),
         {"resourceType": "Patient"},
         [],
-    ):
+    ]
+    for bad in malformed:
         with pytest.raises(Invalid) as caught:
             read_consent(bad, TERMS)
         assert caught.value.reason == "bad-consent"
