@@ -13,6 +13,7 @@ from tests.cli.conftest import Invoke
 
 RECORD = "rec-" + "11" * 16
 BLOB = "blob-" + "22" * 18
+ASK = "ask-" + "44" * 16
 GRANT = "grt-" + "33" * 16
 
 COMMANDS = [
@@ -34,6 +35,10 @@ COMMANDS = [
     ["grant", "give"],
     ["grant", "list"],
     ["grant", "revoke"],
+    ["request", "make"],
+    ["request", "list"],
+    ["request", "approve"],
+    ["request", "refuse"],
     ["cap", "mint"],
     ["cap", "narrow"],
     ["cap", "show"],
@@ -79,6 +84,10 @@ NEEDS_A_CLUSTER = [
     ["grant", "give", RECORD, "--as", "anna", "--to", "bob"],
     ["grant", "list", "--as", "anna"],
     ["grant", "revoke", GRANT, "--as", "anna"],
+    ["request", "make", "--as", "anna", "--patient", "bob"],
+    ["request", "list", "--as", "anna"],
+    ["request", "approve", ASK, "--as", "anna"],
+    ["request", "refuse", ASK, "--as", "anna"],
     ["cap", "mint", "--as", "anna"],
     ["cap", "bundle", RECORD, BLOB, "--as", "anna", "--to", "bob", "-o", "out"],
     ["cap", "redeem", "bundle", "--as", "anna", "-o", "out"],
@@ -183,6 +192,21 @@ def test_usage_errors_are_invalid(invoke: Invoke, command: list[str]) -> None:
           "--until", "soon"], "bad-time"),
         (["grant", "give", RECORD, "--as", "operator-1", "--to", "operator-2",
           "--until", "1999-12-31"], "bad-time"),
+        (["grant", "give", "--as", "operator-1", "--to", "operator-2"], "bad-choice"),
+        (["grant", "give", "--all", "--as", "operator-1", "--to", "operator-2"], "bad-choice"),
+        (["grant", "give", "--all", RECORD, "--as", "operator-1", "--to", "operator-2",
+          "--max-confidentiality", "N"], "bad-choice"),
+        (["grant", "give", RECORD, "--as", "operator-1", "--to", "operator-2",
+          "--exclude", "HIV"], "bad-choice"),
+        (["grant", "give", "--all", "--as", "operator-1", "--to", "operator-2",
+          "--max-confidentiality", "X"], "unknown-confidentiality"),
+        (["grant", "give", "--all", "--as", "operator-1", "--to", "operator-2",
+          "--max-confidentiality", "N", "--exclude", "HVI"], "unknown-sensitivity"),
+        (["record", "open", "--as", "operator-1", "--sensitivity", "HIV"], "bad-class"),
+        (["request", "refuse", ASK, "--as", "operator-1", "--reason", "because"],
+         "unknown-reason"),
+        (["request", "approve", ASK, "--as", "operator-1", "--exclude", "HIV"], "bad-choice"),
+        (["request", "approve", RECORD, "--as", "operator-1"], "bad-id"),
         (["account", "create", "../anna", "--kind", "institution"], "bad-name"),
         (["ledger", "verify", "--process", "node-0"], "unknown-process"),
         (["up", "--nodes", "4"], "wrong-node-count"),
