@@ -84,16 +84,20 @@ async def _open(
 @verb
 def list_(
     account: AsOption,
+    classes_wanted: Annotated[
+        bool,
+        typer.Option("--classes/--no-classes", help="Read classes, which needs storage nodes."),
+    ] = True,
     directory: FolderOption = Path(DEFAULT_FOLDER),
     as_json: JsonOption = False,
 ) -> None:
     """List the records that an account owns, with their classes, and those it has grants on."""
     layout = folder(directory)
-    owned, classes, granted = run(_list(layout, account))
+    owned, classes, granted = run(_list(layout, account, classes_wanted))
     now = SystemRuntime().now_ms()
     data = {
         "owned": [
-            _as_data(record) | {"class": class_data(found)}
+            _as_data(record) | ({"class": class_data(found)} if classes_wanted else {})
             for record, found in zip(owned, classes, strict=True)
         ],
         "granted": [
@@ -142,12 +146,14 @@ def list_(
 
 
 async def _list(
-    layout: ClusterFolder, account: str
+    layout: ClusterFolder, account: str, classes_wanted: bool
 ) -> tuple[list[Record], list[RecordClass | HcefsError | None], list[Grant]]:
     async with client_of(layout, account) as client:
         now = client.runtime.now_ms()
         granted = [grant for grant in await client.grants() if is_live(grant, now)]
         owned = await client.records()
+        if not classes_wanted:
+            return owned, [None] * len(owned), granted
         return owned, await client.record_classes([each.record for each in owned]), granted
 
 

@@ -26,7 +26,7 @@ from hcefs.client.listing import ListClient
 from hcefs.client.put import PutClient
 from hcefs.client.records import OWNER_PURPOSE, RecordClient
 from hcefs.crypto.accounts import AccountKeys
-from hcefs.errors import Conflict, HcefsError
+from hcefs.errors import Conflict, HcefsError, Unavailable
 from hcefs.formats.record_class import (
     CLASS_CONTENT_TYPE,
     CLASS_PAYLOAD_SIZE,
@@ -149,7 +149,7 @@ class ClassClient(RecordClient, PutClient, GetClient, ListClient):
         listing = await self.list(record, purpose=OWNER_PURPOSE)
         entry = next((each for each in listing if each.leaf_index == 0), None)
         if entry is None:
-            raise Conflict(
+            raise Unavailable(
                 "the first entry of the record is not listed now: try again",
                 reason="incomplete-listing",
             )

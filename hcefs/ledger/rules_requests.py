@@ -151,8 +151,8 @@ def answer(
 def _check_patient(view: StateView, requester: AccountId, transaction: RequestAccess) -> None:
     """Whether the request is to a patient, and for a record of that one.
 
-    What does not exist and what is another's gets one answer, or anybody could find out
-    whose a record is.
+    What does not exist and what is another's gets one answer, so that no refusal tells
+    which records exist.
     """
     patient = view.account(transaction.patient)
     if patient is None or patient.kind is not AccountKind.PATIENT or not patient.active:
