@@ -42,6 +42,7 @@ class EnvelopeContext(Encoded):
     box       grant id          grantee's account id
     link      empty             record id
     bundle    blob id           account id
+    guardian  capsule's digest  account id
     ========  ================  =====================
     """
 
