@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from hcefs.access.facts import Account, AccountKind, Action, Generation, Grant, Record
+from hcefs.access.facts import Account, AccountKind, Action, Generation, Grant, PastKeys, Record
 from hcefs.access.token import Narrowing, TokenCache, mint
 from hcefs.access.verifier import NonceMemory, Verifier
 from hcefs.crypto.signing import RequestProof, SigningKey
@@ -52,6 +52,10 @@ class _View:
             active=True,
             height=1,
         )
+
+    def past_keys(self, account: AccountId, key_version: int) -> PastKeys | None:
+        del account, key_version
+        return None
 
     def record(self, record: RecordId) -> Record | None:
         return Record(record=record, owner=OWNER, generation=0, leaf_count=0, peaks=(), height=2)

@@ -65,6 +65,25 @@ class Account(Encoded):
 
 
 @dataclass(frozen=True)
+class PastKeys(Encoded):
+    """The public keys that an account had until it changed them, by their version.
+
+    ``until_height`` and ``until_ms`` are those of the block that ended them: what was
+    signed before stays verifiable, and nothing new is signed with them.
+    """
+
+    KIND = "past-keys"
+
+    account: AccountId
+    key_version: int
+    signing_key: bytes
+    token_key: bytes
+    receiving_key: bytes
+    until_height: int
+    until_ms: int
+
+
+@dataclass(frozen=True)
 class Generation(Encoded):
     """One version of a record's key pair: the X-Wing public key, 1216 bytes.
 
@@ -140,6 +159,9 @@ class LedgerView(Protocol):
     def account(self, account: AccountId) -> Account | None:
         """The account, or None."""
 
+    def past_keys(self, account: AccountId, key_version: int) -> PastKeys | None:
+        """A version of an account's public keys that has ended, or None."""
+
     def record(self, record: RecordId) -> Record | None:
         """The record, or None."""
 
@@ -148,3 +170,15 @@ class LedgerView(Protocol):
 
     def grant(self, grant: GrantId) -> Grant | None:
         """The grant, revoked or not, or None."""
+
+
+def signing_key_of(view: LedgerView, account: Account, key_version: int) -> bytes | None:
+    """The verifying key of one version of an account's keys; None for one that never was.
+
+    For what was signed once and is kept: whoever takes something new asks for the
+    account's current version as well.
+    """
+    if key_version == account.key_version:
+        return account.signing_key
+    past = view.past_keys(account.account, key_version)
+    return past.signing_key if past is not None else None

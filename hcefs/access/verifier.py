@@ -58,6 +58,9 @@ class Presented:
 
     proof: RequestProof
     token: VerifiedToken
+    root_key: bytes = b""
+    """The token key that the token was found to be signed with; empty in a batch, which is
+    decided once."""
 
     @property
     def use(self) -> Use:
@@ -194,7 +197,8 @@ class Verifier:
         verified = self.verify_token(token)
         if remember_nonce:
             self._nonces.remember(body.presenter, body.nonce, body.time_ms, now_ms)
-        return Presented(body, verified)
+        # No step of the ledger comes between: this is the key that it was verified with.
+        return Presented(body, verified, self._active(verified.use.account).token_key)
 
     def present_scope(
         self,
@@ -251,6 +255,7 @@ class Verifier:
             Unavailable: the token's checks did not finish within their limits.
         """
         request = _request(presented, action)
+        self._still_keyed(presented)
         decision = rights.decide(self._view, request, now_ms)
         return _both(decision, presented.token, request, now_ms)
 
@@ -276,6 +281,7 @@ class Verifier:
     def authorize_owner(self, presented: Presented, action: Action, now_ms: int) -> Decision:
         """As :meth:`authorize`, for what only the record's owner may do."""
         request = _request(presented, action)
+        self._still_keyed(presented)
         decision = rights.decide_owner(self._view, request, now_ms)
         return _both(decision, presented.token, request, now_ms)
 
@@ -300,6 +306,27 @@ class Verifier:
                 reason="old-key",
             )
         signed.check(account.token_key)
+
+    def _still_keyed(self, presented: Presented) -> None:
+        """Check that the keys behind a request are still the current ones.
+
+        A stream that began before keys were changed ends with them: who changes the keys
+        of a lost device does so to end what runs there, too.
+
+        Raises:
+            Unauthenticated: ``old-key``.
+        """
+        proof = presented.proof
+        presenter = self._view.account(proof.presenter)
+        holder = self._view.account(presented.use.account)
+        if (presenter is not None and presenter.key_version != proof.key_version) or (
+            holder is not None and presented.root_key not in (b"", holder.token_key)
+        ):
+            raise Unauthenticated(
+                "the keys behind this request were changed while it ran: begin it anew with the "
+                "account's current keys",
+                reason="old-key",
+            )
 
     def verify_token(self, token: bytes) -> VerifiedToken:
         """A token's shape, cluster and signatures.

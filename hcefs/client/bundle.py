@@ -10,6 +10,8 @@ that grant ends the bundle.  Source: docs/ARCHITECTURE.md, "Rights".
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,14 +21,26 @@ from hcefs.client.get import GetClient
 from hcefs.client.keys import BlobKey, blob_key, bundle_context, client_seals
 from hcefs.client.records import covered
 from hcefs.client.streams import BlobStream
-from hcefs.crypto.envelope import Envelope
-from hcefs.crypto.keys import open_envelope, seal_envelope
+from hcefs.crypto.envelope import Envelope, EnvelopeContext
+from hcefs.crypto.keys import HybridKey, open_envelope, seal_envelope
 from hcefs.durable_files import write_private
 from hcefs.encoding import Encoded
-from hcefs.errors import Denied, Invalid, NotFound
+from hcefs.errors import Corrupt, Denied, Invalid, NotFound
 from hcefs.ids import AccountId, BlobId, ClusterId, GrantId, RecordId
 
 UNNARROWED = Narrowing()
+
+
+def opened_by_any(keys: Sequence[HybridKey], envelope: Envelope, context: EnvelopeContext) -> bytes:
+    """What one of some keys opens: a bundle does not say to which of them it was sealed.
+
+    Raises:
+        Corrupt: none of them.
+    """
+    for key in keys[:-1]:
+        with contextlib.suppress(Corrupt):
+            return open_envelope(key, envelope, context)
+    return open_envelope(keys[-1], envelope, context)
 
 
 @dataclass(frozen=True)
@@ -184,7 +198,7 @@ class BundleClient(GetClient):
             bundle.cluster, bundle.record, bundle.generation, bundle.blob, bundle.to
         )
         secret = await self.runtime.compute(
-            open_envelope, self._receiving_key, bundle.envelope, context
+            opened_by_any, self._receiver.keys, bundle.envelope, context
         )
         key = blob_key(secret, ranged=bool(bundle.range_length), core=core)
         if bundle.range_length and not (start or length):

@@ -14,8 +14,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Hashable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import cast
 
+from hcefs.access.facts import Account
 from hcefs.client.authorize import Right, Scope
 from hcefs.client.coalesce import Coalescer
 from hcefs.client.connection import Connection
@@ -206,6 +208,13 @@ class GetClient(PackGetClient):
             allow_unsigned=allow_unsigned,
         )
 
+    async def _writer_then(self, manifest: Manifest) -> Account:
+        """The writer of a blob with the key that it had when the entry was appended."""
+        writer = manifest.core.writer
+        commitment = manifest.opening.commitment()
+        leaf = manifest.check_leaf(await self._known_leaf(manifest.core.record, commitment, writer))
+        return await self.signed_at(writer, leaf.time_ms)
+
     async def _stream(
         self,
         manifest: Manifest,
@@ -238,7 +247,12 @@ class GetClient(PackGetClient):
         if manifest.packed:
             plan = replace(plan, client_opens=True)
         elif plan.whole and metadata is not None and metadata.content_digest:
-            check = ContentCheck(core, metadata, await self.fetch_account(core.writer))
+            check = ContentCheck(
+                core,
+                metadata,
+                await self.fetch_account(core.writer),
+                partial(self._writer_then, manifest),
+            )
         elif plan.whole and not allow_unsigned:
             raise Corrupt(
                 "the content is not signed by its writer: read it with allow_unsigned if the node "

@@ -14,7 +14,7 @@ Source: docs/ARCHITECTURE.md, "Keys: who can read".
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hcefs.access.facts import Account, Generation, Grant
 from hcefs.blobs.pack import open_packed_key
@@ -217,15 +217,30 @@ class Sealer:
 
 @dataclass(frozen=True)
 class Receiver:
-    """Who opens boxes: the grantee."""
+    """Who opens boxes: the grantee, also with the keys that it had before.
+
+    A box that was sealed to older keys stays good until its giver delivers it anew: who
+    steals an old key gains nothing by it, because nodes serve boxes to the current keys
+    alone.
+    """
 
     cluster: ClusterId
     account: AccountId
     key_version: int
     key: HybridKey
+    past: Mapping[int, HybridKey] = field(default_factory=dict)
+
+    def key_of(self, key_version: int) -> HybridKey | None:
+        """The receiving key of a version, if it is at hand."""
+        return self.key if key_version == self.key_version else self.past.get(key_version)
+
+    @property
+    def keys(self) -> tuple[HybridKey, ...]:
+        """All receiving keys, the current one first."""
+        return (self.key, *(self.past[version] for version in sorted(self.past, reverse=True)))
 
     def fitting(self, boxes: Iterable[KeyBox], grant: Grant) -> list[KeyBox]:
-        """The boxes of ``grant`` that are for this account's current key, oldest first."""
+        """The boxes of ``grant`` that are for keys of this account, oldest first."""
         fit = [
             box
             for box in boxes
@@ -233,20 +248,25 @@ class Receiver:
             and box.record == grant.record
             and box.blob == grant.blob
             and box.grantee == self.account
-            and box.grantee_key_version == self.key_version
+            and self.key_of(box.grantee_key_version) is not None
         ]
-        return sorted(fit, key=lambda box: box.generation)
+        return sorted(fit, key=lambda box: (box.generation, -box.grantee_key_version))
 
     def secret(self, box: KeyBox, granter: Account) -> bytes:
         """What is in a box, once its granter's signature is checked.
 
+        ``granter`` is the account as of the box's key version.
+
         Raises:
             Corrupt, Unauthenticated: not that granter's, or damaged.
         """
-        if box.granter != granter.account:
+        if (box.granter, box.granter_key_version) != (granter.account, granter.key_version):
             raise Corrupt("the key box names another granter", reason="wrong-granter")
         box.check(granter.signing_key)
-        return open_envelope(self.key, box.envelope, box_context(self.cluster, box))
+        key = self.key_of(box.grantee_key_version)
+        if key is None:
+            raise Corrupt("the key box is sealed to another key", reason="old-key")
+        return open_envelope(key, box.envelope, box_context(self.cluster, box))
 
 
 def checked_key(seed: bytes, generation: Generation) -> HybridKey:
@@ -270,16 +290,17 @@ def own_key(keys: AccountKeys, generation: Generation) -> HybridKey:
     """The owner's key pair of one generation.
 
     Two revocations at the same moment could register the key of one number under
-    a later number; so earlier ones are tried as well.
+    a later number; so earlier ones are tried as well, and the masters of older account
+    keys after the current one.
 
     Raises:
         Corrupt: ``wrong-record-key``: this account did not make that generation.
     """
     number = generation.number
     for candidate in range(number, max(-1, number - OWN_SEEDS_TRIED), -1):
-        key = keys.record_key(generation.record, candidate)
-        if key.public_key == generation.public_key:
-            return key
+        for key in keys.record_keys(generation.record, candidate):
+            if key.public_key == generation.public_key:
+                return key
     raise Corrupt(
         f"generation {number} of {generation.record} was not made with this account's secrets: "
         "use the account file that opened the record",
@@ -292,11 +313,12 @@ def follow_links(
     start: tuple[int, HybridKey],
     links: Mapping[int, KeyLink],
     generations: Mapping[int, Generation],
-    owner: Account,
+    owners: Mapping[int, Account],
 ) -> dict[int, HybridKey]:
     """The keys of ``generations``, down from ``start`` through the owner's links.
 
-    ``generations`` are the ledger's, from the oldest wanted up to that of ``start``.
+    ``generations`` are the ledger's, from the oldest wanted up to that of ``start``;
+    ``owners`` is the owner's account as of each version of its keys.
 
     Raises:
         NotFound: ``no-key-link``: the chain has a gap.
@@ -315,7 +337,8 @@ def follow_links(
                 "record's owner to give the key again",
                 reason="no-key-link",
             )
-        if link.owner != owner.account:
+        owner = owners.get(link.owner_key_version)
+        if owner is None or link.owner != owner.account:
             raise Corrupt("a key link is not by the record's owner", reason="wrong-owner")
         link.check(owner.signing_key)
         context = link_context(cluster, link.record, link.generation)
@@ -364,11 +387,16 @@ def decoded_rows(
     return found_boxes, found_links
 
 
-def genuine_links(links: Mapping[int, Iterable[KeyLink]], owner: Account) -> dict[int, KeyLink]:
-    """One link a generation: the first that the owner signed."""
+def genuine_links(
+    links: Mapping[int, Iterable[KeyLink]], owners: Mapping[int, Account]
+) -> dict[int, KeyLink]:
+    """One link a generation: the first that the owner signed, by the key version it names."""
     found: dict[int, KeyLink] = {}
     for generation, candidates in links.items():
         for link in candidates:
+            owner = owners.get(link.owner_key_version)
+            if owner is None:
+                continue
             try:
                 link.check(owner.signing_key)
             except HcefsError:

@@ -12,12 +12,12 @@ against the record's peaks, in :mod:`hcefs.client.listing`.)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from google.protobuf.message import Message
 
-from hcefs.access.facts import Account, AccountKind, Generation, Grant, Record
+from hcefs.access.facts import Account, AccountKind, Generation, Grant, PastKeys, Record
 from hcefs.client.channels import Recent, Session
 from hcefs.client.connection import Connection
 from hcefs.crypto.accounts import AccountKeys
@@ -93,6 +93,7 @@ class LedgerClient(Session):
         self._accounts: Recent[AccountId, Account] = Recent(
             self.runtime, FACTS_MAX, ACCOUNT_SECONDS
         )
+        self._past_keys: Recent[tuple[AccountId, int], PastKeys] = Recent(self.runtime, FACTS_MAX)
         self._grants: Recent[GrantId, Grant] = Recent(self.runtime, FACTS_MAX, GRANT_SECONDS)
         self._generations: Recent[tuple[RecordId, int], Generation] = Recent(
             self.runtime, FACTS_MAX
@@ -232,6 +233,64 @@ class LedgerClient(Session):
         )
         _require_same(found.account, account)
         return self._accounts.put(account, found)
+
+    async def fresh_account(self, account: AccountId) -> Account:
+        """One account as it is now, whatever is remembered.
+
+        Raises:
+            NotFound: the ledger does not know it.
+        """
+        self._accounts.forget(account)
+        return await self.fetch_account(account)
+
+    async def past_keys(self, account: AccountId, key_version: int) -> PastKeys:
+        """Public keys that an account had until it changed them; they never change.
+
+        Raises:
+            NotFound: it never had them, or has them still.
+        """
+        name = (account, key_version)
+        known = self._past_keys.get(name)
+        if known is not None:
+            return known
+        question = ledger_pb2.PastKeysQuestion(account=bytes(account), key_version=key_version)
+        found = await self._one(
+            PastKeys, lambda proof: ledger_pb2.QueryRequest(proof=proof, past_keys=question)
+        )
+        _require_same((found.account, found.key_version), name)
+        return self._past_keys.put(name, found)
+
+    async def signed_with(self, account: AccountId, key_version: int) -> Account:
+        """An account with the signing key that a version of its keys had.
+
+        For checking what is kept and was signed once.
+
+        Raises:
+            NotFound: the ledger does not know the account, or it never had that version.
+        """
+        found = await self.fetch_account(account)
+        if found.key_version < key_version:
+            found = await self.fresh_account(account)
+        if found.key_version == key_version:
+            return found
+        past = await self.past_keys(account, key_version)
+        return replace(found, key_version=key_version, signing_key=past.signing_key)
+
+    async def signed_at(self, account: AccountId, time_ms: int) -> Account:
+        """An account with the signing key that it had in the block of a time.
+
+        Raises:
+            NotFound: the ledger does not know the account.
+        """
+        found = await self.fresh_account(account)
+        version = found.key_version
+        while version > 1:
+            past = await self.past_keys(account, version - 1)
+            if time_ms > past.until_ms:
+                break
+            version -= 1
+            found = replace(found, key_version=version, signing_key=past.signing_key)
+        return found
 
     async def record(self, record: RecordId) -> Record:
         """One record as it is now.

@@ -9,6 +9,7 @@ cannot put words into another writer's mouth.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hcefs.access.facts import Account, Generation, Grant
@@ -180,7 +181,11 @@ class StatClient(NodeClient):
     ) -> None:
         super().__init__(connection, keys, runtime, dialer)
         self._receiver = sealed.Receiver(
-            connection.cluster, self.account, keys.key_version, self._receiving_key
+            connection.cluster,
+            self.account,
+            keys.key_version,
+            self._receiving_key,
+            keys.past_receiving_keys(),
         )
         self._record_keys: Recent[tuple[RecordId, int, GrantId], HybridKey] = Recent(
             self.runtime, KEYS_KNOWN_MAX
@@ -377,7 +382,7 @@ class StatClient(NodeClient):
         failure: HcefsError = _no_box(grant)
         for box in self._receiver.fitting(boxes, grant):
             try:
-                secret = self._receiver.secret(box, await self._granter(box.granter, grant))
+                secret = self._receiver.secret(box, await self._granter(box, grant))
                 return sealed.blob_key(secret, ranged=bool(grant.range_length), core=core)
             except HcefsError as error:
                 if error.retryable:
@@ -412,20 +417,20 @@ class StatClient(NodeClient):
             if not wanted.number <= box.generation <= record.generation:
                 continue
             try:
-                secret = self._receiver.secret(box, await self._granter(box.granter, grant))
+                secret = self._receiver.secret(box, await self._granter(box, grant))
                 numbers = range(wanted.number, box.generation + 1)
                 generations = {
                     number: await self.generation(record.record, number) for number in numbers
                 }
                 key = sealed.checked_key(secret, generations[box.generation])
-                owner = await self.fetch_account(record.owner)
+                owners = await self._owners(record.owner, links)
                 return await self.runtime.compute(
                     sealed.follow_links,
                     self.connection.cluster,
                     (box.generation, key),
-                    sealed.genuine_links(links, owner),
+                    sealed.genuine_links(links, owners),
                     generations,
-                    owner,
+                    owners,
                 )
             except HcefsError as error:
                 if error.retryable:
@@ -433,15 +438,32 @@ class StatClient(NodeClient):
                 failure = error
         raise failure
 
-    async def _granter(self, granter: AccountId, grant: Grant) -> Account:
-        """The account of who sealed a box: the granter of its grant, or the record's owner.
+    async def _granter(self, box: KeyBox, grant: Grant) -> Account:
+        """Who sealed a box, as of then: the granter of its grant, or the record's owner.
 
         Raises:
             Corrupt: neither.
+            NotFound: it never had the keys that the box names.
         """
+        granter = box.granter
         if granter != grant.granter and granter != (await self.record(grant.record)).owner:
             raise Corrupt("a key box is not by its grant's granter", reason="wrong-granter")
-        return await self.fetch_account(granter)
+        return await self.signed_with(granter, box.granter_key_version)
+
+    async def _owners(
+        self, owner: AccountId, links: Mapping[int, Sequence[KeyLink]]
+    ) -> dict[int, Account]:
+        """A record's owner as of each version of its keys that signed a link."""
+        newest = (await self.fetch_account(owner)).key_version
+        named = {link.owner_key_version for each in links.values() for link in each}
+        if any(version > newest for version in named):
+            newest = (await self.fresh_account(owner)).key_version
+        # A node may have made a link up; the ledger is asked for what it has, not for that.
+        return {
+            version: await self.signed_with(owner, version)
+            for version in sorted(named)
+            if 1 <= version <= newest
+        }
 
     async def _boxes(
         self, grant: Grant, right: Right

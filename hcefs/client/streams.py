@@ -10,7 +10,7 @@ Not guaranteed: that bytes which came before the end are what the writer signed.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
@@ -99,25 +99,42 @@ class ReadPlan:
 
 @dataclass(frozen=True)
 class ContentCheck:
-    """What the writer signed about a blob's plaintext."""
+    """What the writer signed about a blob's plaintext.
+
+    ``writer`` is the account as it is remembered; ``then`` gives it with the key that it
+    had when the entry was appended, and is asked only when the remembered one does not fit.
+    """
 
     core: Core
     metadata: Metadata
     writer: Account
+    then: Callable[[], Awaitable[Account]] | None = None
 
-    def verify(self, digest: bytes) -> None:
+    async def verify(self, digest: bytes) -> None:
         """Check the plaintext's digest and the writer's signature.
 
         Raises:
             Corrupt: ``content-signature``.
+            Unavailable: the ledger does not answer.
         """
+        try:
+            self._verify(self.writer, digest)
+        except Corrupt:
+            if self.then is None:
+                raise
+            writer = await self.then()
+            if writer.signing_key == self.writer.signing_key:
+                raise
+            self._verify(writer, digest)
+
+    def _verify(self, writer: Account, digest: bytes) -> None:
         message = self.metadata.message(self.core.blob, self.core.record)
         try:
-            verify(self.writer.signing_key, CONTENT_TAG, message, self.metadata.content_signature)
+            verify(writer.signing_key, CONTENT_TAG, message, self.metadata.content_signature)
         except Unauthenticated:
             signed = False
         else:
-            signed = self.writer.account == self.core.writer
+            signed = writer.account == self.core.writer
         if not signed or digest != self.metadata.content_digest:
             raise Corrupt(
                 "the content is not what its writer signed: do not use it, and tell the operator "
@@ -171,7 +188,7 @@ class BlobStream:
                     unhashed, unhashed_bytes = [], 0
                 yield piece
         await runtime.compute(_take_in, hasher, unhashed)
-        check.verify(hasher.digest())
+        await check.verify(hasher.digest())
         self.signed = True
 
     def __aiter__(self) -> AsyncIterator[bytes]:

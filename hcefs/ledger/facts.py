@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 
-from hcefs.access.facts import Account, Generation, Grant, Record
+from hcefs.access.facts import Account, Generation, Grant, PastKeys, Record
 from hcefs.encoding import Encoded
 from hcefs.ledger.cluster_facts import Arrivals, ProtocolSchedule, ReportRow, UpkeepPolicy
 
@@ -22,7 +22,17 @@ FACTS_MAX = 8192
 """Most facts remembered; the one that was kept first makes room."""
 
 _REMEMBERED = frozenset(
-    (Account, Arrivals, Generation, Grant, ProtocolSchedule, Record, ReportRow, UpkeepPolicy)
+    (
+        Account,
+        Arrivals,
+        Generation,
+        Grant,
+        PastKeys,
+        ProtocolSchedule,
+        Record,
+        ReportRow,
+        UpkeepPolicy,
+    )
 )
 
 

@@ -27,6 +27,7 @@ from hcefs.integrity import blake3_digest
 from hcefs.ledger import (
     rules_accounts,
     rules_grants,
+    rules_keys,
     rules_map,
     rules_protocol,
     rules_records,
@@ -73,6 +74,7 @@ from hcefs.ledger.transactions import (
     Upgrade,
     decode_transaction,
 )
+from hcefs.ledger.transactions_keys import RotateGeneration, RotateKeys
 from hcefs.ledger.transactions_map import NodeReport, SeatsArrived, SetUpkeepPolicy
 from hcefs.ledger.transactions_requests import AnswerRequest, RequestAccess
 
@@ -119,6 +121,8 @@ _RULES: Mapping[type[Transaction], _Rule] = MappingProxyType(
         NodeReport: rules_upkeep.report,
         RequestAccess: rules_requests.request,
         AnswerRequest: rules_requests.answer,
+        RotateKeys: rules_keys.rotate_keys,
+        RotateGeneration: rules_keys.rotate_generation,
     }
 )
 """Which rule applies each kind of transaction; each checks the protocol version that it needs."""

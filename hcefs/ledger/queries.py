@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from hcefs.access.facts import Account, AccountKind, Generation, Grant, Record
+from hcefs.access.facts import Account, AccountKind, Generation, Grant, PastKeys, Record
 from hcefs.errors import Invalid, NotFound
 from hcefs.ids import AccountId, GrantId, RecordId
 from hcefs.integrity import merkle_root, node_hash
@@ -65,6 +65,19 @@ class Questions:
         found = self._log.account(account)
         own = asker.account == account
         if found is None or not (own or _sees_accounts(asker) or (asker.active and found.active)):
+            raise _not_found()
+        return found
+
+    def past_keys(self, asker: Account | None, account: AccountId, key_version: int) -> PastKeys:
+        """Public keys that an account had; for every active account, of any.
+
+        Who can name the account has something that it signed, and must be able to check
+        it after the account's end as well.
+        """
+        if asker is None or not (asker.active or asker.account == account):
+            raise _not_found()
+        found = self._log.past_keys(account, key_version)
+        if found is None:
             raise _not_found()
         return found
 

@@ -29,7 +29,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
-from hcefs.access.facts import Account, Generation, Grant, Record
+from hcefs.access.facts import Account, Generation, Grant, PastKeys, Record
 from hcefs.encoding import Encoded
 from hcefs.errors import Corrupt, Invalid
 from hcefs.ids import AccountId, RecordId
@@ -45,7 +45,7 @@ TERM_ROWS = b"r"
 STATE_ROWS = b"s"
 
 _DECODED_FACTS_MAX = 8192
-_SMALL = frozenset((Account, Generation, Grant, Leaf, Record))
+_SMALL = frozenset((Account, Generation, Grant, Leaf, PastKeys, Record))
 
 _Fact = TypeVar("_Fact", bound=Encoded)
 

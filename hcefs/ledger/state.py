@@ -30,6 +30,7 @@ and, from protocol version 4 on::
     ask/<id>                           AskedAccess
     asks-by/<requester>/<ask>          "" (until it expires)
     asks-to/<patient>/<ask>            "" (while it is open)
+    past-keys/<account>/<u32 version>  PastKeys
 
 Invariants: keys and values are bytes, a value is never None; an overlay never
 changes its base, and its base does not change while it is used.  A fact is what the
@@ -45,7 +46,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, cast
 
-from hcefs.access.facts import Account, Generation, Grant, Record
+from hcefs.access.facts import Account, Generation, Grant, PastKeys, Record
 from hcefs.encoding import Encoded
 from hcefs.errors import Corrupt, Invalid
 from hcefs.ids import AccountId, AskId, GrantId, PutKey, RecordId
@@ -76,6 +77,10 @@ REPORTS = b"report/"
 
 def account_key(account: AccountId) -> bytes:
     return b"account/" + account
+
+
+def past_keys_key(account: AccountId, key_version: int) -> bytes:
+    return b"past-keys/" + account + b"/" + key_version.to_bytes(4, "big")
 
 
 def operator_key(account: AccountId) -> bytes:
@@ -347,6 +352,12 @@ class StateView:
     def account(self, account: AccountId) -> Account | None:
         """The account, or None."""
         return self._state.fact(Account, account_key(account))
+
+    def past_keys(self, account: AccountId, key_version: int) -> PastKeys | None:
+        """A version of an account's public keys that has ended, or None."""
+        if not 0 <= key_version < 1 << 32:
+            return None
+        return self._state.fact(PastKeys, past_keys_key(account, key_version))
 
     def record(self, record: RecordId) -> Record | None:
         """The record, or None."""

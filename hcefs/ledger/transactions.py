@@ -20,6 +20,7 @@ from hcefs.errors import Invalid
 from hcefs.ids import AccountId, BlobId, ClusterId, GrantId, PutKey, RecordId
 from hcefs.integrity import blake3_digest
 from hcefs.ledger.genesis import RECEIVING_KEY_SIZE, TIME_MS_MAX
+from hcefs.ledger.transactions_keys import RotateGeneration, RotateKeys
 from hcefs.ledger.transactions_map import NodeReport, SeatsArrived, SetUpkeepPolicy
 from hcefs.ledger.transactions_requests import AnswerRequest, RequestAccess
 
@@ -370,6 +371,8 @@ Transaction = (
     | NodeReport
     | RequestAccess
     | AnswerRequest
+    | RotateKeys
+    | RotateGeneration
 )
 
 _TYPES: tuple[type[Transaction], ...] = (
@@ -386,6 +389,8 @@ _TYPES: tuple[type[Transaction], ...] = (
     NodeReport,
     RequestAccess,
     AnswerRequest,
+    RotateKeys,
+    RotateGeneration,
 )
 _BY_NAME = {(cls.KIND, cls.VERSION): cls for cls in _TYPES}
 

@@ -195,6 +195,10 @@ class LedgerService:
         match request.WhichOneof("question"):
             case "account":
                 return [ask.account(asker, AccountId(request.account))]
+            case "past_keys":
+                named = request.past_keys
+                found = ask.past_keys(asker, AccountId(named.account), named.key_version)
+                return [found]
             case "record":
                 return [ask.record(asker, RecordId(request.record))]
             case "grant":

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from hcefs.access.facts import Action
+from hcefs.access.facts import Action, signing_key_of
 from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.erasure.scheme import Geometry, profile_named
 from hcefs.errors import Conflict, Corrupt, Denied, HcefsError, NotFound
@@ -440,26 +440,31 @@ class Adopter:
             or grant.blob != box.blob
             or box.granter not in (grant.granter, owner.owner)
             or not grant.actions & Action.READ
-            or granter.key_version != box.granter_key_version
         ):
             raise Denied("a box does not fit its grant", reason="box-disagrees")
-        box.check(granter.signing_key)
+        key = signing_key_of(self._replica, granter, box.granter_key_version)
+        if key is None:
+            raise Denied("its granter never had the key of a box", reason="box-disagrees")
+        box.check(key)
         return KeyTable.BOXES, box_key(box)
 
     def _link(self, record: RecordId, data: bytes) -> tuple[KeyTable, bytes]:
         """Where a link belongs that the record's owner signed."""
         link = KeyLink.decode(data)
         known, owner = self._replica.record(record), self._replica.account(link.owner)
+        key = None
+        if owner is not None:
+            key = signing_key_of(self._replica, owner, link.owner_key_version)
         if (
             known is None
             or owner is None
             or link.record != record
             or link.owner != known.owner
             or link.generation > known.generation
-            or owner.key_version != link.owner_key_version
+            or key is None
         ):
             raise Denied("a link is not of the record's owner", reason="not-the-owner")
-        link.check(owner.signing_key)
+        link.check(key)
         return KeyTable.LINKS, link_key(record, link.generation)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from hcefs.access.facts import AccountKind, Action, LedgerView
+from hcefs.access.facts import AccountKind, Action, LedgerView, signing_key_of
 from hcefs.erasure.scheme import SEGMENT_SIZE, Geometry, profile_named
 from hcefs.errors import Conflict, Corrupt, Denied, Invalid
 from hcefs.formats.keybox import KeyBox, KeyLink
@@ -88,23 +88,25 @@ def check_rows(view: LedgerView, start: ShardStart, received: int, rows: ShardRo
 def check_layout(view: LedgerView, layout: Layout | PackLayout, writer: AccountId) -> None:
     """Check shape and signer of a layout: a node, or the writer (of a blob in direct mode).
 
-    A layout that replaces the first one is a node's.
+    A layout that replaces the first one is a node's.  It is kept for as long as its blob,
+    so the key is the one that it names, which may have been changed since.
 
     Raises:
-        Denied: someone else, or an account that is unknown or has older keys.
+        Denied: someone else, or an account that is unknown or never had that key.
         Invalid: a wrong shape.
         Unauthenticated: a wrong signature.
     """
     signer = view.account(layout.node)
+    key = signing_key_of(view, signer, layout.key_version) if signer is not None else None
     if (
         signer is None
-        or signer.key_version < layout.key_version
+        or key is None
         or (
             signer.kind is not AccountKind.NODE and (signer.account != writer or layout.version > 1)
         )
     ):
         raise Denied("the layout is not signed by a node or by the writer", reason="unknown-node")
-    layout.check(signer.signing_key)
+    layout.check(key)
 
 
 def check_commit_by(view: LedgerView, commit_by_ms: int) -> None:

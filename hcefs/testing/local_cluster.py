@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from hcefs.access.facts import Account, AccountKind, Generation, Grant, Record
+from hcefs.access.facts import Account, AccountKind, Generation, Grant, PastKeys, Record
 from hcefs.blobs.put import NodeIdentity, PutPlan, PutSession
 from hcefs.crypto.accounts import AccountKeys
 from hcefs.erasure.scheme import profile_named
@@ -60,6 +60,7 @@ class LedgerFacts:
     height: int = 1
     time_ms: int = NOW_MS
     accounts: dict[AccountId, Account] = field(default_factory=dict)
+    past: dict[tuple[AccountId, int], PastKeys] = field(default_factory=dict)
     records: dict[RecordId, Record] = field(default_factory=dict)
     generations: dict[tuple[RecordId, int], Generation] = field(default_factory=dict)
     grants: dict[GrantId, Grant] = field(default_factory=dict)
@@ -67,6 +68,9 @@ class LedgerFacts:
 
     def account(self, account: AccountId) -> Account | None:
         return self.accounts.get(account)
+
+    def past_keys(self, account: AccountId, key_version: int) -> PastKeys | None:
+        return self.past.get((account, key_version))
 
     def record(self, record: RecordId) -> Record | None:
         return self.records.get(record)

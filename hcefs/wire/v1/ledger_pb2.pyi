@@ -65,7 +65,7 @@ class FollowResponse(_message.Message):
     def __init__(self, block: _Optional[bytes] = ..., head: _Optional[bytes] = ..., term_change: _Optional[bytes] = ..., block_head: _Optional[bytes] = ...) -> None: ...
 
 class QueryRequest(_message.Message):
-    __slots__ = ("proof", "account", "record", "grant", "grants_on_record", "my_grants", "my_records", "cluster_map", "generation", "leaves", "head", "map_progress", "upkeep_policy", "node_reports", "map_history_from", "protocol_version", "my_requests")
+    __slots__ = ("proof", "account", "record", "grant", "grants_on_record", "my_grants", "my_records", "cluster_map", "generation", "leaves", "head", "map_progress", "upkeep_policy", "node_reports", "map_history_from", "protocol_version", "my_requests", "past_keys")
     PROOF_FIELD_NUMBER: _ClassVar[int]
     ACCOUNT_FIELD_NUMBER: _ClassVar[int]
     RECORD_FIELD_NUMBER: _ClassVar[int]
@@ -83,6 +83,7 @@ class QueryRequest(_message.Message):
     MAP_HISTORY_FROM_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     MY_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    PAST_KEYS_FIELD_NUMBER: _ClassVar[int]
     proof: bytes
     account: bytes
     record: bytes
@@ -100,7 +101,16 @@ class QueryRequest(_message.Message):
     map_history_from: int
     protocol_version: bool
     my_requests: bool
-    def __init__(self, proof: _Optional[bytes] = ..., account: _Optional[bytes] = ..., record: _Optional[bytes] = ..., grant: _Optional[bytes] = ..., grants_on_record: _Optional[bytes] = ..., my_grants: _Optional[bool] = ..., my_records: _Optional[bool] = ..., cluster_map: _Optional[bool] = ..., generation: _Optional[_Union[GenerationQuestion, _Mapping]] = ..., leaves: _Optional[_Union[LeavesQuestion, _Mapping]] = ..., head: _Optional[bool] = ..., map_progress: _Optional[bool] = ..., upkeep_policy: _Optional[bool] = ..., node_reports: _Optional[bool] = ..., map_history_from: _Optional[int] = ..., protocol_version: _Optional[bool] = ..., my_requests: _Optional[bool] = ...) -> None: ...
+    past_keys: PastKeysQuestion
+    def __init__(self, proof: _Optional[bytes] = ..., account: _Optional[bytes] = ..., record: _Optional[bytes] = ..., grant: _Optional[bytes] = ..., grants_on_record: _Optional[bytes] = ..., my_grants: _Optional[bool] = ..., my_records: _Optional[bool] = ..., cluster_map: _Optional[bool] = ..., generation: _Optional[_Union[GenerationQuestion, _Mapping]] = ..., leaves: _Optional[_Union[LeavesQuestion, _Mapping]] = ..., head: _Optional[bool] = ..., map_progress: _Optional[bool] = ..., upkeep_policy: _Optional[bool] = ..., node_reports: _Optional[bool] = ..., map_history_from: _Optional[int] = ..., protocol_version: _Optional[bool] = ..., my_requests: _Optional[bool] = ..., past_keys: _Optional[_Union[PastKeysQuestion, _Mapping]] = ...) -> None: ...
+
+class PastKeysQuestion(_message.Message):
+    __slots__ = ("account", "key_version")
+    ACCOUNT_FIELD_NUMBER: _ClassVar[int]
+    KEY_VERSION_FIELD_NUMBER: _ClassVar[int]
+    account: bytes
+    key_version: int
+    def __init__(self, account: _Optional[bytes] = ..., key_version: _Optional[int] = ...) -> None: ...
 
 class GenerationQuestion(_message.Message):
     __slots__ = ("record_id", "generation")

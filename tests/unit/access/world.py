@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hcefs.access.facts import Account, AccountKind, Action, Generation, Grant, Record
+from hcefs.access.facts import Account, AccountKind, Action, Generation, Grant, PastKeys, Record
 from hcefs.access.rights import AccessRequest
 from hcefs.access.token import Use
 from hcefs.crypto.signing import SigningKey
@@ -86,6 +86,7 @@ class FakeView:
     """A ledger view over plain dictionaries."""
 
     accounts: dict[AccountId, Account] = field(default_factory=dict)
+    past: dict[tuple[AccountId, int], PastKeys] = field(default_factory=dict)
     records: dict[RecordId, Record] = field(default_factory=dict)
     grants: dict[GrantId, Grant] = field(default_factory=dict)
     height: int = 7
@@ -93,6 +94,9 @@ class FakeView:
 
     def account(self, account: AccountId) -> Account | None:
         return self.accounts.get(account)
+
+    def past_keys(self, account: AccountId, key_version: int) -> PastKeys | None:
+        return self.past.get((account, key_version))
 
     def record(self, record: RecordId) -> Record | None:
         return self.records.get(record)

@@ -53,7 +53,7 @@ def walk(wanted: int = 0, **changes: object) -> dict[int, HybridKey]:
         "start": (NEWEST, SEEDS[NEWEST]),
         "links": LINKS,
         "generations": generations,
-        "owner": OWNER_ACCOUNT,
+        "owners": {1: OWNER_ACCOUNT},
     }
     return follow_links(CLUSTER, **(arguments | changes))  # type: ignore[arg-type]
 
@@ -119,7 +119,7 @@ def test_a_link_by_somebody_else_is_refused() -> None:
         walk(links=LINKS | {2: forged})
     with pytest.raises(Unauthenticated):
         walk(links=LINKS | {2: replace(forged, owner=OWNER.account)})
-    assert genuine_links({2: [forged, LINKS[2]]}, OWNER_ACCOUNT) == {2: LINKS[2]}
+    assert genuine_links({2: [forged, LINKS[2]]}, {1: OWNER_ACCOUNT}) == {2: LINKS[2]}
 
 
 def test_a_link_to_a_key_that_is_not_the_ledgers_is_refused() -> None:
