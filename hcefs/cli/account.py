@@ -17,9 +17,11 @@ from hcefs.cli.cluster_files import ClusterFolder
 from hcefs.cli.new_node import generate_keys
 from hcefs.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption, folder
 from hcefs.cli.output import print_fields, print_table, show, verb
+from hcefs.cli.passphrases import PASSPHRASES
 from hcefs.cli.session import Names, client_of, run
 from hcefs.client.client import Client
 from hcefs.crypto.accounts import AccountKeys
+from hcefs.crypto.passphrase import SEALING_RANDOM_SIZE
 from hcefs.errors import Conflict, HcefsError, Invalid, NotFound
 from hcefs.ids import AccountId
 
@@ -49,12 +51,20 @@ def create(
             "By default the first operators, or the only institution here.",
         ),
     ] = None,
+    passphrase: Annotated[
+        bool,
+        typer.Option(
+            "--passphrase",
+            help="Keep the keys under a passphrase: that of --passphrase-file, or asked for.",
+        ),
+    ] = False,
     directory: FolderOption = Path(DEFAULT_FOLDER),
     as_json: JsonOption = False,
 ) -> None:
     """Make an account's keys and register it on the ledger."""
     layout = folder(directory)
-    made = run(create_account(layout, name, AccountKind[kind.name], by or []))
+    chosen = PASSPHRASES.new(f"of the new account {name}") if passphrase else ""
+    made = run(create_account(layout, name, AccountKind[kind.name], by or [], chosen))
 
     def human(console: Console) -> None:
         console.print(Text(f"{kind.value} {name} is on the ledger"), style="green")
@@ -64,7 +74,7 @@ def create(
 
 
 async def create_account(
-    layout: ClusterFolder, name: str, kind: AccountKind, by: list[str]
+    layout: ClusterFolder, name: str, kind: AccountKind, by: list[str], passphrase: str = ""
 ) -> Account:
     """Make keys, have the admitting accounts co-sign, submit; the account as registered.
 
@@ -82,7 +92,11 @@ async def create_account(
         path = layout.account_file(name)
         made_now = not path.exists()
         if made_now:
-            generate_keys(connection.cluster, client.runtime).save(path)
+            generate_keys(connection.cluster, client.runtime).save(
+                path,
+                passphrase=passphrase,
+                randomness=client.runtime.random(SEALING_RANDOM_SIZE),
+            )
         keys = layout.load_keys(name)
         try:
             await _register(layout, client, keys, kind, admitters[1:])
@@ -143,7 +157,7 @@ async def known_accounts(
     """Name, id and ledger's fact of each account whose keys are here."""
     found: list[tuple[str, AccountId, Account | None]] = []
     for name in layout.account_names():
-        account = layout.load_keys(name).account
+        account = layout.account_id(name)
         fact: Account | None = None
         with contextlib.suppress(NotFound):
             fact = await client.fetch_account(account)

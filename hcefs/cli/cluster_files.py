@@ -29,8 +29,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from hcefs.cli.passphrases import PASSPHRASES
 from hcefs.client.connection import Connection, load_connection
-from hcefs.crypto.accounts import AccountKeys, load_account
+from hcefs.crypto.accounts import AccountKeys, account_in, load_account
 from hcefs.durable_files import replace_file
 from hcefs.errors import Conflict, Invalid, NotFound
 from hcefs.ids import AccountId, ClusterId
@@ -223,9 +224,19 @@ class ClusterFolder:
         Raises:
             NotFound: there are none; the message names those that are here.
             Invalid: a bad name, or a file that others may read.
+            Unauthenticated: ``wrong-passphrase``.
+        """
+        return load_account(self.key_file(name), PASSPHRASES.of)
+
+    def key_file(self, name: str) -> Path:
+        """The key file of an account: by its name here, or by its path.
+
+        Raises:
+            NotFound: there is none; the message names those that are here.
+            Invalid: a bad name.
         """
         if os.sep in name:
-            return load_account(Path(name).expanduser())
+            return Path(name).expanduser()
         path = self.account_file(name)
         if not path.exists():
             known = ", ".join(self.account_names()) or "none yet"
@@ -234,7 +245,7 @@ class ClusterFolder:
                 "`hcefs account create`",
                 reason="unknown-account",
             )
-        return load_account(path)
+        return path
 
     def account_id(self, name_or_id: str) -> AccountId:
         """The id of an account given by its id or by its name here.
@@ -244,7 +255,7 @@ class ClusterFolder:
         """
         if name_or_id.startswith(f"{AccountId.PREFIX}-"):
             return AccountId.parse(name_or_id)
-        return self.load_keys(name_or_id).account
+        return account_in(self.key_file(name_or_id))
 
     def known_names(self) -> dict[AccountId, str]:
         """Names of the accounts and nodes whose keys are here; unreadable files are left out."""
@@ -256,7 +267,7 @@ class ClusterFolder:
         ]
         for name, path in paths:
             with contextlib.suppress(NotFound, Invalid, OSError):
-                found[load_account(path).account] = name
+                found[account_in(path)] = name
         return found
 
     @contextlib.contextmanager

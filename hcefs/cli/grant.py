@@ -320,6 +320,47 @@ async def _revoke(
         return done, certified
 
 
+@app.command("deliver")
+@verb
+def deliver(
+    to: Annotated[str, typer.Option("--to", metavar="ACCOUNT", help="Grantee: name or acc-...")],
+    account: AsOption,
+    grant: Annotated[
+        str,
+        typer.Option(
+            "--grant",
+            metavar="GRANT",
+            help="Only this grant, which may be one under a shared grant; by default all on "
+            "own records.",
+        ),
+    ] = "",
+    directory: FolderOption = Path(DEFAULT_FOLDER),
+    as_json: JsonOption = False,
+) -> None:
+    """Deliver keys anew, to a grantee that has changed its own."""
+    layout = folder(directory)
+    named = GrantId.parse(grant) if grant else None
+    delivered = run(_deliver(layout, account, layout.account_id(to), named))
+
+    def human(console: Console) -> None:
+        console.print(Text(f"the keys of {len(delivered)} grants are delivered"), style="green")
+
+    show({"delivered": [_as_data(each) for each in delivered]}, as_json=as_json, human=human)
+
+
+async def _deliver(
+    layout: ClusterFolder, account: str, to: AccountId, named: GrantId | None
+) -> list[Grant]:
+    async with client_of(layout, account) as client:
+        if named is None:
+            return await client.deliver_again(to)
+        grant = await client.grant(named)
+        if grant.grantee != to:
+            raise Invalid(f"{named} is another account's grant", reason="wrong-grantee")
+        await client.deliver(grant)
+        return [grant]
+
+
 def state_of(grant: Grant, now_ms: int) -> str:
     """In one word; a grant whose parent has ended may still say live here."""
     if grant.revoked_height:

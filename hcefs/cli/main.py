@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,6 +19,8 @@ from hcefs.cli import (
     demo,
     evidence,
     grant,
+    guardians,
+    keys,
     layout,
     ledger,
     listing,
@@ -31,6 +34,7 @@ from hcefs.cli import (
     sim,
     verify,
 )
+from hcefs.cli.passphrases import PASSPHRASES
 
 app = typer.Typer(
     name="hcefs",
@@ -49,6 +53,8 @@ app.add_typer(account.app, name="account")
 app.add_typer(record.app, name="record")
 app.add_typer(grant.app, name="grant")
 app.add_typer(request.app, name="request")
+guardians.register()
+app.add_typer(keys.app, name="keys")
 app.add_typer(cap.app, name="cap")
 app.add_typer(evidence.app, name="evidence")
 members.register()
@@ -76,12 +82,23 @@ def root(
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
     ] = False,
+    passphrase_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--passphrase-file",
+            envvar="HCEFS_PASSPHRASE_FILE",
+            metavar="FILE",
+            help="File with the passphrase of the account's keys, for nobody else to read; "
+            "by default it is asked for.",
+        ),
+    ] = None,
 ) -> None:
     """Distributed encrypted file storage for medical data.
 
     Exit codes: 2 invalid, 3 not found, 4 denied, 5 conflict, 6 unavailable or
     exhausted, 7 corrupt, 1 anything else.
     """
+    PASSPHRASES.use(passphrase_file)
 
 
 def main() -> None:

@@ -205,6 +205,30 @@ def show_(
     show(_as_data(found), as_json=as_json, human=human)
 
 
+@app.command("rotate")
+@verb
+def rotate(
+    record: RecordArgument,
+    account: AsOption,
+    directory: FolderOption = Path(DEFAULT_FOLDER),
+    as_json: JsonOption = False,
+) -> None:
+    """Renew a record's key: every reader gets the next generation, no body is touched."""
+    layout = folder(directory)
+    found = run(_rotate(layout, account, RecordId.parse(record)))
+
+    def human(console: Console) -> None:
+        console.print(Text(f"{found.record} is at generation {found.generation}"), style="green")
+
+    show(_as_data(found), as_json=as_json, human=human)
+
+
+async def _rotate(layout: ClusterFolder, account: str, record: RecordId) -> Record:
+    async with client_of(layout, account) as client:
+        await client.rotate(record)
+        return await client.record(record)
+
+
 async def _fetch(layout: ClusterFolder, account: str, record: RecordId) -> Record:
     async with client_of(layout, account) as client:
         return await client.record(record)

@@ -5,9 +5,10 @@ returns only when the key box is on enough nodes.  What a box holds follows from
 the grant: the whole record, its current private key (older ones are reached
 through links); one blob, its DEK; a range, the secrets of its segments.
 
-Revoking a grant to read starts the record's next generation.  The boxes of the
+Revoking a grant to read starts the record's next generation, and so does renewing the
+record's key without a revocation.  The boxes of the
 readers that remain, and the link that keeps the past open to them, are uploaded
-before the revocation, so that none of them is locked out meanwhile.
+before that, so that none of them is locked out meanwhile.
 
 Invariants: rows are sealed anew for each upload but repeated byte for byte within
 one; an older row under the same name stands (boxes are write-once).
@@ -19,7 +20,7 @@ owner may revoke the same grant once more to do so.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from hcefs.access.facts import Action, Grant, Record
 from hcefs.access.rights import CHAIN_DEPTH_MAX
@@ -37,6 +38,7 @@ from hcefs.formats.manifest import Core, Layout
 from hcefs.formats.pack import PackLayout
 from hcefs.ids import AccountId, BlobId, GrantId, RecordId
 from hcefs.ledger.transactions import GiveGrant, OpenRecord, RevokeGrant
+from hcefs.ledger.transactions_keys import RotateGeneration
 from hcefs.runtime import Runtime
 from hcefs.transport.dial import ServerDialer
 from hcefs.wire.v1 import blob_pb2
@@ -139,7 +141,8 @@ class RecordClient(StatClient):
             generation = manifest.core.generation
             blob_key = await self._blob_key(manifest, right)
             secret = granted_secret(grant, blob_key, manifest.core, manifest.layout)
-        grantee = await self.fetch_account(grant.grantee)
+        # As it is now: who asks for its key again has often just changed its own.
+        grantee = await self.fresh_account(grant.grantee)
         box = await self.runtime.compute(self._sealer.box, grant, grantee, generation, secret)
         await self._upload_box(box, right)
 
@@ -158,24 +161,52 @@ class RecordClient(StatClient):
         record = await self.record(grant.record)
         if record.owner != self.account or not grant.actions & Action.READ:
             return await self.submit(self._signed(RevokeGrant(grant_id, 0, b"")))
+        return await self._renew(
+            grant.record, grant_id, lambda number, key: RevokeGrant(grant_id, number, key)
+        )
+
+    async def rotate(self, record: RecordId) -> Submitted:
+        """Renew the key of a record that this account owns; nobody loses a right.
+
+        Every reader gets the new key first, and the link that keeps the past open. Bodies
+        and key rows stay as they are: what was sealed to older generations opens through
+        the links.
+
+        Raises:
+            Denied: ``not-the-owner``.
+            Conflict: ``generation-moved``: others keep coming first; retry.
+            Unavailable: too few nodes took the readers' boxes; nothing is changed yet:
+                repeat it.
+        """
+        if (await self.record(record)).owner != self.account:
+            raise Denied("only a record's owner renews its key", reason="not-the-owner")
+        return await self._renew(
+            record, GrantId.zero(), lambda number, key: RotateGeneration(record, number, key)
+        )
+
+    # -- rotation
+
+    async def _renew(
+        self,
+        name: RecordId,
+        revoked: GrantId,
+        transaction: Callable[[int, bytes], RevokeGrant | RotateGeneration],
+    ) -> Submitted:
+        """Hand the next generation over to who still reads, then put it on the ledger."""
         async with self._rotating:
             for attempt in range(ROTATION_ATTEMPTS):
-                record = await self.record(grant.record)
-                older = await self._own_key(record.record, record.generation)
+                record = await self.record(name)
+                older = await self._own_key(name, record.generation)
                 number = record.generation + 1
-                newer = self._keys.record_key(record.record, number)
-                await self._hand_over(record.record, number, older, newer, grant_id)
+                newer = self._keys.record_key(name, number)
+                await self._hand_over(name, number, older, newer, revoked)
                 try:
-                    return await self.submit(
-                        self._signed(RevokeGrant(grant_id, number, newer.public_key))
-                    )
+                    return await self.submit(self._signed(transaction(number, newer.public_key)))
                 except Conflict as error:
-                    # Another device of the owner revoked meanwhile: the key it made is taken.
+                    # Another device of the owner came first: the number is taken.
                     if error.reason != "generation-moved" or attempt == ROTATION_ATTEMPTS - 1:
                         raise
         raise Conflict("the record's generation keeps moving: retry", reason="generation-moved")
-
-    # -- rotation
 
     async def _own_key(self, record: RecordId, number: int) -> HybridKey:
         generation = await self.generation(record, number)
@@ -198,7 +229,7 @@ class RecordClient(StatClient):
 
         async def one(grant: Grant) -> None:
             async with room:
-                grantee = await self.fetch_account(grant.grantee)
+                grantee = await self.fresh_account(grant.grantee)
                 if not grantee.active:
                     return
                 box = await self.runtime.compute(

@@ -195,7 +195,7 @@ class AccountKeys(Encoded):
         passphrase: str = "",
         randomness: bytes = b"",
         replace: bool = False,
-        cost: Argon2Cost = DEFAULT_COST,
+        cost: Argon2Cost | None = None,
     ) -> None:
         """Write the file, whole or not at all, durably, with mode 0600.
 
@@ -209,7 +209,7 @@ class AccountKeys(Encoded):
         data = self.encode()
         if passphrase:
             data = seal_account(
-                data, self.cluster, self.account, passphrase, randomness, cost
+                data, self.cluster, self.account, passphrase, randomness, cost or DEFAULT_COST
             ).encode()
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(path, data, replace=replace)

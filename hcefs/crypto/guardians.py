@@ -240,6 +240,24 @@ def recover(shares: Sequence[OpenedShare]) -> AccountKeys:
     return keys
 
 
+def typed_share(capsule: RecoveryCapsule, words: str) -> OpenedShare:
+    """A share whose words were written down; the capsule comes from any other share.
+
+    Raises:
+        Corrupt: ``damaged-share``: the words' checksum does not hold.
+    """
+    tidy = " ".join(words.lower().split())
+    try:
+        guardian = capsule.guardians[shamir_mnemonic.Share.from_mnemonic(tidy).index]
+    except (shamir_mnemonic.MnemonicError, ValueError, IndexError):
+        raise Corrupt(
+            "the words of a share are damaged, or of another capsule: compare them with what the "
+            "guardian gave",
+            reason="damaged-share",
+        ) from None
+    return OpenedShare(capsule, guardian, tidy)
+
+
 def load_share(path: Path) -> GuardianShare | OpenedShare:
     """Read either form of a share.
 
