@@ -138,11 +138,13 @@ class TokenFacts:
 class VerifiedToken:
     """A token of the right shape whose signatures were checked.
 
+    ``root_key`` is the public token key that it was checked with.
     ``named`` are the ids of the records and blobs that its checks compare with, and
     ``ends_s`` is the first second since the Unix epoch at which its checks of time fail.
     """
 
     use: Use
+    root_key: bytes
     _token: Any = field(repr=False, compare=False)
     named: frozenset[bytes] = field(repr=False)
     ends_s: int | None = field(default=None, repr=False)
@@ -331,6 +333,7 @@ def verify_token(token: bytes, root_key: bytes) -> VerifiedToken:
     ends = [_seconds(end.group(1)) for line in lines if (end := _ENDS.fullmatch(line))]
     return VerifiedToken(
         use,
+        bytes(root_key),
         verified,
         frozenset(bytes.fromhex(name.group(1)) for name in named if name),
         min(ends, default=None),

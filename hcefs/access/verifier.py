@@ -58,9 +58,6 @@ class Presented:
 
     proof: RequestProof
     token: VerifiedToken
-    root_key: bytes = b""
-    """The token key that the token was found to be signed with; empty in a batch, which is
-    decided once."""
 
     @property
     def use(self) -> Use:
@@ -197,8 +194,7 @@ class Verifier:
         verified = self.verify_token(token)
         if remember_nonce:
             self._nonces.remember(body.presenter, body.nonce, body.time_ms, now_ms)
-        # No step of the ledger comes between: this is the key that it was verified with.
-        return Presented(body, verified, self._active(verified.use.account).token_key)
+        return Presented(body, verified)
 
     def present_scope(
         self,
@@ -265,6 +261,7 @@ class Verifier:
         Raises:
             Denied: with the reason.
         """
+        self._still_keyed(presented)
         decision = rights.decide(self._view, _request(presented, action), now_ms)
         decision.require()
         return decision
@@ -320,7 +317,7 @@ class Verifier:
         presenter = self._view.account(proof.presenter)
         holder = self._view.account(presented.use.account)
         if (presenter is not None and presenter.key_version != proof.key_version) or (
-            holder is not None and presented.root_key not in (b"", holder.token_key)
+            holder is not None and holder.token_key != presented.token.root_key
         ):
             raise Unauthenticated(
                 "the keys behind this request were changed while it ran: begin it anew with the "

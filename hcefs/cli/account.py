@@ -92,7 +92,9 @@ async def create_account(
         path = layout.account_file(name)
         made_now = not path.exists()
         if made_now:
-            generate_keys(connection.cluster, client.runtime).save(
+            made = generate_keys(connection.cluster, client.runtime)
+            PASSPHRASES.remember(made.account, passphrase)
+            made.save(
                 path,
                 passphrase=passphrase,
                 randomness=client.runtime.random(SEALING_RANDOM_SIZE),

@@ -190,6 +190,32 @@ def test_only_the_current_key_version_counts(desk: Desk) -> None:
     desk.present(desk.proof(key_version=2))
 
 
+def test_keys_that_change_end_what_runs_and_what_is_remembered(desk: Desk) -> None:
+    presented = desk.present(desk.proof())
+    assert desk.verifier.authorize(presented, Action.READ, NOW_MS).permitted
+    new = key_of(NURSE)
+    desk.view.accounts[DOCTOR] = account(DOCTOR, key_version=2, token_key=new.public_key)
+    for decide in (
+        desk.verifier.authorize,
+        desk.verifier.authorize_by_ledger,
+        desk.verifier.authorize_owner,
+    ):
+        with pytest.raises(Unauthenticated) as caught:
+            decide(presented, Action.READ, NOW_MS)
+        assert caught.value.reason == "old-key"
+    # The token was verified a moment ago, and is remembered: under the key that has ended.
+    proof = desk.proof(key_version=2, signer=new)
+    assert desk.refuses(Unauthenticated, proof) == "token-signature"
+
+
+def test_a_lent_token_ends_with_the_keys_of_its_holder(desk: Desk) -> None:
+    presented = desk.present(desk.proof(presenter=NURSE))
+    desk.view.accounts[DOCTOR] = account(DOCTOR, key_version=2, token_key=key_of(OWNER).public_key)
+    with pytest.raises(Unauthenticated) as caught:
+        desk.verifier.authorize(presented, Action.READ, NOW_MS)
+    assert caught.value.reason == "old-key"
+
+
 def test_a_proof_signed_by_another_key_is_refused(desk: Desk) -> None:
     proof = desk.proof(signer=key_of(NURSE))
     assert desk.refuses(Unauthenticated, proof) == "bad-proof"

@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from hcefs.client.bundle import opened_by_any
 from hcefs.client.keys import (
     RANGE_SEGMENTS_MAX,
     BlobKey,
     blob_key,
+    bundle_context,
     checked_key,
     client_seals,
     decoded_rows,
@@ -18,7 +20,8 @@ from hcefs.client.keys import (
     open_key_row,
     own_key,
 )
-from hcefs.crypto.keys import HybridKey
+from hcefs.crypto.accounts import AccountKeys
+from hcefs.crypto.keys import HybridKey, seal_envelope
 from hcefs.crypto.stream import SEGMENT_SIZE, segment_secret
 from hcefs.errors import Corrupt, Denied, Invalid, NotFound, Unauthenticated
 from hcefs.formats.keybox import RangeSecrets
@@ -202,3 +205,69 @@ def test_the_choice_of_who_seals() -> None:
     assert not client_seals("node")
     with pytest.raises(Invalid):
         client_seals("both")
+
+
+def renewed(keys: AccountKeys, number: int = 1) -> AccountKeys:
+    return keys.renewed(bytes([number]) * 128)
+
+
+def test_a_box_to_older_keys_opens_while_they_are_kept() -> None:
+    box = sealer().box(grant(), account_of(DOCTOR), 3, SEEDS[3].seed)
+    newer = renewed(DOCTOR)
+    remembering = replace(receiver(newer), past=newer.past_receiving_keys())
+    assert remembering.fitting([box], grant()) == [box]
+    assert remembering.secret(box, OWNER_ACCOUNT) == SEEDS[3].seed
+    assert remembering.keys[0].public_key == newer.receiving_key.public_key
+    # A box to the current keys comes first among those of one generation.
+    again = sealer().box(grant(), account_of(newer), 3, SEEDS[3].seed)
+    assert remembering.fitting([box, again], grant()) == [again, box]
+    assert remembering.secret(again, OWNER_ACCOUNT) == SEEDS[3].seed
+    forgetful = receiver(newer)
+    assert forgetful.fitting([box], grant()) == []
+    with pytest.raises(Corrupt) as caught:
+        forgetful.secret(box, OWNER_ACCOUNT)
+    assert caught.value.reason == "old-key"
+
+
+def test_boxes_and_links_are_checked_with_the_version_that_they_name() -> None:
+    newer = renewed(OWNER)
+    after = account_of(newer)
+    box = sealer().box(grant(), account_of(DOCTOR), 3, SEEDS[3].seed)
+    with pytest.raises(Corrupt) as caught:  # the caller brings the account as of the version
+        receiver().secret(box, after)
+    assert caught.value.reason == "wrong-granter"
+    owners = {1: OWNER_ACCOUNT, 2: after}
+    late = sealer(newer).link(RECORD, 2, SEEDS[2], SEEDS[3].public_key)
+    links = LINKS | {2: late}
+    assert genuine_links({n: [link] for n, link in links.items()}, owners) == links
+    assert sorted(walk(links=links, owners=owners)) == [0, 1, 2, 3]
+    # The old key does not pass for the new one, nor does a version that nobody asked about.
+    posing = replace(LINKS[2], owner_key_version=2).signed(OWNER.signing_key)
+    assert genuine_links({2: [posing]}, owners) == {}
+    with pytest.raises(Unauthenticated):
+        walk(links=LINKS | {2: posing}, owners=owners)
+    assert genuine_links({2: [late]}, {1: OWNER_ACCOUNT}) == {}
+    with pytest.raises(Corrupt):
+        walk(links=links)
+
+
+def test_an_owner_finds_generations_of_every_master() -> None:
+    newer = renewed(OWNER)
+    newest = renewed(newer, 2)
+    for number, maker in ((0, OWNER), (1, newer), (2, newest)):
+        found = own_key(newest, generation(number, maker))
+        assert found.public_key == maker.record_key(RECORD, number).public_key
+    with pytest.raises(Corrupt):
+        own_key(OWNER, generation(1, newer))
+
+
+def test_a_bundle_to_older_keys_opens() -> None:
+    newer = renewed(DOCTOR)
+    remembering = replace(receiver(newer), past=newer.past_receiving_keys())
+    context = bundle_context(CLUSTER, RECORD, 0, BLOB, DOCTOR.account)
+    for key in (DOCTOR.receiving_key, newer.receiving_key):
+        envelope = seal_envelope(key.public_key, b"secret", context)
+        assert opened_by_any(remembering.keys, envelope, context) == b"secret"
+    other = seal_envelope(STRANGER.receiving_key.public_key, b"secret", context)
+    with pytest.raises(Corrupt):
+        opened_by_any(remembering.keys, other, context)

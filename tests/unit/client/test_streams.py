@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 import pytest
 
+from hcefs.access.facts import Account
 from hcefs.client.keys import RANGE_SEGMENTS_MAX, BlobKey
 from hcefs.client.streams import (
     FAILURES_MAX,
@@ -299,6 +300,33 @@ async def test_a_signature_by_another_account_is_refused() -> None:
     check = ContentCheck(SMALL.core, forged.metadata, account_of(DOCTOR))
     with pytest.raises(Corrupt):
         await signed_stream(SMALL.plaintext, check).read()
+
+
+async def test_the_writer_is_asked_for_as_of_then_only_when_its_key_does_not_fit() -> None:
+    newer = account_of(OWNER.renewed(bytes(128)))
+    asked: list[Account] = []
+
+    def then(account: Account) -> Callable[[], Awaitable[Account]]:
+        async def answer() -> Account:
+            asked.append(account)
+            return account
+
+        return answer
+
+    good = ContentCheck(SMALL.core, SMALL.metadata, account_of(OWNER), then(newer))
+    assert await signed_stream(SMALL.plaintext, good).read() == SMALL.plaintext
+    assert asked == []
+    old = ContentCheck(SMALL.core, SMALL.metadata, newer, then(account_of(OWNER)))
+    assert await signed_stream(SMALL.plaintext, old).read() == SMALL.plaintext
+    assert len(asked) == 1
+    # Signed with a key that was no longer the writer's when the entry came.
+    late = ContentCheck(SMALL.core, SMALL.metadata, newer, then(newer))
+    with pytest.raises(Corrupt) as caught:
+        await signed_stream(SMALL.plaintext, late).read()
+    assert caught.value.reason == "content-signature"
+    other = ContentCheck(SMALL.core, SMALL.metadata, newer, then(account_of(OWNER)))
+    with pytest.raises(Corrupt):
+        await signed_stream(b"what a gateway substituted", other).read()
 
 
 async def test_a_stream_that_is_left_early_is_closed() -> None:

@@ -20,7 +20,8 @@ from hcefs.integrity import (
 from hcefs.ledger.block import sign_head
 from hcefs.ledger.log import LEAVES_MAX
 from hcefs.ledger.queries import Questions
-from hcefs.ledger.transactions import DeactivateAccount
+from hcefs.ledger.transactions import DeactivateAccount, Upgrade
+from hcefs.ledger.transactions_keys import rotate_keys
 from tests.unit.ledger.replicas import (
     an_append,
     make_block,
@@ -28,7 +29,17 @@ from tests.unit.ledger.replicas import (
     open_log,
     population,
 )
-from tests.unit.ledger.scenario import DAY_MS, START_MS, Scenario, grant_id, record_id, seed
+from tests.unit.ledger.scenario import (
+    DAY_MS,
+    START_MS,
+    Scenario,
+    grant_id,
+    public_key,
+    record_id,
+    seed,
+    signing_key,
+    token_key,
+)
 
 RECORD = record_id("r")
 ACCOUNTS = ("pat", "doc", "doc2", "stranger", "idle", "clinic", "o1", "n1")
@@ -143,6 +154,29 @@ def test_grants(desk: Desk) -> None:
     assert ask.my_grants(desk.account("pat")) == []
     assert [record.record for record in ask.my_records(desk.account("pat"))] == [RECORD]
     assert ask.my_records(desk.account("doc")) == []
+
+
+def test_keys_that_were_are_for_active_accounts(desk: Desk) -> None:
+    """Who can name an account has what it signed, and must be able to check it."""
+    ask, patient = desk.ask, desk.world.account("pat")
+    assert desk.who_may(lambda who: ask.past_keys(who, patient, 1)) == set()
+    world = desk.world
+    for version in range(2, 5):
+        desk.commit(world.sign(Upgrade(version, world.height + 2), "o1", "o2").encode())
+        desk.commit()
+    party = world.party("pat")
+    change = rotate_keys(
+        world.genesis.cluster, patient, 2, signing_key("new"), token_key("new"), public_key("new")
+    )
+    desk.commit(world.sign(change, "pat").encode())
+    assert desk.who_may(lambda who: ask.past_keys(who, patient, 1)) == set(ACCOUNTS) - {"idle"}
+    found = ask.past_keys(desk.account("doc"), patient, 1)
+    assert (found.key_version, found.signing_key) == (1, party.signing.public_key)
+    assert desk.log.past_keys(patient, 1) == found
+    for version in (0, 2, 3):
+        assert desk.who_may(lambda who, v=version: ask.past_keys(who, patient, v)) == set()  # type: ignore[misc]
+    with pytest.raises(NotFound):
+        ask.past_keys(None, patient, 1)
 
 
 def test_the_map_is_for_active_accounts(desk: Desk) -> None:

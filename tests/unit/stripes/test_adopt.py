@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from hcefs.access.facts import Action, Grant
+from hcefs.access.facts import Action, Grant, PastKeys
 from hcefs.crypto.envelope import SUITE_XWING, Envelope
-from hcefs.errors import Conflict, Corrupt, HcefsError, NotFound
+from hcefs.crypto.signing import SigningKey
+from hcefs.errors import Conflict, Corrupt, Denied, HcefsError, NotFound, Unauthenticated
 from hcefs.formats.keybox import KeyBox, KeyLink
 from hcefs.formats.manifest import Core, KeyRow, Layout, Opening
 from hcefs.formats.pack import PackLayout
@@ -17,6 +18,7 @@ from hcefs.ids import AccountId, BlobBase, BlobId, GrantId, RecordId
 from hcefs.placement.ring import seats
 from hcefs.store.interface import KeyTable, Stores, Table
 from hcefs.stripes.adopt import Adoptable, Adopter
+from hcefs.stripes.checks import check_box, check_layout, check_link
 from hcefs.stripes.exports import has_shard
 from hcefs.stripes.pending import PENDING_BLOB, PENDING_PACK
 from hcefs.stripes.placed import record_key
@@ -544,6 +546,68 @@ async def test_links_are_the_owners(world: GivingCluster) -> None:
     wrong = [each.encode() for each in (foreign, forged, later, elsewhere)]
     assert await adopter.keep_record(cluster.record, RecordRows((), (), (*wrong, mine))) == 4
     assert [value for _, value in stores.keys.scan(KeyTable.LINKS)] == [mine]
+
+
+def changed_keys(cluster: LocalCluster, account: AccountId) -> SigningKey:
+    """The account has other keys from now on; returns its old signing key's successor."""
+    fact = cluster.ledger.accounts[account]
+    cluster.ledger.past[account, 1] = PastKeys(
+        account, 1, fact.signing_key, fact.token_key, fact.receiving_key, 2, NOW_MS
+    )
+    new = SigningKey.from_seed(b"n" * 32)
+    cluster.ledger.accounts[account] = replace(fact, key_version=2, signing_key=new.public_key)
+    return new
+
+
+async def test_what_old_keys_signed_is_kept_and_they_take_no_other_version(
+    world: GivingCluster,
+) -> None:
+    """Copies move between nodes long after the account that signed them changed its keys."""
+    cluster, (adopter, stores) = world.cluster, taker(world)
+    cluster.ledger.grants[GRANT] = grant(cluster)
+    owner = cluster.patient.account
+    link = KeyLink(cluster.record, 0, owner, 1, Envelope(SUITE_XWING, b"sealed"), b"")
+    old_box, old_link = box(cluster), link.signed(cluster.patient.signing_key)
+    new = changed_keys(cluster, owner)
+    posing_box = box(cluster, granter_key_version=2)
+    unknown_box = box(cluster, granter_key_version=3)
+    posing = replace(link, owner_key_version=2).signed(cluster.patient.signing_key).encode()
+    wrong = RecordRows((), (posing_box, unknown_box), (posing,))
+    assert await adopter.keep_record(cluster.record, wrong) == 3
+    rows = RecordRows((), (old_box,), (old_link.encode(),))
+    assert await adopter.keep_record(cluster.record, rows) == 0
+    assert [value for _, value in stores.keys.scan(KeyTable.BOXES)] == [old_box]
+    assert [value for _, value in stores.keys.scan(KeyTable.LINKS)] == [old_link.encode()]
+    # What is uploaded by its maker is new, and asks for the current key.
+    call = replace(cluster.call("put-box", None), presenter=owner, grant=GRANT)
+    with pytest.raises(Denied) as refused:
+        check_box(cluster.ledger, call, KeyBox.decode(old_box))
+    assert refused.value.reason == "old-key"
+    with pytest.raises(Denied) as refused:
+        check_link(cluster.ledger, call, old_link)
+    assert refused.value.reason == "old-key"
+    check_link(cluster.ledger, call, replace(link, owner_key_version=2).signed(new))
+
+
+async def test_layouts_that_old_keys_signed_stay_good(world: GivingCluster) -> None:
+    cluster = world.cluster
+    node = cluster.keys[0]
+    layout = Layout(
+        BlobBase(b"0123456789abcdef"), cluster.record, "ec-4-2", (b"d" * 32,) * 6, 0, 0, 1,
+        node.account, 1, NOW_MS, b"",
+    )  # fmt: skip
+    layout = layout.signed(node.signing_key)
+    check_layout(cluster.ledger, layout, cluster.writer.account)
+    new = changed_keys(cluster, node.account)
+    check_layout(cluster.ledger, layout, cluster.writer.account)
+    check_layout(cluster.ledger, replace(layout, key_version=2).signed(new), cluster.writer.account)
+    posing = replace(layout, key_version=2).signed(node.signing_key)
+    with pytest.raises(Unauthenticated):
+        check_layout(cluster.ledger, posing, cluster.writer.account)
+    with pytest.raises(Denied):
+        check_layout(
+            cluster.ledger, replace(layout, key_version=3).signed(new), cluster.writer.account
+        )
 
 
 def opening_of(cluster: LocalCluster, salt: bytes = bytes(32)) -> Opening:
