@@ -19,7 +19,7 @@ from hcefs.cli.cluster_files import ClusterFolder
 from hcefs.cli.main import app
 from hcefs.client.client import Client
 from hcefs.crypto import accounts
-from hcefs.crypto.accounts import AccountKeys, load_account
+from hcefs.crypto.accounts import AccountKeys, is_sealed, load_account
 from hcefs.crypto.passphrase import Argon2Cost
 from hcefs.errors import HcefsError, Unauthenticated
 from hcefs.ids import AccountId, BlobId, RecordId
@@ -235,3 +235,34 @@ async def test_a_change_that_was_cut_off_goes_on(rig: Rig, tmp_path: Path) -> No
     keys.renewed(rig.runtime.random(128)).save(pending)
     await device.run("keys", "rotate", "--as", "pat", code=5)
     assert device.keys("pat") == third
+
+
+async def test_an_account_is_made_under_a_passphrase(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounts, "DEFAULT_COST", TINY)
+    device = Device(rig, tmp_path / "device", hospital=rig.hospital_keys)
+    made = await device.run(
+        "account", "create", "pat", "--kind", "patient", "--by", "hospital", "--passphrase"
+    )
+    assert is_sealed(device.folder.account_file("pat"))
+    keys = device.keys("pat")
+    rig._hide(keys)
+    assert made["account"] == keys.account.text
+    record = await device.run("record", "open", "--as", "pat")
+    # A stream that began before the keys changed ends with them.
+    client = rig.client(keys)
+    blob = (
+        await client.put(RecordId.parse(record["record"]), bytes(20 << 20), purpose="PATRQT")
+    ).ref.blob
+    stream = await client.get(RecordId.parse(record["record"]), blob, purpose="PATRQT")
+    async with stream:
+        first = await anext(aiter(stream))
+        assert first
+        changed = await client.change_keys(keys.renewed(bytes(range(128))))
+        for node in rig.nodes:
+            await node.process.follower.require(changed.height)
+        with pytest.raises(HcefsError) as caught:
+            async for _ in stream:
+                pass
+    assert caught.value.reason in ("old-key", "bad-proof")
