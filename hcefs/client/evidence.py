@@ -201,6 +201,8 @@ class EvidenceClient(ListClient):
         )
         statement = RecordStatement.decode(answer.statement)
         account = await self.fetch_account(node.account)
+        if account.key_version != statement.key_version:
+            account = await self.fresh_account(node.account)
         statement.check(account.signing_key)
         if (statement.node, statement.record) != (node.account, record):
             raise Conflict("a node stated something else than was asked", reason="wrong-statement")

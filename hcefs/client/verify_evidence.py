@@ -202,6 +202,12 @@ class Key:
 
     kind: int
     signing_key: bytes
+    ended_height: int = 0
+    ended_ms: int = 0
+
+    def signs_at(self, height: int) -> bool:
+        """Whether it was not yet changed for another one in the block of a height."""
+        return not self.ended_height or height < self.ended_height
 
 
 @dataclass
@@ -323,6 +329,8 @@ class Bundle:
             self._register(body, signatures, rest)
             return
         signers = self._signers(body, signatures, f"block {height}")
+        if kind == "rotate-keys":
+            self._rotate(rest, signers, height, time_ms)
         if kind == "open-record" and rest[0] == self.record:
             self.owner = rest[1]
             if self.owner not in signers:
@@ -354,6 +362,20 @@ class Bundle:
             raise Wrong(f"a {KINDS.get(kind, 'party')} was registered that nobody admitted")
         self.keys.update(fresh)
 
+    def _rotate(
+        self, fields: list[Any], signers: dict[bytes, Key], height: int, time_ms: int
+    ) -> None:
+        """An account changed its keys: what it signs from here on needs the new one."""
+        account, version, signing_key, _, _, _, proof, _ = fields
+        old = self.keys.get((account, version - 1))
+        if old is None or signers != {account: old}:
+            raise Wrong("keys of an account were changed by somebody else")
+        message = self.cluster + encode(fields[:6])
+        if not signed_by(signing_key, b"rotate-signing-key", message, proof):
+            raise Wrong("keys of an account were changed for keys that it does not hold")
+        old.ended_height, old.ended_ms = height, time_ms
+        self.keys[account, version] = Key(old.kind, signing_key)
+
     def _signers(
         self, body: bytes, signatures: list[Any], what: str, more: dict[Any, Key] | None = None
     ) -> dict[bytes, Key]:
@@ -362,6 +384,8 @@ class Bundle:
             key = (more or {}).get((signer, version)) or self.keys.get((signer, version))
             if key is None:
                 raise Wrong(f"{what}: signed by acc-{signer.hex()}, whose key is not shown")
+            if key.ended_height:
+                raise Wrong(f"{what}: signed by acc-{signer.hex()} with a key that has ended")
             if not signed_by(key.signing_key, b"transaction", self.cluster + body, signature):
                 raise Wrong(f"{what}: a signature of acc-{signer.hex()} is false")
             signers[signer] = key
@@ -405,6 +429,8 @@ class Bundle:
             message = encode(["record-statement", 1, *fields[:-1], b""])
             if key is None or key.kind != NODE:
                 raise Wrong(f"a statement is by acc-{node.hex()}, which is not shown to be a node")
+            if not key.signs_at(height):
+                raise Wrong(f"node acc-{node.hex()} stated with a key that had ended")
             if not signed_by(key.signing_key, b"record-statement", message, sign):
                 raise Wrong(f"node acc-{node.hex()} did not sign its statement")
             if (cluster, record, owner) != (self.cluster, self.record, self.owner):
@@ -439,7 +465,7 @@ class Bundle:
                 raise Wrong(f"entry {index}: the blob is not the one that the ledger binds")
             known.add(index)
             name = "blob-" + blob.hex()
-            content = self._content(core, metadata, index)
+            content = self._content(core, metadata, index, time_ms)
             if dek and (len(dek) != 32 or expand(dek, b"hcefs/v1/dek-com") != core[5]):
                 raise Wrong(f"{name}: the key is not the one that the core names")
             if (info := payloads.pop(name, None)) is not None:
@@ -469,7 +495,7 @@ class Bundle:
                 f"{contents} payloads, byte for byte what was sealed and bound by the entry"
             )
 
-    def _content(self, core: list[Any], metadata: bytes, index: int) -> bytes:
+    def _content(self, core: list[Any], metadata: bytes, index: int, time_ms: int) -> bytes:
         """The digest of the plaintext that the writer signed, or nothing."""
         if not metadata:
             return b""
@@ -480,7 +506,12 @@ class Bundle:
         blob, record, writer = core[0], core[1], core[6]
         unsigned = encode(["metadata", 1, *fields[:4], b""])
         message = blob + record + digest(unsigned)
-        keys = [key for (account, _), key in self.keys.items() if account == writer]
+        # A key that was changed before the entry came vouches for nothing any more.
+        keys = [
+            key
+            for (account, _), key in self.keys.items()
+            if account == writer and (not key.ended_height or time_ms <= key.ended_ms)
+        ]
         if not any(signed_by(key.signing_key, b"content", message, signature) for key in keys):
             raise Wrong(f"entry {index}: the writer did not sign this content")
         return bytes(content)

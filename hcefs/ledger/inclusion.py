@@ -36,6 +36,7 @@ from hcefs.ledger.transactions import (
     Transaction,
     decode_transaction,
 )
+from hcefs.ledger.transactions_keys import RotateKeys
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,12 @@ def transactions_of(block: Block) -> Iterator[tuple[int, Transaction]]:
 
 
 def is_about_account(transaction: Transaction, cluster: ClusterId, account: AccountId) -> bool:
-    """Whether it registers or ends an account."""
+    """Whether it registers or ends an account, or changes its keys."""
     if isinstance(transaction, RegisterAccount):
         return transaction.account(cluster) == account
-    return isinstance(transaction, DeactivateAccount) and transaction.account == account
+    return (
+        isinstance(transaction, DeactivateAccount | RotateKeys) and transaction.account == account
+    )
 
 
 def is_about_grant(transaction: Transaction, grant: GrantId) -> bool:

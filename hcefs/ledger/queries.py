@@ -263,7 +263,8 @@ class Questions:
         return size, _root(subtree, 0, size), path
 
     def account_proofs(self, asker: Account | None, account: AccountId) -> list[TransactionProof]:
-        """How an account came to the ledger; nothing for the operators of the genesis.
+        """How an account came to the ledger, and how its keys changed; nothing for the
+        operators of the genesis.
 
         For every active account, because a signature proves nothing without the key.
         """
@@ -271,9 +272,18 @@ class Questions:
         cluster = self._log.genesis.cluster
         if found.height == 0:
             return []
-        return self._proofs(
-            found.height, lambda each: inclusion.is_about_account(each, cluster, account)
-        )
+        heights = [found.height]
+        for version in range(1, found.key_version):
+            past = self._log.past_keys(account, version)
+            if past is not None:
+                heights.append(past.until_height)
+        return [
+            proof
+            for height in dict.fromkeys(heights)
+            for proof in self._proofs(
+                height, lambda each: inclusion.is_about_account(each, cluster, account)
+            )
+        ]
 
     def grant_proofs(self, asker: Account | None, grant: GrantId) -> list[TransactionProof]:
         """How a grant was given and, if it was, revoked; for whom :meth:`grant` answers."""

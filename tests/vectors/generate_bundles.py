@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from hcefs.access.facts import AccountKind
 from hcefs.client.evidence import EvidenceBundle, EvidenceEntry
 from hcefs.crypto.keys import dek_commitment
+from hcefs.crypto.signing import SigningKey
 from hcefs.formats.manifest import CONTENT_TAG, Core, Metadata, Opening
 from hcefs.ids import RecordId
 from hcefs.integrity import append_peak, blake3_digest
+from hcefs.ledger.block import PROTOCOL_RIGHTS
 from hcefs.ledger.inclusion import TransactionProof, prove_transaction
 from hcefs.ledger.outcome import Leaf
 from hcefs.ledger.record_statement import RecordStatement
-from hcefs.ledger.transactions import Append, AppendEntry, OpenRecord
+from hcefs.ledger.transactions import Append, AppendEntry, OpenRecord, Upgrade
+from hcefs.ledger.transactions_keys import RotateKeys, rotate_keys
 from tests.unit.ledger.scenario import (
     DAY_MS,
     START_MS,
@@ -23,6 +28,8 @@ from tests.unit.ledger.scenario import (
     put_key,
     record_id,
     seed,
+    signing_key,
+    token_key,
 )
 
 RECORD = record_id("evidence")
@@ -52,8 +59,36 @@ def _registrations(world: Scenario) -> list[bytes]:
     return [each.encode() for each in found]
 
 
-def bundle() -> tuple[str, EvidenceBundle]:
-    """The id of a cluster, and the evidence of a record with two entries and an ended right."""
+def change_keys(world: Scenario, name: str) -> RotateKeys:
+    """An account's next keys; from the block that holds it on, the world signs with them."""
+    party = world.party(name)
+    version, new = party.key_version + 1, f"{name} {party.key_version + 1}"
+    return rotate_keys(
+        world.genesis.cluster,
+        party.account,
+        version,
+        signing_key(new),
+        token_key(new),
+        public_key(new),
+        party.spki,
+    )
+
+
+def use_next_keys(world: Scenario, name: str) -> None:
+    """Sign with the keys of :func:`change_keys` from here on."""
+    party = world.party(name)
+    new = signing_key(f"{name} {party.key_version + 1}")
+    world.parties[name] = replace(party, signing=new, key_version=party.key_version + 1)
+
+
+def bundle(
+    *, changed: bool = False, thief: Callable[[Scenario], SigningKey] | None = None
+) -> tuple[str, EvidenceBundle]:
+    """The id of a cluster, and the evidence of a record with two entries and an ended right.
+
+    ``changed``: the owner and a node change their keys between the entries; ``thief``
+    gives the key that the second entry's content is then signed with.
+    """
     world = Scenario()
     proofs: list[TransactionProof] = []
 
@@ -70,7 +105,19 @@ def bundle() -> tuple[str, EvidenceBundle]:
     leaves: list[Leaf] = []
     peaks: tuple[bytes, ...] = ()
     for name in ("first", "second"):
+        if name == "second" and changed:
+            for version in range(2, PROTOCOL_RIGHTS + 1):
+                world.submit(Upgrade(version, world.height + 2), "o1", "o2")
+                world.commit([])
+            for each in ("pat", NODES[0]):
+                block([world.sign(change_keys(world, each), each).encode()])
+                use_next_keys(world, each)
+            world.time_ms += 1_000
         core, metadata = _core(world, name)
+        if name == "second" and thief is not None:
+            metadata = replace(metadata, content_signature=b"")
+            signature = thief(world).sign(CONTENT_TAG, metadata.message(core.blob, RECORD))
+            metadata = replace(metadata, content_signature=signature)
         opening = Opening(seed("salt " + name), RECORD, core.blob, core.digest(), b"")
         entry = AppendEntry(RECORD, 0, opening.commitment(), START_MS + DAY_MS)
         block([world.sign(Append((entry,), put_key(name)), "pat").encode()])
@@ -96,10 +143,10 @@ def statement(
     world: Scenario, node: str, record: RecordId, peaks: tuple[bytes, ...]
 ) -> RecordStatement:
     """What a node states of the record with two leaves."""
-    party, header = world.party(node), world.header
+    party, header, owner = world.party(node), world.header, world.account("pat")
     assert header is not None
     return RecordStatement(
-        world.genesis.cluster, party.account, 1, record, world.party("pat").account, 1, 2, peaks,
+        world.genesis.cluster, party.account, party.key_version, record, owner, 1, 2, peaks,
         header.height, header.hash(), world.time_ms, b"",
     ).signed(party.signing)  # fmt: skip
 

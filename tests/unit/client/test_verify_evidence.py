@@ -14,10 +14,13 @@ import pytest
 
 from hcefs.client import verify_evidence
 from hcefs.client.evidence import EvidenceBundle
-from hcefs.client.verify_evidence import STATEMENTS_NEEDED
+from hcefs.client.verify_evidence import STATEMENTS_NEEDED, verify_file
 from hcefs.formats.manifest import Opening
 from hcefs.ids import RecordId
+from hcefs.ledger.inclusion import TransactionProof
 from hcefs.ledger.record_statement import RecordStatement
+from hcefs.ledger.transactions import SignedTransaction, decode_transaction
+from hcefs.ledger.transactions_keys import RotateKeys
 from tests.unit.client.bundles import rejection, write_bundle
 from tests.unit.ledger.scenario import Scenario, seed, signing_key
 from tests.vectors.generate_bundles import bundle
@@ -105,6 +108,43 @@ def test_any_flipped_bit_is_noticed(tmp_path: Path) -> None:
         changed[at] ^= 1 << chosen.randrange(8)
         path = write_bundle(tmp_path / "b.zip", bytes(changed))
         assert rejection(path, CLUSTER), f"bit of byte {at}"
+
+
+def test_keys_that_changed_on_the_way_are_followed(tmp_path: Path) -> None:
+    """The first entry is by the owner's first keys, the second by the next; a node changed, too."""
+    cluster, made = bundle(changed=True)
+    report = verify_file(str(write_bundle(tmp_path / "b.zip", made)), cluster)
+    assert report.wrong == []
+    assert [entry["entry"] for entry in report.entries] == [0, 1]
+
+
+def test_a_key_that_has_ended_vouches_for_nothing_more(tmp_path: Path) -> None:
+    cluster, made = bundle(changed=True, thief=lambda _: signing_key("pat"))
+    said = rejection(write_bundle(tmp_path / "b.zip", made), cluster)
+    assert "did not sign this content" in said
+
+
+def _changes(made: EvidenceBundle) -> list[int]:
+    found = [decode_transaction(_transaction(data).body) for data in made.transactions]
+    return [at for at, each in enumerate(found) if isinstance(each, RotateKeys)]
+
+
+def _transaction(data: bytes) -> SignedTransaction:
+    return SignedTransaction.decode(TransactionProof.decode(data).transaction)
+
+
+def test_a_change_of_keys_cannot_be_left_out_nor_an_old_key_used_after_it(tmp_path: Path) -> None:
+    cluster, made = bundle(changed=True)
+    owners, _ = _changes(made)
+    kept = [data for at, data in enumerate(made.transactions) if at != owners]
+    without = replace(made, transactions=tuple(kept))
+    assert "whose key is not shown" in rejection(write_bundle(tmp_path / "b.zip", without), cluster)
+    # A node whose keys changed states with the old ones.
+    said = RecordStatement.decode(made.statements[0])
+    assert said.key_version == 2
+    old = replace(said, key_version=1).signed(signing_key("n1"))
+    stale = replace(made, statements=(old.encode(), *made.statements[1:]))
+    assert "had ended" in rejection(write_bundle(tmp_path / "b.zip", stale), cluster)
 
 
 def test_another_cluster_is_noticed(tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ class Party:
     token: SigningKey
     receiving_key: bytes
     spki: bytes
+    key_version: int = 1
 
 
 def signing_key(name: str) -> SigningKey:
@@ -157,7 +158,7 @@ class Scenario:
         return sign_transaction(
             transaction,
             self.genesis.cluster,
-            [(party.account, 1, party.signing) for party in parties],
+            [(party.account, party.key_version, party.signing) for party in parties],
         )
 
     def submit(self, transaction: Transaction, *names: str) -> Outcome:

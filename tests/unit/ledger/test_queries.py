@@ -20,8 +20,14 @@ from hcefs.integrity import (
 from hcefs.ledger.block import sign_head
 from hcefs.ledger.log import LEAVES_MAX
 from hcefs.ledger.queries import Questions
-from hcefs.ledger.transactions import DeactivateAccount, Upgrade
-from hcefs.ledger.transactions_keys import rotate_keys
+from hcefs.ledger.transactions import (
+    DeactivateAccount,
+    RegisterAccount,
+    SignedTransaction,
+    Upgrade,
+    decode_transaction,
+)
+from hcefs.ledger.transactions_keys import RotateKeys, rotate_keys
 from tests.unit.ledger.replicas import (
     an_append,
     make_block,
@@ -173,6 +179,9 @@ def test_keys_that_were_are_for_active_accounts(desk: Desk) -> None:
     found = ask.past_keys(desk.account("doc"), patient, 1)
     assert (found.key_version, found.signing_key) == (1, party.signing.public_key)
     assert desk.log.past_keys(patient, 1) == found
+    proofs = [each.transaction for each in ask.account_proofs(desk.account("doc"), patient)]
+    kinds = [type(decode_transaction(SignedTransaction.decode(each).body)) for each in proofs]
+    assert kinds == [RegisterAccount, RotateKeys]
     for version in (0, 2, 3):
         assert desk.who_may(lambda who, v=version: ask.past_keys(who, patient, v)) == set()  # type: ignore[misc]
     with pytest.raises(NotFound):
