@@ -266,3 +266,25 @@ async def test_an_account_is_made_under_a_passphrase(
             async for _ in stream:
                 pass
     assert caught.value.reason in ("old-key", "bad-proof")
+
+
+async def test_a_node_changes_its_keys_and_its_layouts_stay_good(rig: Rig) -> None:
+    """Its TLS key stays; it is restarted with the new file, and signs with the new keys."""
+    node = rig.nodes[5]
+    gateway = node.config.client_address
+    right = rig.append_grant.grant
+    before = await rig.hospital.put(rig.record, MARK * 40_000, grant=right, node=gateway)
+    new = node.keys.renewed(rig.runtime.random(128))
+    rig._hide(new)
+    done = await rig.client(node.keys).change_keys(new)
+    new.save(node.config.account, replace=True)
+    async with rig.restarted(node):
+        node.keys = new
+        for other in rig.nodes:
+            await other.process.follower.require(done.height)
+        after = await rig.hospital.put(rig.record, MARK * 40_000, grant=right, node=gateway)
+        assert after.durable_shards == after.total_shards
+        for receipt in (before, after):
+            blob = receipt.ref.blob
+            stream = await rig.doctor.get(rig.record, blob, grant=rig.read_grant.grant)
+            assert await stream.read() == MARK * 40_000

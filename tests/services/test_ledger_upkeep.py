@@ -34,7 +34,9 @@ async def submitter(rig: Rig) -> AsyncIterator[LedgerSubmitter]:
 
 def report(rig: Rig, node: Running, number: int) -> SignedTransaction:
     transaction = NodeReport(node.number, number, rig.map.epoch, (), b"")
-    return sign_transaction(transaction, rig.cluster, [(node.account, 1, node.keys.signing_key)])
+    return sign_transaction(
+        transaction, rig.cluster, [(node.account, node.keys.key_version, node.keys.signing_key)]
+    )
 
 
 async def test_a_node_submits_and_repeats(rig: Rig, submitter: LedgerSubmitter) -> None:
