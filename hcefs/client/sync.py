@@ -283,5 +283,6 @@ class SyncClient:
     stat = _blocking(Client.stat)
     list = _blocking(Client.list)
     bundle = _blocking(Client.bundle)
+    evidence = _blocking(Client.evidence)
     get = _streaming(Client.get)
     get_bundle = _streaming(Client.get_bundle)
