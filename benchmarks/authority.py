@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hcefs.access.facts import Account, AccountKind, Action, Generation, Grant, PastKeys, Record
+from hcefs.access.erasure_facts import Erasure
 from hcefs.access.token import Narrowing, TokenCache, mint
 from hcefs.access.verifier import NonceMemory, Verifier
 from hcefs.crypto.signing import RequestProof, SigningKey
@@ -61,6 +62,9 @@ class _View:
         return Record(record=record, owner=OWNER, generation=0, leaf_count=0, peaks=(), height=2)
 
     def generation(self, record: RecordId, number: int) -> Generation | None:
+        return None
+
+    def erasure(self, record: RecordId) -> Erasure | None:
         return None
 
     def grant(self, grant: GrantId) -> Grant | None:

@@ -93,6 +93,13 @@ class GrantId(FixedBytes):
     PREFIX = "grt"
 
 
+class HoldId(FixedBytes):
+    """A legal hold on a record; random."""
+
+    SIZE = 16
+    PREFIX = "hold"
+
+
 class PutKey(FixedBytes):
     """Idempotency key of an append, remembered per account until ``commit_by``."""
 

@@ -11,6 +11,7 @@ import enum
 from dataclasses import dataclass
 from typing import Protocol
 
+from hcefs.access.erasure_facts import Erasure
 from hcefs.encoding import Encoded
 from hcefs.ids import AccountId, BlobId, GrantId, RecordId
 
@@ -170,6 +171,9 @@ class LedgerView(Protocol):
 
     def grant(self, grant: GrantId) -> Grant | None:
         """The grant, revoked or not, or None."""
+
+    def erasure(self, record: RecordId) -> Erasure | None:
+        """That the record was erased, or None."""
 
 
 def signing_key_of(view: LedgerView, account: Account, key_version: int) -> bytes | None:

@@ -49,6 +49,7 @@ REASONS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "unknown-record": "the ledger knows no such record here: check the id, or ask for at "
         "least the height that opened it",
+        "erased": "the record was erased: nothing of it can be read, appended or granted any more",
         "unknown-account": "an account of the request is not on the ledger: register it first",
         "inactive-account": "an account that this right rests on was deactivated: ask the "
         "institution or the operators that admitted it",
@@ -158,6 +159,8 @@ def _check_request(view: LedgerView, request: AccessRequest) -> Record:
     record = view.record(request.record)
     if record is None:
         raise _Refusal("unknown-record")
+    if view.erasure(request.record) is not None:
+        raise _Refusal("erased")
     _active(view, request.presenter)
     if request.holder != request.presenter:
         _active(view, request.holder)

@@ -26,6 +26,7 @@ from hcefs.errors import Corrupt, HcefsError, Invalid
 from hcefs.integrity import blake3_digest
 from hcefs.ledger import (
     rules_accounts,
+    rules_erasure,
     rules_grants,
     rules_keys,
     rules_map,
@@ -75,6 +76,7 @@ from hcefs.ledger.transactions import (
     decode_transaction,
 )
 from hcefs.ledger.transactions_keys import RotateGeneration, RotateKeys
+from hcefs.ledger.transactions_erasure import EraseRecord, LiftHold, PlaceHold, SetRetention
 from hcefs.ledger.transactions_map import NodeReport, SeatsArrived, SetUpkeepPolicy
 from hcefs.ledger.transactions_requests import AnswerRequest, RequestAccess
 
@@ -123,6 +125,10 @@ _RULES: Mapping[type[Transaction], _Rule] = MappingProxyType(
         AnswerRequest: rules_requests.answer,
         RotateKeys: rules_keys.rotate_keys,
         RotateGeneration: rules_keys.rotate_generation,
+        SetRetention: rules_erasure.set_retention,
+        PlaceHold: rules_erasure.place_hold,
+        LiftHold: rules_erasure.lift_hold,
+        EraseRecord: rules_erasure.erase,
     }
 )
 """Which rule applies each kind of transaction; each checks the protocol version that it needs."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hcefs.access.erasure_facts import Erasure
 from hcefs.access.facts import Account, Generation, Grant
 from hcefs.encoding import Encoded
 from hcefs.ids import AccountId, RecordId
@@ -107,7 +108,22 @@ class AccountChanged:
     account: Account
 
 
-Event = LeafAppended | GrantGiven | GrantRevoked | GenerationAdded | MapChanged | AccountChanged
+@dataclass(frozen=True)
+class RecordErased:
+    """A record, and with it every right to it, is gone."""
+
+    erasure: Erasure
+
+
+Event = (
+    LeafAppended
+    | GrantGiven
+    | GrantRevoked
+    | GenerationAdded
+    | MapChanged
+    | AccountChanged
+    | RecordErased
+)
 
 
 @dataclass(frozen=True)

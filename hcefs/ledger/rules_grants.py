@@ -82,6 +82,13 @@ def revoke(
             "only the record's owner or who gave this grant, directly or above, may revoke it",
             reason="not-the-granter",
         )
+    erasure = view.erasure(record.record)
+    if erasure is not None:
+        # No generation comes to it any more; its grants are dead already.
+        raise Conflict(
+            f"the record was erased at height {erasure.height}, and with it every grant on it",
+            reason="erased",
+        )
     rotates = is_owner and bool(grant.actions & Action.READ)
     if grant.revoked_height and not (rotates and _lacks_generation(view, record, grant)):
         raise Conflict("this grant is revoked already", reason="already-revoked")

@@ -31,6 +31,10 @@ and, from protocol version 4 on::
     asks-by/<requester>/<ask>          "" (until it expires)
     asks-to/<patient>/<ask>            "" (while it is open)
     past-keys/<account>/<u32 version>  PastKeys
+    retention/<record>                 Retention
+    hold/<record>/<hold>               Hold (lifted ones too)
+    erased/<record>                    Erasure
+    erased-at/<u64 height>/<record>    ""
 
 Invariants: keys and values are bytes, a value is never None; an overlay never
 changes its base, and its base does not change while it is used.  A fact is what the
@@ -47,9 +51,11 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar, cast
 
 from hcefs.access.facts import Account, Generation, Grant, PastKeys, Record
+from hcefs.access.erasure_facts import Erasure, Hold, Retention
+from hcefs.access.facts import Account, Generation, Grant, Record
 from hcefs.encoding import Encoded
 from hcefs.errors import Corrupt, Invalid
-from hcefs.ids import AccountId, AskId, GrantId, PutKey, RecordId
+from hcefs.ids import AccountId, AskId, GrantId, HoldId, PutKey, RecordId
 from hcefs.ledger.cluster_facts import (
     Arrivals,
     MapChange,
@@ -73,6 +79,7 @@ ARRIVED = b"arrived/"
 MAP_CHANGES = b"map-change/"
 POLICY_KEY = b"upkeep-policy"
 REPORTS = b"report/"
+ERASED_AT = b"erased-at/"
 
 
 def account_key(account: AccountId) -> bytes:
@@ -175,6 +182,32 @@ def map_change_key(epoch: int) -> bytes:
 
 def report_key(node_id: int) -> bytes:
     return REPORTS + node_id.to_bytes(2, "big")
+
+
+def retention_key(record: RecordId) -> bytes:
+    return b"retention/" + record
+
+
+def holds_prefix(record: RecordId) -> bytes:
+    return b"hold/" + record + b"/"
+
+
+def hold_key(record: RecordId, hold: HoldId) -> bytes:
+    return holds_prefix(record) + hold
+
+
+def erased_key(record: RecordId) -> bytes:
+    return b"erased/" + record
+
+
+def erased_at_key(height: int, record: RecordId) -> bytes:
+    return ERASED_AT + height.to_bytes(8, "big") + b"/" + record
+
+
+def parse_erased_at(key: bytes) -> tuple[int, RecordId]:
+    """The inverse of :func:`erased_at_key`."""
+    rest = key[len(ERASED_AT) :]
+    return int.from_bytes(rest[:8], "big"), RecordId(rest[9:])
 
 
 @dataclass(frozen=True)
@@ -427,6 +460,42 @@ class StateView:
         ids = (int.from_bytes(key[len(REPORTS) :], "big") for key, _ in self._state.scan(REPORTS))
         found = (self.report(node_id) for node_id in ids)
         return tuple(row for row in found if row is not None)
+
+    def retention(self, record: RecordId) -> Retention | None:
+        """Until when a record must be kept, or None where nobody has said so."""
+        return self._state.fact(Retention, retention_key(record))
+
+    def hold(self, record: RecordId, hold: HoldId) -> Hold | None:
+        """One hold on a record, lifted or not, or None."""
+        return self._state.fact(Hold, hold_key(record, hold))
+
+    def holds(self, record: RecordId) -> list[Hold]:
+        """All holds on a record, lifted ones included, by id."""
+        prefix = holds_prefix(record)
+        ids = [HoldId(key[len(prefix) :]) for key, _ in self._state.scan(prefix)]
+        found = (self.hold(record, each) for each in ids)
+        return [hold for hold in found if hold is not None]
+
+    def erasure(self, record: RecordId) -> Erasure | None:
+        """That a record was erased, and when, or None."""
+        return self._state.fact(Erasure, erased_key(record))
+
+    def erased_after(self, height: int, record: RecordId, limit: int) -> list[Erasure]:
+        """Erasures in order of height and record, behind this one; at most ``limit``.
+
+        It begins at the first one, whatever the state has: few records are ever erased.
+        """
+        found: list[Erasure] = []
+        for key, _ in self._state.scan(ERASED_AT):
+            at = parse_erased_at(key)
+            if at <= (height, record):
+                continue
+            erasure = self.erasure(at[1])
+            if erasure is not None:
+                found.append(erasure)
+            if len(found) == limit:
+                break
+        return found
 
     def put_row(self, account: AccountId, put_key: PutKey) -> PutRow | None:
         """What a put key made, while it is remembered."""

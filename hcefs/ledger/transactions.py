@@ -21,6 +21,7 @@ from hcefs.ids import AccountId, BlobId, ClusterId, GrantId, PutKey, RecordId
 from hcefs.integrity import blake3_digest
 from hcefs.ledger.genesis import RECEIVING_KEY_SIZE, TIME_MS_MAX
 from hcefs.ledger.transactions_keys import RotateGeneration, RotateKeys
+from hcefs.ledger.transactions_erasure import EraseRecord, LiftHold, PlaceHold, SetRetention
 from hcefs.ledger.transactions_map import NodeReport, SeatsArrived, SetUpkeepPolicy
 from hcefs.ledger.transactions_requests import AnswerRequest, RequestAccess
 
@@ -373,6 +374,10 @@ Transaction = (
     | AnswerRequest
     | RotateKeys
     | RotateGeneration
+    | SetRetention
+    | PlaceHold
+    | LiftHold
+    | EraseRecord
 )
 
 _TYPES: tuple[type[Transaction], ...] = (
@@ -391,6 +396,10 @@ _TYPES: tuple[type[Transaction], ...] = (
     AnswerRequest,
     RotateKeys,
     RotateGeneration,
+    SetRetention,
+    PlaceHold,
+    LiftHold,
+    EraseRecord,
 )
 _BY_NAME = {(cls.KIND, cls.VERSION): cls for cls in _TYPES}
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from hcefs.access.facts import Account, AccountKind, Generation, Grant, PastKeys, Record
+from hcefs.access.erasure_facts import Erasure
 from hcefs.blobs.put import NodeIdentity, PutPlan, PutSession
 from hcefs.crypto.accounts import AccountKeys
 from hcefs.erasure.scheme import profile_named
@@ -65,6 +66,7 @@ class LedgerFacts:
     generations: dict[tuple[RecordId, int], Generation] = field(default_factory=dict)
     grants: dict[GrantId, Grant] = field(default_factory=dict)
     leaves: dict[tuple[RecordId, bytes], int] = field(default_factory=dict)
+    erasures: dict[RecordId, Erasure] = field(default_factory=dict)
 
     def account(self, account: AccountId) -> Account | None:
         return self.accounts.get(account)
@@ -83,6 +85,21 @@ class LedgerFacts:
 
     def leaf_index(self, record: RecordId, commitment: bytes) -> int | None:
         return self.leaves.get((record, commitment))
+
+    def erasure(self, record: RecordId) -> Erasure | None:
+        return self.erasures.get(record)
+
+    def erased_after(self, height: int, record: RecordId, limit: int) -> list[Erasure]:
+        found = sorted(self.erasures.values(), key=lambda each: (each.height, each.record))
+        return [each for each in found if (each.height, each.record) > (height, record)][:limit]
+
+    def erase(self, record: RecordId) -> Erasure:
+        """What the owner's erasure on the ledger does for holders."""
+        self.height += 1
+        owner = self.records[record].owner
+        erasure = Erasure(record, self.height, self.time_ms, owner, b"", bytes(32))
+        self.erasures[record] = erasure
+        return erasure
 
     def commit(self, opening: AnyOpening) -> None:
         """What an append on the ledger does for holders."""

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from hcefs.access.facts import PURPOSES, Action
+from hcefs.access.erasure_facts import Erasure
+from hcefs.access.facts import PURPOSES, Action, Grant
 from hcefs.access.rights import (
     CHAIN_DEPTH_MAX,
     PERMITTED,
@@ -176,7 +177,38 @@ CHAINS = [
     ),
 ]
 
-CASES = REQUESTS + OWNERS + GRANTS + CHAINS
+
+def erased(*grants: Grant) -> FakeView:
+    """The usual world, with the record erased at height 7."""
+    world = view(*grants)
+    world.erasures[RECORD] = Erasure(RECORD, 7, NOW_MS, OWNER, b"", bytes(32))
+    return world
+
+
+ERASED = [
+    Case("erased, the owner reads", "erased", view=erased(), request=request(**AS_OWNER)),
+    Case("erased, a live grant", "erased", view=erased(grant())),
+    Case(
+        "erased, the owner shares",
+        "erased",
+        view=erased(),
+        request=request(**AS_OWNER, action=Action.SHARE),
+    ),
+    Case(
+        "erased, the owner appends",
+        "erased",
+        view=erased(),
+        request=request(**AS_OWNER, action=Action.APPEND),
+    ),
+    Case(
+        "another record was erased",
+        PERMITTED,
+        view=erased(grant(record=OTHER_RECORD)),
+        request=request(record=OTHER_RECORD),
+    ),
+]
+
+CASES = REQUESTS + OWNERS + GRANTS + CHAINS + ERASED
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hcefs.access.facts import Account, AccountKind, Action, Generation, Grant, PastKeys, Record
+from hcefs.access.erasure_facts import Erasure
 from hcefs.access.rights import AccessRequest
 from hcefs.access.token import Use
 from hcefs.crypto.signing import SigningKey
@@ -89,6 +90,7 @@ class FakeView:
     past: dict[tuple[AccountId, int], PastKeys] = field(default_factory=dict)
     records: dict[RecordId, Record] = field(default_factory=dict)
     grants: dict[GrantId, Grant] = field(default_factory=dict)
+    erasures: dict[RecordId, Erasure] = field(default_factory=dict)
     height: int = 7
     time_ms: int = NOW_MS
 
@@ -106,6 +108,9 @@ class FakeView:
 
     def grant(self, grant: GrantId) -> Grant | None:
         return self.grants.get(grant)
+
+    def erasure(self, record: RecordId) -> Erasure | None:
+        return self.erasures.get(record)
 
 
 def view(*grants: Grant, **accounts: Account) -> FakeView:
