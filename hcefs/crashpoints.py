@@ -133,6 +133,18 @@ class CrashPoint(enum.Enum):
     RESTORING_UNNAMED = "restoring/unnamed"
     RESTORING_ROW = "restoring/row"
     RESTORING_UNMARKED = "restoring/unmarked"
+    # hcefs.upkeep.erase, hcefs.upkeep.erase_rows
+    ERASURE_NOTED = "erasure/noted"
+    ERASURE_KEYS = "erasure/keys"
+    ERASURE_KEYS_GONE = "erasure/keys-gone"
+    ERASURE_MARKED = "erasure/marked"
+    ERASURE_ROWS = "erasure/rows"
+    ERASURE_SHARDS = "erasure/shards"
+    ERASURE_NAMES = "erasure/names"
+    ERASURE_UNMARKED = "erasure/unmarked"
+    ERASURE_INDEX = "erasure/index"
+    ERASURE_PURGED = "erasure/purged"
+    ERASURE_DONE = "erasure/done"
     # hcefs.stripes.placed
     MIGRATE_PAGE = "migrate/page"
     MIGRATE_MARK = "migrate/mark"

@@ -79,6 +79,7 @@ from hcefs.transport.grpc_upkeep import GrpcUpkeepPeers
 from hcefs.transport.limit import ByteGate, Gate
 from hcefs.upkeep.bring_home import HomeBringer
 from hcefs.upkeep.collect import Collector
+from hcefs.upkeep.erase import Eraser
 from hcefs.upkeep.fill import SeatFiller
 from hcefs.upkeep.latency import LatencyMeter
 from hcefs.upkeep.rebalance import Rebalancer
@@ -279,6 +280,10 @@ class StorageNode:
             hints=lambda giver, profile, shards: self.repairs.listener.take(giver, profile, shards),
         )
         self._collector = Collector(runtime, self.stores, self._log, metrics, holder.pending)
+        self._eraser = eraser = Eraser(
+            runtime, self._log, self.stores, holder.pending, metrics, pack_holder.forget
+        )
+        desk.settled = eraser.require_settled
         exporter = Exporter(runtime, self.stores, self._log, metrics, holder.pending, uploads)
         others = GrpcUpkeepPeers(runtime, self.channels)
         self._throttle = Throttle(
@@ -460,6 +465,7 @@ class StorageNode:
             Witness(runtime, self.stores, exporter, others, self._throttle, self.account),
         )
         workers: list[Worker] = [
+            eraser,
             self._collector,
             self._rebalancer,
             retirer,

@@ -7,7 +7,7 @@ decision.  Source: docs/ARCHITECTURE.md, "Rights".
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -189,6 +189,8 @@ class Desk:
         self._strangers = Gate("waiting strangers", STRANGERS_MAX, runtime)
         self._spki: dict[bytes, Node] = {}
         self._spki_epoch = 0
+        self.settled: Callable[[], None] = lambda: None
+        """Raises ``Unavailable`` while this node has to catch up before it serves."""
 
     @property
     def view(self) -> LedgerView:
@@ -199,8 +201,10 @@ class Desk:
         """The current map, in which this node has one of some states.
 
         Raises:
-            Unavailable: there is none yet, or it does not name this node.
+            Unavailable: there is none yet, it does not name this node, or this node has to
+                catch up first.
         """
+        self.settled()
         current = self.follower.view.cluster_map()
         if current is None:
             raise Unavailable(

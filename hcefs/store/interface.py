@@ -295,7 +295,14 @@ class RowStore(Protocol):
     def delete(self, rows: Sequence[tuple[Table, bytes]]) -> None:
         """Delete all rows or none, durably; absent rows are no error.
 
-        The bytes stay on the disk until compaction: see :class:`KeyStore`.
+        The bytes stay on the disk until compaction, or :meth:`purge`.
+        """
+
+    def purge(self, tables: Sequence[Table]) -> None:
+        """Rewrite tables without what was deleted from them before the call.
+
+        On return no file that is in use holds it; files that were replaced may be unlinked a
+        moment later.  Expensive: it reads and writes the tables whole, while others go on.
         """
 
     def scan(

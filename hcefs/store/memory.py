@@ -368,6 +368,10 @@ class MemoryRowStore(_MemoryTables[Table]):
     def delete(self, rows: Sequence[tuple[Table, bytes]]) -> None:
         self._delete(rows)
 
+    def purge(self, tables: Sequence[Table]) -> None:
+        """Memory keeps nothing of what was deleted."""
+        self._require_open()
+
 
 class MemoryKeyStore(_MemoryTables[KeyTable]):
     """See :class:`~hcefs.store.interface.KeyStore`."""

@@ -33,11 +33,14 @@ import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from rocksdict import (
     BlockBasedOptions,
+    BottommostLevelCompaction,
+    CompactOptions,
     DbClosedError,
     DBCompressionType,
     DBRecoveryMode,
@@ -50,7 +53,14 @@ from rocksdict import (
 from hcefs.errors import Conflict, Corrupt, Exhausted, HcefsError, Internal, Invalid, Unavailable
 from hcefs.integrity import crc32c
 from hcefs.store.disk import Disk
-from hcefs.store.interface import RowPage, Table, check_key, check_limit, check_value
+from hcefs.store.interface import (
+    KEY_BYTES_MAX,
+    RowPage,
+    Table,
+    check_key,
+    check_limit,
+    check_value,
+)
 
 log = logging.getLogger(__name__)
 
@@ -469,6 +479,19 @@ class RocksRowStore(RocksTables[Table]):
             names = [row_name(table, key) for table, key in rows]
             with self._stripes.hold(names):
                 self._write(deletes=names)
+
+    def purge(self, tables: Sequence[Table]) -> None:
+        options = CompactOptions()
+        options.set_bottommost_level_compaction(BottommostLevelCompaction.force())
+        # The flush retires the log that holds the rows as they were written.
+        self._use(lambda database: database.flush())
+        for table in tables:
+            first, last = row_name(table, b""), row_name(table, b"\xff" * KEY_BYTES_MAX)
+            self._use(partial(_compact, first=first, last=last, options=options))
+
+
+def _compact(database: Rdict, first: bytes, last: bytes, options: CompactOptions) -> None:
+    database.compact_range(first, last, options)
 
 
 def translate_any(error: Exception) -> HcefsError:

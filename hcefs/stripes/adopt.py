@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -51,6 +52,7 @@ from hcefs.stripes.pending import (
 )
 from hcefs.stripes.placed import form_of, record_row, replaced_rows, shard_key, shard_row
 from hcefs.stripes.shard_check import check_whole
+from hcefs.stripes.storing import ERASED, Tombs, require_living
 from hcefs.stripes.transfers import begin_shard, whole
 from hcefs.transport.peers import Piece
 from hcefs.transport.upkeep import BlobRows, PackRows, RecordRows, ShardName
@@ -82,6 +84,11 @@ class Adoptable:
     packed: bool
     layout: Layout | PackLayout
     cores: tuple[Core, ...]
+    records: tuple[RecordId, ...]
+    """Of which rows are in it."""
+
+    uncovered: int = 0
+    """Payloads of a pack of which the giver has no rows: of records that were erased."""
 
     @property
     def form(self) -> str:
@@ -125,6 +132,11 @@ class Adopter:
         self._replica = replica
         self._pending = pending
 
+    @property
+    def tombs(self) -> Tombs:
+        """What says which records were erased."""
+        return self._replica
+
     # -- shards
 
     async def has(self, base: BlobBase, index: int, profile: str) -> bool:
@@ -153,6 +165,7 @@ class Adopter:
         opening = Opening.decode(rows.opening)
         core.check()
         opening.check()
+        require_living(self._replica, core.record)
         check_layout(self._replica, layout, core.writer)
         if (
             core.blob.base != base
@@ -187,6 +200,7 @@ class Adopter:
             packed=False,
             layout=layout,
             cores=(core,),
+            records=(core.record,),
         )
 
     def _check_pack(self, base: BlobBase, rows: PackRows) -> Adoptable:
@@ -194,12 +208,17 @@ class Adopter:
         shape = PackShape.of(layout)
         if layout.base != base:
             raise Corrupt("the layout is of another pack", reason="rows-disagree")
-        check_groups(base, rows.groups, shape.payloads, shredded=True)
+        # Whose records were erased there, or here, is not among its groups any more.
+        some_erased = bool(self._replica.erased_after(0, RecordId.zero(), 1))
+        check_groups(base, rows.groups, shape.payloads, shredded=True, partial=some_erased)
+        groups = [each for each in rows.groups if self._replica.erasure(each.record) is None]
+        if not groups:
+            raise NotFound("all records of this pack were erased", reason=ERASED)
         kept: list[tuple[Table, bytes, bytes]] = [(Table.LAYOUTS, bytes(base), rows.layout)]
         keys: list[tuple[KeyTable, bytes, bytes]] = []
         cores: list[Core] = []
         waiting = 0
-        for group in rows.groups:
+        for group in groups:
             opening = PackOpening.decode(group.opening)
             waiting += not self._is_committed(group.record, opening.commitment())
             slots = opening.slots
@@ -219,7 +238,7 @@ class Adopter:
             if group.envelope:
                 name = bytes(base) + bytes(group.record)
                 keys.append((KeyTable.PACK_ENVELOPES, name, group.envelope))
-        committed = waiting < len(rows.groups)
+        committed = waiting < len(groups)
         if not committed:
             self._still_pending(rows.commit_by_ms)
         return Adoptable(
@@ -235,6 +254,8 @@ class Adopter:
             packed=True,
             layout=layout,
             cores=tuple(cores),
+            records=tuple(group.record for group in groups),
+            uncovered=shape.payloads - len(cores),
         )
 
     def _is_committed(self, record: RecordId, commitment: bytes) -> bool:
@@ -278,7 +299,7 @@ class Adopter:
         Raises:
             Conflict: another copy was first, or other rows are here.
         """
-        with self._pending.locked([bytes(wanted.base)]):
+        with self._storing(wanted), self._pending.locked([bytes(wanted.base)]):
             fitting = self._fitting(wanted)
             self._lead_here(wanted, index)
             crash_point(CrashPoint.ADOPT_PENDING)
@@ -301,7 +322,7 @@ class Adopter:
                 problem = OTHER_LAYOUT
             except (Corrupt, NotFound) as error:
                 intact, problem = False, error.reason
-            with self._pending.locked([bytes(wanted.base)]):
+            with self._storing(wanted), self._pending.locked([bytes(wanted.base)]):
                 if not intact:
                     self._require_unnamed(wanted, index, problem)
                     log.error("a file of %s index %d is set aside: %s", wanted.base, index, problem)
@@ -314,6 +335,9 @@ class Adopter:
             return True
 
         return await whole(self._runtime, job)
+
+    def _storing(self, wanted: Adoptable) -> AbstractContextManager[None]:
+        return self._pending.storing.of(self._replica, wanted.records)
 
     def _require_unnamed(self, wanted: Adoptable, index: int, problem: str) -> None:
         """Check that no rows here vouch for a whole file that is not the wanted one.
@@ -381,6 +405,16 @@ class Adopter:
         return await whole(self._runtime, lambda: self._keep_record(record, rows))
 
     def _keep_record(self, record: RecordId, rows: RecordRows) -> int:
+        try:
+            with self._pending.storing.of(self._replica, [record]):
+                return self._keep_rows(record, rows)
+        except NotFound as error:
+            if error.reason != ERASED:
+                raise
+            # Whoever gave them is behind, or was away: there is nothing to have.
+            return 0
+
+    def _keep_rows(self, record: RecordId, rows: RecordRows) -> int:
         refused = 0
         for data, until in rows.openings:
             try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hcefs.access.facts import AccountKind, Action, LedgerView, signing_key_of
+from hcefs.access.erasure_facts import Erasure
 from hcefs.erasure.scheme import SEGMENT_SIZE, Geometry, profile_named
 from hcefs.errors import Conflict, Corrupt, Denied, Invalid
 from hcefs.formats.keybox import KeyBox, KeyLink
@@ -29,6 +30,9 @@ class Replica(LedgerView, Protocol):
 
     def leaf_index(self, record: RecordId, commitment: bytes) -> int | None:
         """Position of a commitment in its record, or None while it is not committed."""
+
+    def erased_after(self, height: int, record: RecordId, limit: int) -> list[Erasure]:
+        """Erasures in order of height and record, behind this one; at most ``limit``."""
 
 
 @dataclass(frozen=True)

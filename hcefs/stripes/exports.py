@@ -44,6 +44,7 @@ from hcefs.stripes.placed import (
     staged_key,
 )
 from hcefs.stripes.shard_index import read_footer
+from hcefs.stripes.storing import require_living
 from hcefs.stripes.transfers import LocalDownload, opened
 from hcefs.stripes.uploads import Uploads
 from hcefs.transport.packs import PackGroupRows
@@ -167,11 +168,13 @@ class Exporter:
         core = rows.get(Table.CORES, bytes(base))
         if core is None:
             return self._pack_rows(base, layout)
-        opening = rows.get(Table.OPENINGS, bytes(base))
-        if opening is None:
+        data = rows.get(Table.OPENINGS, bytes(base))
+        if data is None:
             raise Corrupt("the opening of a blob is gone", reason="missing-row")
-        key_row = self._stores.keys.get(KeyTable.KEY_ROWS, bytes(Opening.decode(opening).blob))
-        return BlobRows(layout, core, key_row or b"", opening)
+        opening = Opening.decode(data)
+        require_living(self._replica, opening.record)
+        key_row = self._stores.keys.get(KeyTable.KEY_ROWS, bytes(opening.blob))
+        return BlobRows(layout, core, key_row or b"", data)
 
     def _pack_rows(self, base: BlobBase, layout: bytes) -> PackRows:
         PackLayout.decode(layout)
@@ -184,6 +187,8 @@ class Exporter:
         groups = []
         for key, opening in stores.rows.scan(Table.OPENINGS, bytes(base), limit=PACK_ROWS_MAX):
             record = RecordId(key[BlobBase.SIZE :])
+            if self._replica.erasure(record) is not None:
+                continue  # its rows are on their way out, and nobody is to have them
             slots = PackOpening.decode(opening).slots
             names = [bytes(base) + slot.to_bytes(2, "big") for slot in split_slots(slots)]
             if not all(name in cores for name in names):
@@ -258,6 +263,8 @@ class Exporter:
         return await self._runtime.disk(self._record, record, after)
 
     def _record(self, record: RecordId, after: bytes) -> tuple[RecordRows, bytes]:
+        if self._replica.erasure(record) is not None:
+            return RecordRows((), (), ()), b""
         stage, last = after[:1] or _STAGES[0], after[1:] or None
         if stage not in _STAGES:
             raise Invalid("no page of a record's rows begins there", reason="bad-page")

@@ -193,7 +193,8 @@ class Holder:
         if lists:
             waiting.append((PENDING_OPENING, listing, listing))
             kept += [(Table.INDEX, listing, rows.opening), record_row(record)]
-        with self.pending.locked([base, listing]):
+        storing = self.pending.storing.of(self._replica, [record])
+        with storing, self.pending.locked([base, listing]):
             self._require_new(blob, rows)
             if lists:
                 self._require_listing(listing, rows.opening)
@@ -374,7 +375,8 @@ class Holder:
         name = bytes(value.record) + bytes(value.blob)
 
         def keep() -> None:
-            with self.pending.locked([name]):
+            storing = self.pending.storing.of(self._replica, [value.record])
+            with storing, self.pending.locked([name]):
                 known = self._require_listing(name, opening)
                 self.pending.add([(PENDING_OPENING, name, name)], commit_by_ms)
                 crash_point(CrashPoint.OPENING_PENDING)
@@ -403,6 +405,10 @@ class Holder:
 
     def _keep_key(self, call: Call, table: KeyTable, key: bytes, value: bytes) -> None:
         """Keep a box or a link, which is a row of the call's record."""
+        with self.pending.storing.of(self._replica, [call.record]):
+            self._keep_key_row(call, table, key, value)
+
+    def _keep_key_row(self, call: Call, table: KeyTable, key: bytes, value: bytes) -> None:
         named = record_row(call.record)
         marks = self._record_marks(call)
         if marks or self._stores.rows.get(named[0], named[1]) is None:

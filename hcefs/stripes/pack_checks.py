@@ -91,11 +91,17 @@ def pack_length(shape: PackShape) -> int:
 
 
 def check_groups(
-    base: BlobBase, groups: Sequence[PackGroupRows], payloads: int, *, shredded: bool = False
+    base: BlobBase,
+    groups: Sequence[PackGroupRows],
+    payloads: int,
+    *,
+    shredded: bool = False,
+    partial: bool = False,
 ) -> list[PackEnvelope]:
     """Check the rows of a pack: that they fit each other, and cover each slot once.
 
-    Their envelopes, decoded.  ``shredded`` allows for groups that have lost theirs.
+    Their envelopes, decoded.  ``shredded`` allows for groups that have lost theirs,
+    ``partial`` for slots that no group names: those of records that were erased.
 
     Raises:
         Invalid: ``rows-disagree``, ``too-large``, or what is malformed.
@@ -122,7 +128,7 @@ def check_groups(
                     "the groups of a pack name each of its slots once", reason="rows-disagree"
                 )
             taken[slot] = 1
-    if taken.count(1) != payloads:
+    if taken.count(1) != payloads and not partial:
         raise Invalid("a payload of the pack is in no group", reason="rows-disagree")
     return envelopes
 

@@ -112,7 +112,9 @@ class PackHolder:
         writer = self._begin(shard, checked)
         try:
             writer.write(shard.piece)
-            with self._pending.locked([bytes(shard.base), *(name for name, _ in listed)]):
+            storing = self._pending.storing.of(self._replica, [g.record for g in shard.groups])
+            subjects = [bytes(shard.base), *(name for name, _ in listed)]
+            with storing, self._pending.locked(subjects):
                 self._require_new(shard, listed)
                 # First what leads the collector here: whatever fails later is found again,
                 # the openings in listings, too.
@@ -173,7 +175,8 @@ class PackHolder:
                 (index_name(opening.record, opening.base), data)
                 for opening, data in zip(checked, openings, strict=True)
             ]
-            with self._pending.locked(name for name, _ in listed):
+            storing = self._pending.storing.of(self._replica, [each.record for each in checked])
+            with storing, self._pending.locked(name for name, _ in listed):
                 self._require_listing(listed)
                 self._pending.add(
                     [(PENDING_OPENING, name, name) for name, _ in listed], commit_by_ms

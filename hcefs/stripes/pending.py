@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from hcefs.ids import BlobBase, RecordId
 from hcefs.integrity import crc32c
 from hcefs.store.interface import RowStore, Table
+from hcefs.stripes.storing import Storing
 
 PENDING_BLOB = b"b"
 PENDING_OPENING = b"o"
@@ -47,6 +48,7 @@ class PendingNames:
 
     def __init__(self, rows: RowStore) -> None:
         self._rows = rows
+        self.storing = Storing()
         self._locks = [threading.Lock() for _ in range(LOCKS)]
 
     @contextlib.contextmanager

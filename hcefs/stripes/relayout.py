@@ -234,7 +234,8 @@ class LayoutTaker:
 
         def begin() -> bool:
             key = staged_key(wanted.base, wanted.profile)
-            with self._pending.locked([bytes(wanted.base)]):
+            storing = self._pending.storing.of(self._adopter.tombs, wanted.records)
+            with storing, self._pending.locked([bytes(wanted.base)]):
                 if self._stores.rows.get(Table.STAGED, key) != layout:
                     self._stores.rows.put([(Table.STAGED, key, layout)])
                 try:
@@ -264,7 +265,8 @@ class LayoutTaker:
             await copy.abort()
 
     def _place(self, wanted: Adoptable, index: int) -> None:
-        with self._pending.locked([bytes(wanted.base)]):
+        storing = self._pending.storing.of(self._adopter.tombs, wanted.records)
+        with storing, self._pending.locked([bytes(wanted.base)]):
             if not self._has_file(wanted, index):
                 raise NotFound("that shard was not staged here", reason="not-staged")
             rows = [row for row in wanted.rows if row[0] is not Table.LAYOUTS]
@@ -282,7 +284,8 @@ class LayoutTaker:
 
     def _enter(self, wanted: Adoptable, index: int | None) -> None:
         rows, base = self._stores.rows, bytes(wanted.base)
-        with self._pending.locked([base]):
+        storing = self._pending.storing.of(self._adopter.tombs, wanted.records)
+        with storing, self._pending.locked([base]):
             here = shards_of(rows, wanted.base)
             if index is not None and not any(
                 (each.index, each.form) == (index, wanted.form) for each in here

@@ -45,6 +45,7 @@ from hcefs.stripes.hedge import HedgeTimer
 from hcefs.stripes.read import StripeReader
 from hcefs.stripes.rebuild import rebuilt_pieces
 from hcefs.stripes.relayout import cut
+from hcefs.stripes.storing import ERASED
 from hcefs.transport.peers import (
     LOAD_MESSAGE_BYTES,
     Call,
@@ -330,8 +331,8 @@ class SeatFiller:
         """
         if error.retryable:
             raise error
-        if error.reason == "superseded":
-            return Outcome.GONE  # it was re-profiled meanwhile
+        if error.reason in ("superseded", ERASED):
+            return Outcome.GONE  # it was re-profiled, or erased, meanwhile
         filled.lost += 1
         self._metrics.count("unrecovered_shards_total")
         log.error("shard %s index %d cannot be had: %s (%s)", base, index, error.kind, error.reason)
@@ -351,6 +352,7 @@ class SeatFiller:
             HcefsError: why nobody's rows do.
         """
         failures: list[HcefsError] = []
+        partial: Adoptable | None = None
         for node_id in sorted({node_id for ids in held.values() for node_id in ids}):
             peer = self._peers.upkeep_peer(nodes[node_id])
             try:
@@ -358,7 +360,12 @@ class SeatFiller:
                 wanted = await self._runtime.compute(self._adopter.check, base, rows)
                 if wanted.profile != place.profile:
                     raise Corrupt("a base is listed under another profile", reason="wrong-profile")
-                return wanted
+                # Rows that one lacks because a record was erased, the others lack too; what only
+                # one says to be erased is not.
+                if not wanted.uncovered:
+                    return wanted
+                if partial is None or wanted.uncovered < partial.uncovered:
+                    partial = wanted
             except HcefsError as error:
                 failures.append(error)
                 if error.kind not in ("not-found", "unavailable"):
@@ -366,6 +373,8 @@ class SeatFiller:
                         "node %d gave bad rows of %s: %s (%s)",
                         node_id, base, error.kind, error.reason,
                     )  # fmt: skip
+        if partial is not None:
+            return partial
         for failure in failures:
             if failure.retryable:
                 raise failure

@@ -180,3 +180,15 @@ def test_inspection_goes_through_a_table_in_pages(store: RowStore) -> None:
     )
     rest = store.inspect(Table.CORES, first.last, 4)
     assert (rest.rows, rest.last, rest.broken) == (((b"\x05", b"v"),), None, False)
+
+
+def test_purging_changes_nothing_for_readers(store: RowStore) -> None:
+    """What it does to files is proved where there are files (tests/crash)."""
+    store.put([(Table.CORES, b"a", b"kept"), (Table.CORES, b"b", b"gone")])
+    store.put([(Table.META, b"a", b"elsewhere")])
+    store.delete([(Table.CORES, b"b")])
+    store.purge([Table.CORES, Table.OPENINGS])
+    assert store.scan(Table.CORES) == [(b"a", b"kept")]
+    assert store.get(Table.META, b"a") == b"elsewhere"
+    store.put([(Table.CORES, b"b", b"again")])
+    assert store.get(Table.CORES, b"b") == b"again"
