@@ -18,6 +18,7 @@ from pathlib import Path
 
 from hcefs.crashpoints import VARIABLE, CrashPoint, arm_from_environment
 from hcefs.runtime import SystemRuntime
+from tests.crash.erasure_scenario import Erases
 from tests.crash.ledger_scenario import Ledger
 from tests.crash.mutations import MUTATIONS
 from tests.crash.scenarios import SCENARIOS, Scenario
@@ -28,7 +29,7 @@ from tests.crash.upkeep_scenarios import UPKEEP_SCENARIOS
 PHASE_SECONDS = 60.0
 ALL: dict[str, Callable[[Path, SystemRuntime], Scenario]] = {
     made.name: made  # type: ignore[attr-defined]
-    for made in (*SCENARIOS, *UPKEEP_SCENARIOS, Ledger, TermBegins, SnapshotJoins)
+    for made in (*SCENARIOS, *UPKEEP_SCENARIOS, Erases, Ledger, TermBegins, SnapshotJoins)
 }
 
 _context = multiprocessing.get_context("forkserver")

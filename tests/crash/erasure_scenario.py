@@ -59,7 +59,7 @@ class Erases(ClusterScenario):
         await nodes.keep_boxes()
         notes = [await world.put(SIZE, 1, "ec-4-2"), await world.put(SIZE, 2, "copy-3")]
         pack = await nodes.put_mixed()
-        secrets = nodes.secrets([BlobId.of(note.base) for note in notes], [pack]) + [SEALED]
+        secrets = [*nodes.secrets([BlobId.of(note.base) for note in notes], [pack]), SEALED]
         erasure = world.cluster.ledger.erase(world.cluster.record)
         kept = (erasure, sorted(set(secrets)), bytes(pack.base))
         self._kept.write_bytes(pickle.dumps(kept))

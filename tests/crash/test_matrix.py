@@ -40,6 +40,8 @@ NAMES = """
     damage/entered damage/settled repair/restored
     restoring/draft restoring/marked restoring/set-aside restoring/empty restoring/unnamed
     restoring/row restoring/unmarked
+    erasure/noted erasure/keys erasure/keys-gone erasure/marked erasure/rows erasure/shards
+    erasure/names erasure/unmarked erasure/index erasure/purged erasure/done
     term/begun term/superseded
     snapshot/part-kept snapshot/made snapshot/part-written snapshot/built snapshot/renamed
 """

@@ -78,10 +78,8 @@ async def test_what_was_deleted_is_counted(world: Erasing) -> None:
         assert (found.stage, found.height) == (ErasureStage.DONE, erasure.height)
         assert (found.boxes, found.links) == (1, 1)
         assert found.done_ms > 0
-        total = [
-            a + b
-            for a, b in zip(total, (found.key_rows, found.openings, found.shards), strict=True)
-        ]
+        counted = (found.key_rows, found.openings, found.shards)
+        total = [a + b for a, b in zip(total, counted, strict=True)]
     # A row of keys and an opening with each of 6 + 3 shards, and 6 listings of each blob.
     assert total == [9, 9 + 12, 9]
     assert before
