@@ -17,6 +17,7 @@ from hcefs.cli import (
     chaos,
     cluster,
     demo,
+    erasure,
     evidence,
     grant,
     guardians,
@@ -64,6 +65,7 @@ layout.add_to(app)
 app.add_typer(repair.app, name="repair")
 verify.add_to(app)
 certificate.add_to(app)
+erasure.add_to(app)
 scrub.add_to(app)
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(bench.app, name="bench")

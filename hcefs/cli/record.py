@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from hcefs.access.erasure_facts import Erasure
 from hcefs.access.facts import Grant, Record
 from hcefs.cli.cluster_files import ClusterFolder
 from hcefs.cli.options import (
@@ -188,7 +189,7 @@ def show_(
 ) -> None:
     """Show a record as the ledger has it."""
     layout = folder(directory)
-    found = run(_fetch(layout, account, RecordId.parse(record)))
+    found, erasure = run(_fetch(layout, account, RecordId.parse(record)))
 
     def human(console: Console) -> None:
         print_fields(
@@ -199,10 +200,13 @@ def show_(
                 ("entries", found.leaf_count),
                 ("generation", found.generation),
                 ("opened", f"height {found.height}"),
+                ("erased", f"height {erasure.height}" if erasure is not None else None),
             ],
         )
 
-    show(_as_data(found), as_json=as_json, human=human)
+    erased_height = erasure.height if erasure is not None else None
+    data = {**_as_data(found), "erased_height": erased_height}
+    show(data, as_json=as_json, human=human)
 
 
 @app.command("rotate")
@@ -229,9 +233,11 @@ async def _rotate(layout: ClusterFolder, account: str, record: RecordId) -> Reco
         return await client.record(record)
 
 
-async def _fetch(layout: ClusterFolder, account: str, record: RecordId) -> Record:
+async def _fetch(
+    layout: ClusterFolder, account: str, record: RecordId
+) -> tuple[Record, Erasure | None]:
     async with client_of(layout, account) as client:
-        return await client.record(record)
+        return await client.record(record), await client.erasure(record)
 
 
 def _as_data(record: Record) -> dict[str, Any]:

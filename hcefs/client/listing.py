@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError
 
 from hcefs.access.facts import Record
 from hcefs.client.authorize import Right, Scope
+from hcefs.client.erasure import ErasureClient, erased
 from hcefs.client.stat import StatClient
 from hcefs.errors import Corrupt, HcefsError, Invalid
 from hcefs.formats.manifest import Opening
@@ -31,6 +32,7 @@ from hcefs.ledger.outcome import Leaf
 from hcefs.placement.cluster_map import Node
 from hcefs.wire.v1 import blob_pb2
 
+ERASED = "erased"
 NODES_ASKED = 3
 """Nodes whose openings are put together before a listing is called incomplete."""
 
@@ -155,7 +157,7 @@ def check_listing(record: Record, leaves: Sequence[Leaf], found: Sequence[AnyOpe
     return Listing(record, tuple(entries), missing, tuple(sorted(rejected)))
 
 
-class ListClient(StatClient):
+class ListClient(StatClient, ErasureClient):
     """The part of a client that lists records."""
 
     async def list(
@@ -170,6 +172,7 @@ class ListClient(StatClient):
 
         Raises:
             Denied: not permitted.
+            NotFound: ``erased``, and at which height.
             Corrupt: a node or the ledger lied.
         """
         right = self._right(grant, token, purpose)
@@ -192,6 +195,9 @@ class ListClient(StatClient):
             if check_listing(fact, leaves, [*union]).complete:
                 break
         if failure is not None and not union:
+            if failure.reason == ERASED:
+                erasure = await self.erasure(record)
+                raise failure if erasure is None else erased(erasure)
             raise failure
         return check_listing(fact, leaves, [*union])
 

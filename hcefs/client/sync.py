@@ -22,7 +22,7 @@ from hcefs.crypto.accounts import AccountKeys
 from hcefs.errors import Invalid
 from hcefs.formats.manifest import Core, Metadata
 from hcefs.ids import AccountId, GrantId
-from hcefs.ledger.transactions import SignedTransaction
+from hcefs.ledger.transactions import SignedTransaction, Transaction
 from hcefs.runtime import Runtime
 
 P = ParamSpec("P")
@@ -217,6 +217,10 @@ class SyncClient:
         """As :meth:`Client.cosign`."""
         return self._client.cosign(signed)
 
+    def prepare(self, transaction: Transaction) -> SignedTransaction:
+        """As :meth:`Client.prepare`."""
+        return self._client.prepare(transaction)
+
     def mint(self, grant: GrantId | None = None, narrowing: Narrowing = UNNARROWED) -> bytes:
         """As :meth:`Client.mint`."""
         return self._client.mint(grant, narrowing)
@@ -255,6 +259,14 @@ class SyncClient:
     verify = _blocking(Client.verify)
     scrub = _blocking(Client.scrub)
     collect = _blocking(Client.collect)
+    set_retention = _blocking(Client.set_retention)
+    place_hold = _blocking(Client.place_hold)
+    lift_hold = _blocking(Client.lift_hold)
+    erase = _blocking(Client.erase)
+    record_end = _blocking(Client.record_end)
+    erasure = _blocking(Client.erasure)
+    erasure_states = _blocking(Client.erasure_states)
+    erasure_certificate = _blocking(Client.erasure_certificate)
     open_record = _blocking(Client.open_record)
     give = _blocking(Client.give)
     deliver = _blocking(Client.deliver)

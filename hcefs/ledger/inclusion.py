@@ -37,6 +37,7 @@ from hcefs.ledger.transactions import (
     decode_transaction,
 )
 from hcefs.ledger.transactions_keys import RotateKeys
+from hcefs.ledger.transactions_erasure import EraseRecord
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,11 @@ def is_about_grant(transaction: Transaction, grant: GrantId) -> bool:
 def opens_record(transaction: Transaction, record: RecordId) -> bool:
     """Whether it opens a record."""
     return isinstance(transaction, OpenRecord) and transaction.record == record
+
+
+def erases(transaction: Transaction, record: RecordId) -> bool:
+    """Whether it erases a record."""
+    return isinstance(transaction, EraseRecord) and transaction.record == record
 
 
 def appends(transaction: Transaction, record: RecordId, commitment: bytes) -> bool:

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from hcefs.access.facts import Account, AccountKind, Generation, Grant, PastKeys, Record
+from hcefs.access.erasure_facts import Erasure, Hold, Retention
 from hcefs.errors import Invalid, NotFound
 from hcefs.ids import AccountId, GrantId, RecordId
 from hcefs.integrity import merkle_root, node_hash
@@ -299,6 +300,41 @@ class Questions:
         """How a record was opened; for whom :meth:`record` answers."""
         found = self.record(asker, record)
         return self._proofs(found.height, lambda each: inclusion.opens_record(each, record))
+
+    def record_end(
+        self, asker: Account | None, record: RecordId
+    ) -> list[Retention | Hold | Erasure]:
+        """How long a record must be kept, all holds on it, and its erasure.
+
+        For whom :meth:`record` answers, operators, and the institution that admitted the
+        record's owner or that has placed a hold.
+        """
+        view = self._log.snapshot()
+        holds = view.holds(record)
+        if not self._sees_end(view, asker, record, holds):
+            self._record(view, asker, record)
+        ends = (view.retention(record), *holds, view.erasure(record))
+        return [each for each in ends if each is not None]
+
+    @staticmethod
+    def _sees_end(
+        view: StateView, asker: Account | None, record: RecordId, holds: Sequence[Hold]
+    ) -> bool:
+        found = view.record(record)
+        owner = view.account(found.owner) if found is not None else None
+        if asker is None or not asker.active or owner is None:
+            return False
+        if asker.kind is AccountKind.INSTITUTION:
+            return asker.account in (owner.admitted_by, *(hold.placed_by for hold in holds))
+        return asker.kind is AccountKind.OPERATOR
+
+    def erasure_proofs(self, asker: Account | None, record: RecordId) -> list[TransactionProof]:
+        """How a record was erased; for whom :meth:`record_end` answers."""
+        ends = self.record_end(asker, record)
+        found = next((each for each in ends if isinstance(each, Erasure)), None)
+        if found is None:
+            raise _not_found()
+        return self._proofs(found.height, lambda each: inclusion.erases(each, record))
 
     def leaf_proofs(
         self, asker: Account | None, record: RecordId, index: int

@@ -37,6 +37,7 @@ from hcefs.services.admin_service import AdminService
 from hcefs.services.batch_desk import BatchDesk
 from hcefs.services.blob_service import BlobService
 from hcefs.services.desk import Desk
+from hcefs.services.erasure_answers import ErasureAnswers
 from hcefs.services.handlers import (
     admin_handlers,
     blob_handlers,
@@ -405,6 +406,7 @@ class StorageNode:
             self.repairs.answers(self.stores, desk.cluster_map),
             lambda now: self.care.scrub(now),
             lambda dry_run: self.care.collect(dry_run),
+            ErasureAnswers(self._log, eraser, keys),
         )
         self.care = DiskCare(
             runtime,

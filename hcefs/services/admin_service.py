@@ -8,9 +8,10 @@ from typing import Any
 from hcefs.access.facts import AccountKind, LedgerView
 from hcefs.access.verifier import Verifier
 from hcefs.errors import Denied, Invalid
-from hcefs.ids import BlobBase
+from hcefs.ids import BlobBase, RecordId
 from hcefs.metrics import Metrics
 from hcefs.runtime import Runtime
+from hcefs.services.erasure_answers import ErasureAnswers
 from hcefs.services.repair_answers import RepairAnswers
 from hcefs.services.serving import served
 from hcefs.transport.limit import Gate
@@ -39,10 +40,12 @@ class AdminService:
         repairs: RepairAnswers | None = None,
         scrub: Scrub | None = None,
         collect: Collect | None = None,
+        erasures: ErasureAnswers | None = None,
     ) -> None:
         """``inventory`` lists what is here of some partitions of a profile; ``repairs``
         answers about the repair of a storage node; ``scrub`` tells of its scrub, and hurries
-        it when told so; ``collect`` plans or does."""
+        it when told so; ``collect`` plans or does; ``erasures`` answers about erased records."""
+        self._erasures = erasures
         self._repairs = repairs
         self._scrub = scrub
         self._collect = collect
@@ -149,6 +152,26 @@ class AdminService:
         if self._collect is None:
             raise Invalid("only storage nodes collect", reason="unsupported")
         return await self._collect(request.dry_run)
+
+    @served("erasure")
+    async def StateErasure(
+        self, request: admin_pb2.StateErasureRequest, context: Any
+    ) -> admin_pb2.StateErasureResponse:
+        """How far the erasure of a record is here; for operators, nodes and its owner."""
+        record = RecordId(request.record_id)
+        now_ms = self.runtime.now_ms()
+        proof = self._verifier.present_plain(request.proof, method="erasure", now_ms=now_ms)
+        asker, known = self._view.account(proof.presenter), self._view.record(record)
+        is_owner = known is not None and known.owner == proof.presenter
+        staff = (AccountKind.OPERATOR, AccountKind.NODE)
+        if asker is None or not asker.active or not (is_owner or asker.kind in staff):
+            raise Denied(
+                "the erasure of a record is for operators, nodes and its owner to ask about",
+                reason="not-the-owner",
+            )
+        if self._erasures is None:
+            raise Invalid("only storage nodes erase", reason="unsupported")
+        return await self.runtime.disk(self._erasures.answer, record)
 
     def _admit(self, encoded: bytes, method: str = "status", *kinds: AccountKind) -> None:
         proof = self._verifier.present_plain(encoded, method=method, now_ms=self.runtime.now_ms())

@@ -217,5 +217,6 @@ def admin_handlers(service: AdminService) -> Any:
             "FindLost": unary(admin_pb2.FindLostRequest, service.FindLost),
             "Scrub": unary(admin_pb2.ScrubRequest, service.Scrub),
             "Collect": unary(admin_pb2.CollectRequest, service.Collect),
+            "StateErasure": unary(admin_pb2.StateErasureRequest, service.StateErasure),
         },
     )

@@ -229,6 +229,8 @@ class LedgerService:
                 return list(ask.map_history(asker, request.map_history_from))
             case "protocol_version":
                 return [ask.protocol_version(asker)]
+            case "record_end":
+                return list(ask.record_end(asker, RecordId(request.record_end)))
             case "head":
                 return []
             case _:
@@ -292,6 +294,8 @@ class LedgerService:
                 return ask.grant_proofs(asker, GrantId(request.grant))
             case "record":
                 return ask.record_proofs(asker, RecordId(request.record))
+            case "erasure":
+                return ask.erasure_proofs(asker, RecordId(request.erasure))
             case "leaf":
                 leaf = request.leaf
                 return ask.leaf_proofs(asker, RecordId(leaf.record_id), leaf.first)

@@ -403,3 +403,21 @@ class CollectResponse(_message.Message):
     items: _containers.RepeatedCompositeFieldContainer[CollectItem]
     restoring: bool
     def __init__(self, items: _Optional[_Iterable[_Union[CollectItem, _Mapping]]] = ..., restoring: _Optional[bool] = ...) -> None: ...
+
+class StateErasureRequest(_message.Message):
+    __slots__ = ("proof", "record_id")
+    PROOF_FIELD_NUMBER: _ClassVar[int]
+    RECORD_ID_FIELD_NUMBER: _ClassVar[int]
+    proof: bytes
+    record_id: bytes
+    def __init__(self, proof: _Optional[bytes] = ..., record_id: _Optional[bytes] = ...) -> None: ...
+
+class StateErasureResponse(_message.Message):
+    __slots__ = ("height", "stage", "statement")
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    STATEMENT_FIELD_NUMBER: _ClassVar[int]
+    height: int
+    stage: str
+    statement: bytes
+    def __init__(self, height: _Optional[int] = ..., stage: _Optional[str] = ..., statement: _Optional[bytes] = ...) -> None: ...

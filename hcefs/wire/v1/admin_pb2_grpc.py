@@ -84,6 +84,11 @@ class AdminStub:
                 request_serializer=hcefs_dot_v1_dot_admin__pb2.CollectRequest.SerializeToString,
                 response_deserializer=hcefs_dot_v1_dot_admin__pb2.CollectResponse.FromString,
                 _registered_method=True)
+        self.StateErasure = channel.unary_unary(
+                '/hcefs.v1.Admin/StateErasure',
+                request_serializer=hcefs_dot_v1_dot_admin__pb2.StateErasureRequest.SerializeToString,
+                response_deserializer=hcefs_dot_v1_dot_admin__pb2.StateErasureResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -161,6 +166,14 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StateErasure(self, request, context):
+        """How far the erasure of a record is on this node, and its signed word that nothing is
+        left; for operators, nodes and the record's owner.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -213,6 +226,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Collect,
                     request_deserializer=hcefs_dot_v1_dot_admin__pb2.CollectRequest.FromString,
                     response_serializer=hcefs_dot_v1_dot_admin__pb2.CollectResponse.SerializeToString,
+            ),
+            'StateErasure': grpc.unary_unary_rpc_method_handler(
+                    servicer.StateErasure,
+                    request_deserializer=hcefs_dot_v1_dot_admin__pb2.StateErasureRequest.FromString,
+                    response_serializer=hcefs_dot_v1_dot_admin__pb2.StateErasureResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -485,6 +503,33 @@ class Admin:
             '/hcefs.v1.Admin/Collect',
             hcefs_dot_v1_dot_admin__pb2.CollectRequest.SerializeToString,
             hcefs_dot_v1_dot_admin__pb2.CollectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StateErasure(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hcefs.v1.Admin/StateErasure',
+            hcefs_dot_v1_dot_admin__pb2.StateErasureRequest.SerializeToString,
+            hcefs_dot_v1_dot_admin__pb2.StateErasureResponse.FromString,
             options,
             channel_credentials,
             insecure,

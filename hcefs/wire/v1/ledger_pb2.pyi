@@ -65,7 +65,7 @@ class FollowResponse(_message.Message):
     def __init__(self, block: _Optional[bytes] = ..., head: _Optional[bytes] = ..., term_change: _Optional[bytes] = ..., block_head: _Optional[bytes] = ...) -> None: ...
 
 class QueryRequest(_message.Message):
-    __slots__ = ("proof", "account", "record", "grant", "grants_on_record", "my_grants", "my_records", "cluster_map", "generation", "leaves", "head", "map_progress", "upkeep_policy", "node_reports", "map_history_from", "protocol_version", "my_requests", "past_keys")
+    __slots__ = ("proof", "account", "record", "grant", "grants_on_record", "my_grants", "my_records", "cluster_map", "generation", "leaves", "head", "map_progress", "upkeep_policy", "node_reports", "map_history_from", "protocol_version", "my_requests", "past_keys", "record_end")
     PROOF_FIELD_NUMBER: _ClassVar[int]
     ACCOUNT_FIELD_NUMBER: _ClassVar[int]
     RECORD_FIELD_NUMBER: _ClassVar[int]
@@ -84,6 +84,7 @@ class QueryRequest(_message.Message):
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     MY_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     PAST_KEYS_FIELD_NUMBER: _ClassVar[int]
+    RECORD_END_FIELD_NUMBER: _ClassVar[int]
     proof: bytes
     account: bytes
     record: bytes
@@ -102,7 +103,8 @@ class QueryRequest(_message.Message):
     protocol_version: bool
     my_requests: bool
     past_keys: PastKeysQuestion
-    def __init__(self, proof: _Optional[bytes] = ..., account: _Optional[bytes] = ..., record: _Optional[bytes] = ..., grant: _Optional[bytes] = ..., grants_on_record: _Optional[bytes] = ..., my_grants: _Optional[bool] = ..., my_records: _Optional[bool] = ..., cluster_map: _Optional[bool] = ..., generation: _Optional[_Union[GenerationQuestion, _Mapping]] = ..., leaves: _Optional[_Union[LeavesQuestion, _Mapping]] = ..., head: _Optional[bool] = ..., map_progress: _Optional[bool] = ..., upkeep_policy: _Optional[bool] = ..., node_reports: _Optional[bool] = ..., map_history_from: _Optional[int] = ..., protocol_version: _Optional[bool] = ..., my_requests: _Optional[bool] = ..., past_keys: _Optional[_Union[PastKeysQuestion, _Mapping]] = ...) -> None: ...
+    record_end: bytes
+    def __init__(self, proof: _Optional[bytes] = ..., account: _Optional[bytes] = ..., record: _Optional[bytes] = ..., grant: _Optional[bytes] = ..., grants_on_record: _Optional[bytes] = ..., my_grants: _Optional[bool] = ..., my_records: _Optional[bool] = ..., cluster_map: _Optional[bool] = ..., generation: _Optional[_Union[GenerationQuestion, _Mapping]] = ..., leaves: _Optional[_Union[LeavesQuestion, _Mapping]] = ..., head: _Optional[bool] = ..., map_progress: _Optional[bool] = ..., upkeep_policy: _Optional[bool] = ..., node_reports: _Optional[bool] = ..., map_history_from: _Optional[int] = ..., protocol_version: _Optional[bool] = ..., my_requests: _Optional[bool] = ..., past_keys: _Optional[_Union[PastKeysQuestion, _Mapping]] = ..., record_end: _Optional[bytes] = ...) -> None: ...
 
 class PastKeysQuestion(_message.Message):
     __slots__ = ("account", "key_version")
@@ -201,18 +203,20 @@ class ProveResponse(_message.Message):
     def __init__(self, size: _Optional[int] = ..., root: _Optional[bytes] = ..., path: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class ProveTransactionsRequest(_message.Message):
-    __slots__ = ("proof", "account", "grant", "record", "leaf")
+    __slots__ = ("proof", "account", "grant", "record", "erasure", "leaf")
     PROOF_FIELD_NUMBER: _ClassVar[int]
     ACCOUNT_FIELD_NUMBER: _ClassVar[int]
     GRANT_FIELD_NUMBER: _ClassVar[int]
     RECORD_FIELD_NUMBER: _ClassVar[int]
+    ERASURE_FIELD_NUMBER: _ClassVar[int]
     LEAF_FIELD_NUMBER: _ClassVar[int]
     proof: bytes
     account: bytes
     grant: bytes
     record: bytes
+    erasure: bytes
     leaf: LeavesQuestion
-    def __init__(self, proof: _Optional[bytes] = ..., account: _Optional[bytes] = ..., grant: _Optional[bytes] = ..., record: _Optional[bytes] = ..., leaf: _Optional[_Union[LeavesQuestion, _Mapping]] = ...) -> None: ...
+    def __init__(self, proof: _Optional[bytes] = ..., account: _Optional[bytes] = ..., grant: _Optional[bytes] = ..., record: _Optional[bytes] = ..., erasure: _Optional[bytes] = ..., leaf: _Optional[_Union[LeavesQuestion, _Mapping]] = ...) -> None: ...
 
 class ProveTransactionsResponse(_message.Message):
     __slots__ = ("proofs",)

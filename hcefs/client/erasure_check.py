@@ -1,0 +1,69 @@
+"""Check an erasure certificate offline: with the file, and the cluster's id to compare.
+
+Source: docs/decisions/0036-erasure-and-legal-hold.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hcefs.errors import Corrupt, HcefsError
+from hcefs.evidence.erasure import ErasureCertificate, Exposure, exposure_of
+from hcefs.ids import ClusterId
+from hcefs.ledger.genesis import Genesis
+from hcefs.ledger.inclusion import TransactionProof
+from hcefs.ledger.terms import founders_terms
+from hcefs.ledger.transactions import SignedTransaction
+from hcefs.ledger.transactions_erasure import EraseRecord
+
+
+@dataclass(frozen=True)
+class CheckedErasure:
+    """What a certificate proves.
+
+    ``by_order`` is the digest of the order by which operators erased; empty: the owner did.
+    """
+
+    certificate: ErasureCertificate
+    height: int
+    time_ms: int
+    transaction: bytes
+    by_order: bytes
+    exposure: Exposure
+
+
+def check_certificate(
+    certificate: ErasureCertificate, cluster: ClusterId | None = None
+) -> CheckedErasure:
+    """Check everything in a certificate; incomplete ones pass, and say so.
+
+    ``cluster`` is the one that the reader expects; without it, the reader compares the id.
+    Not checked: that the cluster map is the one that was in force.
+
+    Raises:
+        Corrupt: ``bad-certificate`` or ``bad-transaction-proof``.
+    """
+    try:
+        genesis = Genesis.decode(certificate.genesis)
+        genesis.check()
+        terms = founders_terms(genesis, certificate.terms)
+        proof = TransactionProof.decode(certificate.proof)
+    except HcefsError as error:
+        raise _bad(error.message) from error
+    if genesis.cluster != certificate.cluster or cluster not in (None, genesis.cluster):
+        raise _bad(f"it is of {genesis.cluster}")
+    transaction = proof.check(terms)
+    if not isinstance(transaction, EraseRecord) or transaction.record != certificate.record:
+        raise _bad("its transaction does not erase that record")
+    return CheckedErasure(
+        certificate,
+        proof.header.height,
+        proof.header.time_ms,
+        SignedTransaction.decode(proof.transaction).hash(),
+        transaction.order_digest,
+        exposure_of(certificate, proof.header.height),
+    )
+
+
+def _bad(what: str) -> Corrupt:
+    return Corrupt(f"this certificate proves no erasure: {what}", reason="bad-certificate")
