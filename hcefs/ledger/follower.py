@@ -151,6 +151,10 @@ class Follower:
         self._doubtful: tuple[AppliedBlock, ...] = ()
         """Blocks of a failed write, which may be on disk."""
 
+        self.caught_up = False
+        """Whether the ledger has told this process its newest head, all blocks up to it applied:
+        what was committed while this node was away is known here by then."""
+
         kept = log.head
         if kept is not None:
             self._place(kept, log.height)
@@ -496,6 +500,7 @@ class Follower:
         if newest is not None:
             if not self._log.show_head(newest):
                 await self._runtime.disk(self._log.keep_head, newest)
+            self.caught_up = True
             self._pulse()
 
     def _verify_and_append(self, blocks: Sequence[bytes]) -> _Verified:

@@ -281,8 +281,14 @@ class StorageNode:
             hints=lambda giver, profile, shards: self.repairs.listener.take(giver, profile, shards),
         )
         self._collector = Collector(runtime, self.stores, self._log, metrics, holder.pending)
-        self._eraser = eraser = Eraser(
-            runtime, self._log, self.stores, holder.pending, metrics, pack_holder.forget
+        self.eraser = eraser = Eraser(
+            runtime,
+            self._log,
+            self.stores,
+            holder.pending,
+            metrics,
+            pack_holder.forget,
+            lambda: self.follower.caught_up,
         )
         desk.settled = eraser.require_settled
         exporter = Exporter(runtime, self.stores, self._log, metrics, holder.pending, uploads)

@@ -103,8 +103,11 @@ class Eraser:
         pending: PendingNames,
         metrics: Metrics,
         forget: Callable[..., None] = lambda *_: None,
+        caught_up: Callable[[], bool] = lambda: True,
     ) -> None:
-        """``forget`` is told of the bases of packs whose rows changed."""
+        """``forget`` is told of the bases of packs whose rows changed; ``caught_up`` says
+        whether what was committed before this start is known here."""
+        self._caught_up = caught_up
         self._runtime = runtime
         self._view = view
         self._stores = stores
@@ -188,6 +191,12 @@ class Eraser:
         """
         if self._is_settled:
             return
+        if not self._caught_up():
+            raise Unavailable(
+                "this node has not heard from the ledger since it started, so a record may have "
+                "been erased that it still has keys of: try another node",
+                reason="erasing",
+            )
         while page := self._view.erased_after(*self._keys_behind, RECORDS_AT_ONCE):
             for erasure in page:
                 known = self.progress(erasure.record)

@@ -233,6 +233,22 @@ async def test_a_node_that_comes_back_does_not_serve_before_the_keys_are_gone(
     assert rows_of(stores, world.cluster.record) == []
 
 
+async def test_a_node_serves_only_when_the_ledger_has_told_it_where_it_is(
+    world: Erasing,
+) -> None:
+    """Within its lease it could serve by what it knew before it was stopped."""
+    account, cluster = next(iter(world.cluster.stores)), world.cluster
+    heard = [False]
+    eraser = Eraser(
+        cluster.runtime, cluster.ledger, cluster.stores[account],
+        cluster.holders[account].pending, cluster.metrics, caught_up=lambda: heard[0],
+    )  # fmt: skip
+    with pytest.raises(Unavailable):
+        eraser.require_settled()
+    heard[0] = True
+    eraser.require_settled()
+
+
 async def test_a_node_that_was_never_away_is_settled_at_once(world: Erasing) -> None:
     account = next(iter(world.cluster.stores))
     eraser = world.eraser(account)
