@@ -289,6 +289,7 @@ class StorageNode:
             metrics,
             pack_holder.forget,
             lambda: self.follower.caught_up,
+            parts.restoring.set_aside if parts.restoring is not None else list,
         )
         desk.settled = eraser.require_settled
         exporter = Exporter(runtime, self.stores, self._log, metrics, holder.pending, uploads)

@@ -35,6 +35,7 @@ UNNAMED = "unnamed"
 _MARK = "RESTORING"
 _HEAD = "hcefs-restoring 1"
 _MARK_BYTES = 4096
+_ASIDE = re.compile(r"(rows|keys)\.damaged-[0-9]+")
 _NAMES = frozenset({ROWS, KEYS, LEDGER, UNNAMED})
 _DAMAGE = re.compile(r"corruption|no such file|invalid argument|not found", re.IGNORECASE)
 _PAGE_ROWS = 1000
@@ -76,6 +77,17 @@ class Restoring:
     def active(self) -> bool:
         """Whether rows or keys may be missing here."""
         return bool(self.names & {ROWS, KEYS, UNNAMED})
+
+    def set_aside(self) -> list[str]:
+        """Databases of rows or keys that were set aside and that nobody has removed yet.
+
+        Raises:
+            Unavailable: the disk failed.
+        """
+        with disk_errors("looking for databases that were set aside"):
+            if not self.disk.is_folder(self._folder):
+                return []
+            return sorted(filter(_ASIDE.fullmatch, self.disk.names(self._folder)))
 
     def add(self, *names: str) -> None:
         """Note what was lost, durably."""

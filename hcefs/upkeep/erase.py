@@ -52,6 +52,8 @@ KEYS_AT_ONCE = 4096
 """Deleted by one call: each costs a compaction."""
 
 BASES_AT_ONCE = 64
+AGAIN_SECONDS = 30.0
+"""Before a record of which something is left is looked for again."""
 
 DONE = b"erased/"
 _PURGED = (
@@ -104,10 +106,14 @@ class Eraser:
         metrics: Metrics,
         forget: Callable[..., None] = lambda *_: None,
         caught_up: Callable[[], bool] = lambda: True,
+        set_aside: Callable[[], Sequence[str]] = lambda: (),
     ) -> None:
         """``forget`` is told of the bases of packs whose rows changed; ``caught_up`` says
-        whether what was committed before this start is known here."""
+        whether what was committed before this start is known here; ``set_aside`` names
+        databases that did not open and were kept under another name."""
         self._caught_up = caught_up
+        self._set_aside = set_aside
+        self._rest_until = 0.0
         self._runtime = runtime
         self._view = view
         self._stores = stores
@@ -126,7 +132,7 @@ class Eraser:
         """One page of a sweep; a new sweep begins when the ledger has more to erase."""
         if self._sweep is None:
             height = self._view.height
-            if height == self._seen:
+            if height == self._seen or self._runtime.monotonic() < self._rest_until:
                 return Progress.IDLE
             waiting = await self._runtime.disk(self._waiting)
             self._metrics.set("erasures_waiting", len(waiting))
@@ -237,8 +243,14 @@ class Eraser:
             left += len(bases)
             yield
         left += listed(self._stores, known) + len(page_of_marks(self._stores))
-        if left:
-            log.warning("%d rows of erased records were found again: once more", left)
+        aside = self._set_aside()
+        if left or aside:
+            self._rest_until = self._runtime.monotonic() + AGAIN_SECONDS
+            log.warning(
+                "%d rows of erased records are left, and databases that were set aside (%s) may "
+                "hold their keys: remove those; looking again later",
+                left, ", ".join(aside) or "none",
+            )  # fmt: skip
             return
         now = self._runtime.now_ms()
         for record, progress in known.items():

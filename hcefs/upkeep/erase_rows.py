@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.erasure.scheme import PROFILES
-from hcefs.errors import HcefsError
+from hcefs.errors import Corrupt, HcefsError
 from hcefs.formats.manifest import Core, KeyRow, Layout, Opening
 from hcefs.formats.pack import PackOpening, decode_opening, split_slots
 from hcefs.ids import BlobBase, RecordId
@@ -143,8 +143,14 @@ def found_bases(
                 if record is not None:
                     place = key[len(prefix) + 1 :] if prefix else key
                     _enter(found, place, value, record)
+            if page.broken or any(_named(records, stored) for _, stored in page.damaged):
+                # What cannot be read cannot be called gone: the scrub has to mend it first.
+                raise Corrupt(
+                    "rows that may be of an erased record are damaged: scrub this disk",
+                    reason="bad-row",
+                )
             yield list(found.values())
-            if page.last is None or page.broken:
+            if page.last is None:
                 break
             after = page.last
 

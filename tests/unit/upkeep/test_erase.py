@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
-from hcefs.errors import HcefsError, NotFound, Unavailable
+from hcefs.errors import Corrupt, HcefsError, NotFound, Unavailable
 from hcefs.formats.erasure import ErasureStage
 from hcefs.ids import BlobId
 from hcefs.placement.ring import partition_of
-from hcefs.store.interface import KeyTable, Table
+from hcefs.store.interface import KeyTable, RowPage, Table
 from hcefs.stripes.placed import shards_of
 from hcefs.transport.upkeep import BlobRows, PackRows, Place, RecordRows
-from hcefs.upkeep.erase import Eraser
+from hcefs.upkeep.erase import AGAIN_SECONDS, Eraser
 from hcefs.upkeep.worker import Progress
 from tests.unit.upkeep.erasing import OTHER, Erasing, rows_of, work
 from tests.unit.upkeep.giving import ClockRuntime
@@ -372,6 +373,42 @@ async def test_a_damaged_note_makes_it_look_again(world: Erasing) -> None:
         eraser.require_settled()
     await work(eraser)
     eraser.require_settled()
+
+
+async def test_what_cannot_be_read_is_not_called_gone(
+    world: Erasing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A damaged row of it, or a database that was set aside, keeps the record from being done."""
+    await fill(world)
+    cluster = world.cluster
+    account = next(iter(cluster.stores))
+    stores, aside = cluster.stores[account], ["keys.damaged-0"]
+    eraser = Eraser(
+        cluster.runtime, cluster.ledger, stores, cluster.holders[account].pending,
+        cluster.metrics, set_aside=lambda: aside,
+    )  # fmt: skip
+    cluster.ledger.erase(cluster.record)
+    inspect = stores.rows.inspect
+
+    def damaged(table: Table, after: bytes | None, limit: int) -> RowPage:
+        page = inspect(table, after, limit)
+        spoiled = ((b"k" * 16, bytes(cluster.record)),) if table is Table.CORES else ()
+        return replace(page, damaged=spoiled)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stores.rows, "inspect", damaged)
+        with pytest.raises(Corrupt):
+            await work(eraser)
+    await work(eraser)
+    found = eraser.progress(cluster.record)
+    assert found is not None
+    assert found.stage is ErasureStage.ROWS
+    aside.clear()
+    await world.runtime.sleep(AGAIN_SECONDS)
+    await work(eraser)
+    found = eraser.progress(cluster.record)
+    assert found is not None
+    assert found.stage is ErasureStage.DONE
 
 
 async def test_many_records_are_erased_by_few_passes(world: Erasing) -> None:
