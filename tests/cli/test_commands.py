@@ -119,6 +119,11 @@ NEEDS_A_CLUSTER = [
     ["layout", "reprofile"],
     ["ok-to-stop", "3"],
     ["safe-to-remove", "3"],
+    ["erase", "rec-1"],
+    ["record", "retention", "rec-1"],
+    ["hold", "place", "rec-1"],
+    ["hold", "lift", "rec-1", "hold-1"],
+    ["hold", "list", "rec-1"],
 ]
 
 

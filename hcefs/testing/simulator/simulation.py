@@ -17,10 +17,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
+from hcefs.integrity import DIGEST_SIZE
+from hcefs.ledger.transactions_erasure import EraseRecord
 from hcefs.testing.simulator import rot
 from hcefs.testing.simulator.checkers import (
     collected,
     durability,
+    erased,
     freshness,
     readable,
     secrecy,
@@ -37,6 +40,7 @@ PHASE_SECONDS = 180.0
 LOOK_SECONDS = 5.0
 SERVE_SECONDS = 90.0
 WHOLE_SECONDS = 600.0
+ERASED_SECONDS = 300.0
 QUIET_SECONDS = 45.0
 RUN_SECONDS_MIN = 600.0
 """Of virtual time, of a run with whole phases: one that has become whole early goes on."""
@@ -209,6 +213,21 @@ class Simulation:
         collected.check(world)
         durability.check(world, self.history)
         await readable.check(world, self.history, self._workload)
+        await self._the_record_ends()
+
+    async def _the_record_ends(self) -> None:
+        """It is erased while one node is dead, which then comes back with what it had."""
+        world, record = self.world, self._workload.record
+        away = world.nodes[self.seed % len(world.nodes)]
+        if away.is_up:
+            world.kill_node(away)
+        await world.decree(EraseRecord(record, bytes(DIGEST_SIZE)))
+        await asyncio.sleep(QUIET_SECONDS)
+        for node in world.nodes:
+            keep_node(world, node, self._fail)
+        if not await world.until(lambda: not erased.left(world, record), ERASED_SECONDS, 1.0):
+            raise Violation(erased.NAME, f"still there: {erased.left(world, record)[:3]}")
+        world.trace.note("the record is erased")
 
 
 def simulate(
