@@ -30,7 +30,7 @@ from hcefs.store import files, rows
 from hcefs.stripes import adopt, holder, pack_read, read, write
 from hcefs.stripes.transfers import whole
 from hcefs.testing.simulator.simulation import PHASE_SECONDS, simulate
-from hcefs.upkeep import collect, repair, retire
+from hcefs.upkeep import collect, erase_rows, repair, retire
 from hcefs.upkeep.worker import Progress
 
 SEEDS_MAX = 12
@@ -299,6 +299,13 @@ def _sealed_in_the_clear() -> contextlib.AbstractContextManager[None]:
     return swapped((stream, "AESGCM", Clear))
 
 
+def _wrapped_keys_stay() -> contextlib.AbstractContextManager[None]:
+    def none(*_: Any) -> Iterator[list[erase_rows.FoundKey]]:
+        return iter(())
+
+    return swapped((erase_rows, "_packed_key_rows", none))
+
+
 MUTATIONS = (
     Mutation("file-not-synced", "a shard is visible before its file is synchronised",
              _file_not_synced),
@@ -334,6 +341,8 @@ MUTATIONS = (
     Mutation("revoked-permitted", "revocation is not looked at", _revoked_permitted),
     Mutation("decisions-kept", "what was permitted once is permitted for ever", _decisions_kept),
     Mutation("keys-reused", "every put through a node has the same data key", _keys_reused),
+    Mutation("wrapped-keys-stay", "an erasure does not look for the keys of packed payloads",
+             _wrapped_keys_stay),
     Mutation("no-repair", "nobody rebuilds what is missing", _no_repair),
     Mutation("sealed-in-the-clear", "segments are stored as they came", _sealed_in_the_clear),
 )  # fmt: skip
