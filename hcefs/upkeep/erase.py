@@ -74,6 +74,8 @@ _KINDS = {
 }
 """What a key counts as; an envelope is the key row of all its payloads."""
 
+_LAST = RecordId(b"\xff" * RecordId.SIZE)
+
 log = logging.getLogger(__name__)
 
 
@@ -138,6 +140,8 @@ class Eraser:
             self._metrics.set("erasures_waiting", len(waiting))
             if not waiting:
                 self._seen = height
+                # All up to it are done, so that the next look has little to go through.
+                self._behind = max(self._behind, (height, _LAST))
                 return Progress.IDLE
             self._sweep = self._swept(waiting)
         sweep = self._sweep

@@ -12,6 +12,7 @@ from hcefs.errors import Conflict, Denied, Invalid, NotFound
 from hcefs.ids import GrantId, HoldId, RecordId
 from hcefs.ledger.outcome import RecordErased
 from hcefs.ledger.rules_erasure import HOLDS_MAX
+from hcefs.ledger.state import HEIGHTS_SOUGHT
 from hcefs.ledger.transactions import DeactivateAccount, Transaction, Upgrade
 from hcefs.ledger.transactions_erasure import EraseRecord, LiftHold, PlaceHold, SetRetention
 from tests.unit.ledger.scenario import DAY_MS, START_MS, Scenario, grant_id, record_id, seed
@@ -323,4 +324,8 @@ def test_erasures_come_in_the_order_of_the_ledger(world: Scenario) -> None:
     )
     assert len(found) == len(names)
     first = found[0]
-    assert world.view.erased_after(first.height, first.record, 1) == found[1:2]
+    for blocks in (0, HEIGHTS_SOUGHT + 2):  # sought by height, then among all
+        for _ in range(blocks):
+            world.commit([])
+        assert world.view.erased_after(first.height, first.record, 1) == found[1:2]
+        assert world.view.erased_after(first.height, first.record, 9) == found[1:]
