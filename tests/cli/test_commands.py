@@ -121,7 +121,7 @@ NEEDS_A_CLUSTER = [
     ["safe-to-remove", "3"],
     ["erase", "rec-1"],
     ["record", "retention", "rec-1"],
-    ["hold", "place", "rec-1"],
+    ["hold", "place", "rec-1", "--case", "file"],
     ["hold", "lift", "rec-1", "hold-1"],
     ["hold", "list", "rec-1"],
 ]
