@@ -36,8 +36,8 @@ from hcefs.ledger.transactions import (
     Transaction,
     decode_transaction,
 )
-from hcefs.ledger.transactions_keys import RotateKeys
 from hcefs.ledger.transactions_erasure import EraseRecord
+from hcefs.ledger.transactions_keys import RotateKeys
 
 
 @dataclass(frozen=True)

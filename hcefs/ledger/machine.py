@@ -75,8 +75,8 @@ from hcefs.ledger.transactions import (
     Upgrade,
     decode_transaction,
 )
-from hcefs.ledger.transactions_keys import RotateGeneration, RotateKeys
 from hcefs.ledger.transactions_erasure import EraseRecord, LiftHold, PlaceHold, SetRetention
+from hcefs.ledger.transactions_keys import RotateGeneration, RotateKeys
 from hcefs.ledger.transactions_map import NodeReport, SeatsArrived, SetUpkeepPolicy
 from hcefs.ledger.transactions_requests import AnswerRequest, RequestAccess
 

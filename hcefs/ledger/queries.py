@@ -18,8 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from hcefs.access.facts import Account, AccountKind, Generation, Grant, PastKeys, Record
 from hcefs.access.erasure_facts import Erasure, Hold, Retention
+from hcefs.access.facts import Account, AccountKind, Generation, Grant, PastKeys, Record
 from hcefs.errors import Invalid, NotFound
 from hcefs.ids import AccountId, GrantId, RecordId
 from hcefs.integrity import merkle_root, node_hash

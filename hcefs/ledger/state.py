@@ -50,9 +50,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, cast
 
-from hcefs.access.facts import Account, Generation, Grant, PastKeys, Record
 from hcefs.access.erasure_facts import Erasure, Hold, Retention
-from hcefs.access.facts import Account, Generation, Grant, Record
+from hcefs.access.facts import Account, Generation, Grant, PastKeys, Record
 from hcefs.encoding import Encoded
 from hcefs.errors import Corrupt, Invalid
 from hcefs.ids import AccountId, AskId, GrantId, HoldId, PutKey, RecordId

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hcefs.access.facts import Account, AccountKind, Action, Generation, Grant, PastKeys, Record
 from hcefs.access.erasure_facts import Erasure
+from hcefs.access.facts import Account, AccountKind, Action, Generation, Grant, PastKeys, Record
 from hcefs.access.rights import AccessRequest
 from hcefs.access.token import Use
 from hcefs.crypto.signing import SigningKey
