@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from hcefs.access.facts import Grant
 from hcefs.client.channels import Recent
 from hcefs.client.connection import Connection
-from hcefs.client.ledger import LedgerClient
+from hcefs.client.ledger import ACCOUNT_SECONDS, LedgerClient
 from hcefs.crypto.accounts import AccountKeys
 from hcefs.errors import Conflict, Corrupt, HcefsError, Unavailable
 from hcefs.evidence.revocation import (
@@ -38,6 +38,7 @@ from hcefs.ledger.transactions import (
     Transaction,
     decode_transaction,
 )
+from hcefs.ledger.transactions_keys import RotateKeys
 from hcefs.placement.cluster_map import ClusterMap, Node
 from hcefs.runtime import Runtime
 from hcefs.transport.dial import ServerDialer
@@ -103,7 +104,9 @@ class CertificateClient(LedgerClient):
         dialer: ServerDialer | None = None,
     ) -> None:
         super().__init__(connection, keys, runtime, dialer)
-        self._registered: Recent[AccountId, bytes] = Recent(self.runtime, NODES_MAX)
+        self._registered: Recent[AccountId, tuple[bytes, ...]] = Recent(
+            self.runtime, NODES_MAX, ACCOUNT_SECONDS
+        )
 
     async def certify(
         self,
@@ -282,24 +285,26 @@ class CertificateClient(LedgerClient):
         )
         return _first(GiveGrant, proved), _first(RevokeGrant, proved)
 
-    async def _node_registration(self, node: AccountId) -> bytes:
-        """The proof of a node's registration; it never changes."""
+    async def _node_registration(self, node: AccountId) -> tuple[bytes, ...]:
+        """The proofs of a node's registration and of the changes of its keys, in order."""
         known = self._registered.get(node)
         if known is not None:
             return known
         proved = await self._prove(
             lambda proof: ledger_pb2.ProveTransactionsRequest(proof=proof, account=bytes(node))
         )
-        return self._registered.put(node, _first(RegisterAccount, proved))
+        changes = (proof for each, proof in proved if isinstance(each, RotateKeys))
+        return self._registered.put(node, (_first(RegisterAccount, proved), *changes))
 
     async def _node_registrations(self, nodes: list[AccountId]) -> tuple[bytes, ...]:
         room = asyncio.Semaphore(AT_ONCE)
 
-        async def one(node: AccountId) -> bytes:
+        async def one(node: AccountId) -> tuple[bytes, ...]:
             async with room:
                 return await self._node_registration(node)
 
-        return tuple(await asyncio.gather(*(one(node) for node in nodes)))
+        shown = await asyncio.gather(*(one(node) for node in nodes))
+        return tuple(proof for each in shown for proof in each)
 
 
 def _first(kind: type[Transaction], proved: Sequence[tuple[Transaction, bytes]]) -> bytes:

@@ -120,10 +120,10 @@ class RevocationCertificate(Encoded):
 
     Canonical bytes of: the genesis; the statements of later terms; proofs of the
     transactions that gave and revoked the grant, and of those that registered the nodes
-    which confirm; the cluster map; a head that was signed when the revocation was in the
-    ledger, and the newest one when the certificate was made; a signed statement of each
-    node that confirms.  ``digest`` is over all of it: it finds the change of a byte that
-    nothing else depends on, such as one in the shape of a Merkle path.
+    which confirm, or changed their keys; the cluster map; a head that was signed when the
+    revocation was in the ledger, and the newest one when the certificate was made; a signed
+    statement of each node that confirms.  ``digest`` is over all of it: it finds the change
+    of a byte that nothing else depends on, such as one in the shape of a Merkle path.
     """
 
     KIND = "revocation-certificate"

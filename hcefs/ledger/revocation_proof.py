@@ -42,6 +42,7 @@ from hcefs.ledger.genesis import Genesis
 from hcefs.ledger.inclusion import TransactionProof
 from hcefs.ledger.terms import Terms, founders_terms
 from hcefs.ledger.transactions import GiveGrant, RegisterAccount, RevokeGrant
+from hcefs.ledger.transactions_keys import RotateKeys
 from hcefs.placement.cluster_map import ClusterMap
 from hcefs.placement.successor import check_planned
 
@@ -164,11 +165,20 @@ def _heads(
     return first, last
 
 
-def _registered(registrations: Sequence[bytes], terms: Terms) -> dict[AccountId, bytes]:
-    """The signing keys of node accounts, as the ledger registered them."""
-    keys: dict[AccountId, bytes] = {}
+def _registered(registrations: Sequence[bytes], terms: Terms) -> dict[AccountId, tuple[int, bytes]]:
+    """The newest keys of node accounts that the ledger shows: version and signing key.
+
+    After a node's registration come the changes of its keys, in order.
+    """
+    keys: dict[AccountId, tuple[int, bytes]] = {}
     for data in registrations:
         transaction = TransactionProof.decode(data).check(terms)
+        if isinstance(transaction, RotateKeys):
+            version, _ = keys.get(transaction.account, (0, b""))
+            if not version or transaction.key_version != version + 1:
+                raise _bad("a change of a node's keys does not follow what is shown of it")
+            keys[transaction.account] = transaction.key_version, transaction.signing_key
+            continue
         if (
             not isinstance(transaction, RegisterAccount)
             or transaction.account_kind is not AccountKind.NODE
@@ -177,14 +187,14 @@ def _registered(registrations: Sequence[bytes], terms: Terms) -> dict[AccountId,
         account = account_id(terms.genesis.cluster, transaction.signing_key)
         if account in keys:
             raise _bad("a node's registration is in it twice")
-        keys[account] = transaction.signing_key
+        keys[account] = 1, transaction.signing_key
     return keys
 
 
 def _confirmed(
     certificate: RevocationCertificate,
     current: ClusterMap,
-    keys: dict[AccountId, bytes],
+    keys: dict[AccountId, tuple[int, bytes]],
     given: GiveGrant,
     block: BlockHeader,
 ) -> tuple[Confirmation, ...]:
@@ -193,11 +203,11 @@ def _confirmed(
         signed = SignedStatement.decode(data)
         said = signed.statement
         node = current.node_of_account(said.node)
-        key = keys.get(said.node)
-        if node is None or key is None:
+        version, key = keys.get(said.node, (0, b""))
+        if node is None or not version:
             raise _bad("a statement is of no node of the map that the ledger registered")
-        if said.key_version != 1:
-            raise _bad("a statement is signed with a later key than the one registered")
+        if said.key_version != version:
+            raise _bad("a statement is signed with another key than the newest one shown")
         signed.check(key)
         if (said.cluster, said.grant, said.revoked_height) != (
             block.cluster,

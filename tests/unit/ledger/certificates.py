@@ -8,12 +8,26 @@ from typing import Any
 
 from hcefs.access.facts import AccountKind
 from hcefs.evidence.revocation import RevocationCertificate, RevocationStatement, SignedStatement
-from hcefs.ledger.block import Block, SignedHead, sign_head
+from hcefs.ledger.block import PROTOCOL_RIGHTS, Block, SignedHead, sign_head
 from hcefs.ledger.inclusion import TransactionProof, prove_transaction, transactions_of
 from hcefs.ledger.revocation_proof import CUT_MS
-from hcefs.ledger.transactions import GiveGrant, RegisterAccount, RevokeGrant, SetClusterMap
+from hcefs.ledger.transactions import (
+    GiveGrant,
+    RegisterAccount,
+    RevokeGrant,
+    SetClusterMap,
+    Upgrade,
+)
+from hcefs.ledger.transactions_keys import RotateKeys, rotate_keys
 from hcefs.placement.planner import first_map
-from tests.unit.ledger.scenario import Scenario, grant_id, seed
+from tests.unit.ledger.scenario import (
+    Scenario,
+    grant_id,
+    public_key,
+    seed,
+    signing_key,
+    token_key,
+)
 from tests.unit.placement.maps import node
 
 NODES = ("n1", "n2", "n3", "n4", "n5", "n6")
@@ -55,6 +69,26 @@ class CertificateWorld:
         block, _, _ = self.world.next_block([data])
         self.world.commit([data])
         self.blocks.append(block)
+
+    def change_keys(self, name: str) -> bytes:
+        """Give a node its next keys; returns the proof of that."""
+        for version in range(2, PROTOCOL_RIGHTS + 1):
+            self._commit(Upgrade(version, self.world.height + 2), "o1", "o2")
+            self.world.commit([])
+        party = self.world.party(name)
+        new = signing_key(f"{name} 2")
+        change = rotate_keys(
+            self.world.genesis.cluster,
+            party.account,
+            2,
+            new,
+            token_key(f"{name} 2"),
+            public_key(f"{name} 2"),
+            party.spki,
+        )
+        self._commit(change, name)
+        self.world.parties[name] = replace(party, signing=new, key_version=2)
+        return self.proof(RotateKeys).encode()
 
     def head(self, time_ms: int) -> SignedHead:
         world = self.world

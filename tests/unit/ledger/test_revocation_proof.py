@@ -61,6 +61,30 @@ def test_a_silent_node_counts_when_its_lease_is_over_and_not_before() -> None:
         assert verdict.lapsed_ms == COPIES.over_ms
 
 
+def test_a_node_that_changed_its_keys_confirms_with_the_new_ones() -> None:
+    world = CertificateWorld()
+    changed = world.change_keys("n1")
+    now = {"applied_height": world.world.height}
+    others = [world.signed(name, **now).encode() for name in NODES[1:]]
+    registered = [world.proof(RegisterAccount, name).encode() for name in NODES]
+    shown = (registered[0], changed, *registered[1:])
+
+    def certificate(version: int, registrations: tuple[bytes, ...]) -> RevocationCertificate:
+        said = world.signed("n1", key_version=version, **now).encode()
+        return world.certificate(statements=(said, *others), registrations=registrations)
+
+    assert verify_certificate(certificate(2, shown)).complete
+    for version, registrations in (
+        (1, shown),
+        (2, tuple(registered)),
+        (2, (changed, *registered)),
+        (2, (*shown, changed)),
+    ):
+        with pytest.raises(Corrupt) as caught:
+            verify_certificate(certificate(version, registrations))
+        assert caught.value.reason == "bad-certificate"
+
+
 def test_every_changed_byte_is_found() -> None:
     """One bit of each byte; of the map's rows, which one digest covers, every 16th."""
     data = WORLD.certificate(NODES[:1]).encode()
