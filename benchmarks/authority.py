@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hcefs.access.erasure_facts import Erasure
+from hcefs.access.emergency import EmergencyNaming, EmergencyPolicy
 from hcefs.access.facts import Account, AccountKind, Action, Generation, Grant, PastKeys, Record
 from hcefs.access.token import Narrowing, TokenCache, mint
 from hcefs.access.verifier import NonceMemory, Verifier
@@ -66,6 +67,15 @@ class _View:
 
     def erasure(self, record: RecordId) -> Erasure | None:
         return None
+
+    def emergency_naming(self, naming: GrantId) -> EmergencyNaming | None:
+        return None
+
+    def emergency_policy(self) -> EmergencyPolicy:
+        return EmergencyPolicy()
+
+    def emergency_refused(self, record: RecordId) -> bool:
+        return False
 
     def grant(self, grant: GrantId) -> Grant | None:
         return Grant(

@@ -227,6 +227,13 @@ FAMILIES: Final[tuple[Family, ...]] = (
         "automatic_out_blocked",
         "1 while nodes are away that the others may not, or cannot, give up by themselves.",
     ),
+    # Emergencies
+    _gauge("emergency_openings", "Openings in an emergency since the genesis."),
+    _gauge("emergency_open", "Openings in an emergency that are open now."),
+    _gauge("emergency_unreviewed", "Openings in an emergency that nobody has reviewed yet."),
+    _gauge("emergency_unjustified", "Openings in an emergency that a review found unjustified."),
+    _gauge("emergency_overdue", "Openings that nobody reviewed in time; above 0 is an alarm."),
+    _counter("emergency_key_releases_total", "Requests for keys served here under an opening."),
     # Ledger
     _gauge("ledger_height", "Highest ledger height applied."),
     _gauge("ledger_snapshot_height", "Height of the newest snapshot made here; 0: none."),

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from hcefs.access.erasure_facts import Erasure
 from hcefs.encoding import Encoded
 from hcefs.ids import AccountId, BlobId, GrantId, RecordId
+
+if TYPE_CHECKING:
+    from hcefs.access.emergency import EmergencyNaming, EmergencyPolicy
 
 PURPOSES = frozenset(
     {
@@ -174,6 +177,15 @@ class LedgerView(Protocol):
 
     def erasure(self, record: RecordId) -> Erasure | None:
         """That the record was erased, or None."""
+
+    def emergency_naming(self, naming: GrantId) -> EmergencyNaming | None:
+        """Who was named for emergencies, whether the naming has ended or not, or None."""
+
+    def emergency_policy(self) -> EmergencyPolicy:
+        """What operators allow in an emergency; by default nothing."""
+
+    def emergency_refused(self, record: RecordId) -> bool:
+        """Whether the record's owner refuses openings in an emergency."""
 
 
 def signing_key_of(view: LedgerView, account: Account, key_version: int) -> bytes | None:

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from hcefs.access import emergency
 from hcefs.access.facts import PURPOSES, Account, Action, Grant, LedgerView, Record
 from hcefs.errors import Denied
 from hcefs.ids import AccountId, BlobId, GrantId, RecordId
@@ -72,6 +73,11 @@ REASONS: Final[Mapping[str, str]] = MappingProxyType(
         "parent-revoked": "a grant that this one was given under was revoked: ask for a new one",
         "not-shareable": "acting for another account, or under its grant, needs the share action "
         "on that grant",
+        "emergency-not-allowed": "the operators' policy does not allow openings in an emergency",
+        "emergency-refused": "the record's owner refuses openings in an emergency, and the "
+        "policy lets the refusal win",
+        "emergency-not-named": "the naming that this opening rests on has ended, or names "
+        "neither this account nor the institution that admitted it",
         "broken-chain": "the grant does not lead back to the record's owner: ask for a new one",
     }
 )
@@ -207,7 +213,11 @@ def _check_parents(
                 raise _Refusal("broken-chain")
             return
         parent = view.grant(grant.parent)
-        if parent is None or parent.grantee != grant.granter:
+        if parent is None:
+            # Only an opening makes grants under what is no grant itself.
+            _check_opened(view, record, grant, request)
+            return
+        if parent.grantee != grant.granter:
             raise _Refusal("broken-chain")
         _check_live(parent, now_ms, "parent-")
         if not parent.actions & Action.SHARE:
@@ -217,6 +227,50 @@ def _check_parents(
         _check_scope(parent, request)
         grant = parent
     raise _Refusal("broken-chain")
+
+
+def _check_opened(view: LedgerView, record: Record, grant: Grant, request: AccessRequest) -> None:
+    """A grant made by an opening: is the naming behind it still as it was when it was made?
+
+    Time, scope, purpose and closing are those of the grant itself and were checked as such.
+    It cannot be lent, because it never has the share action.
+    """
+    naming = view.emergency_naming(grant.parent) if grant.parent is not None else None
+    if naming is None or naming.record != record.record or grant.granter != record.owner:
+        raise _Refusal("broken-chain")
+    if grant.actions != Action.READ or request.presenter != request.holder:
+        raise _Refusal("not-shareable")
+    policy = view.emergency_policy()
+    if not policy.allowed:
+        raise _Refusal("emergency-not-allowed")
+    if policy.refusal_wins and view.emergency_refused(record.record):
+        raise _Refusal("emergency-refused")
+    # An institution that was ended may have been a stolen one: what rests on it ends with it.
+    _active(view, naming.grantee)
+    if naming.ended_height or not naming.covers(_active(view, request.holder)):
+        raise _Refusal("emergency-not-named")
+
+
+def decide_opening(
+    view: LedgerView, opener: Account, naming: emergency.EmergencyNaming | None
+) -> Decision:
+    """Whether an account may open the record of a naming in an emergency, now.
+
+    What the opening itself states (role, reason, time) is compared with the policy by
+    the ledger's rule; this decides by whose word the record may be opened at all.
+    """
+    policy = view.emergency_policy()
+    if not policy.allowed:
+        return Decision(False, "emergency-not-allowed")
+    if naming is None or naming.ended_height or not naming.covers(opener):
+        return Decision(False, "emergency-not-named")
+    if policy.refusal_wins and view.emergency_refused(naming.record):
+        return Decision(False, "emergency-refused")
+    for party in (opener.account, naming.grantee):
+        known = view.account(party)
+        if known is None or not known.active:
+            return Decision(False, "inactive-account")
+    return Decision(True, PERMITTED)
 
 
 def _check_live(grant: Grant, now_ms: int, prefix: str) -> None:

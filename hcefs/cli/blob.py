@@ -8,7 +8,7 @@ import mimetypes
 import os
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from hcefs.access import emergency
 from hcefs.access.facts import Action
 from hcefs.access.token import read_use
 from hcefs.cli.capability_file import read_token
@@ -206,6 +207,20 @@ def get(
         Where, typer.Option("--open", help="Who decrypts: the node, or this machine.")
     ] = Where.NODE,
     purpose: PurposeOption = "TREAT",
+    opening: Annotated[
+        str,
+        typer.Option(
+            "--emergency", metavar="ID", help="Read under this opening (`hcefs emergency open`)."
+        ),
+    ] = "",
+    desk: Annotated[
+        str,
+        typer.Option(
+            "--desk",
+            metavar="NAME",
+            help="Account of the institution that the patient named; its key opens the box.",
+        ),
+    ] = "",
     directory: FolderOption = Path(DEFAULT_FOLDER),
     as_json: JsonOption = False,
 ) -> None:
@@ -219,9 +234,14 @@ def get(
         parse_size(start),
         parse_size(length),
     )
+    if opening:
+        request = under_opening(request, GrantId.parse(opening))
     layout = folder(directory)
+    desk_keys = layout.load_keys(desk) if desk else None
 
     async def begin(client: Client) -> BlobStream:
+        if desk_keys is not None:
+            client.receive_for(desk_keys)
         return await client.get(
             request.record,
             request.blob,
@@ -262,6 +282,20 @@ class Request:
             start=self.start,
             length=self.length,
         )
+
+
+def under_opening(request: Request, opening: GrantId) -> Request:
+    """The same request by an opening in an emergency.
+
+    Raises:
+        Invalid: ``two-rights``: a grant or a capability is named, too.
+    """
+    if request.grant or request.token is not None:
+        raise Invalid(
+            "an opening is a right of its own: leave --grant and --cap out", reason="two-rights"
+        )
+    grant = emergency.grant_of(opening, request.record)
+    return replace(request, grant=grant.text, purpose=emergency.PURPOSE)
 
 
 def fetch(

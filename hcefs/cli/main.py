@@ -18,6 +18,7 @@ from hcefs.cli import (
     cluster,
     demo,
     erasure,
+    emergency,
     evidence,
     grant,
     guardians,
@@ -57,6 +58,7 @@ app.add_typer(request.app, name="request")
 guardians.register()
 app.add_typer(keys.app, name="keys")
 app.add_typer(cap.app, name="cap")
+app.add_typer(emergency.app, name="emergency")
 app.add_typer(evidence.app, name="evidence")
 members.register()
 app.add_typer(node.app, name="node")

@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from hcefs.access.emergency import EmergencyNaming
 from hcefs.access.facts import Action, Grant, Record
 from hcefs.access.rights import CHAIN_DEPTH_MAX
 from hcefs.client.authorize import Right, Scope
@@ -41,7 +42,7 @@ from hcefs.ledger.transactions import GiveGrant, OpenRecord, RevokeGrant
 from hcefs.ledger.transactions_keys import RotateGeneration
 from hcefs.runtime import Runtime
 from hcefs.transport.dial import ServerDialer
-from hcefs.wire.v1 import blob_pb2
+from hcefs.wire.v1 import blob_pb2, ledger_pb2
 
 UPLOADS = 8
 """Key boxes on their way at the same time."""
@@ -208,6 +209,17 @@ class RecordClient(StatClient):
                         raise
         raise Conflict("the record's generation keeps moving: retry", reason="generation-moved")
 
+    async def namings(self, patient: AccountId | None = None) -> list[EmergencyNaming]:
+        """Who may open records in an emergency: this account's own, or a patient's.
+
+        Of another patient those are listed that name this account or its institution.
+        """
+        owner = bytes(patient or self.account)
+        return await self._many(
+            EmergencyNaming,
+            lambda proof: ledger_pb2.QueryRequest(proof=proof, emergency_namings=owner),
+        )
+
     async def _own_key(self, record: RecordId, number: int) -> HybridKey:
         generation = await self.generation(record, number)
         return await self.runtime.compute(own_key, self._keys, generation)
@@ -224,6 +236,8 @@ class RecordClient(StatClient):
         readers = remaining_readers(
             await self.grants(record), revoked, max(self.runtime.now_ms(), self.ledger_time_ms)
         )
+        # Who is named for an emergency must find the newest key when it comes.
+        readers += [each.boxed() for each in await self.namings() if each.record == record]
         right = Right(GrantId.zero(), OWNER_PURPOSE)
         room = asyncio.Semaphore(UPLOADS)
 

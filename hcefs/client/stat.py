@@ -9,7 +9,7 @@ cannot put words into another writer's mouth.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hcefs.access.facts import Account, Generation, Grant
@@ -187,6 +187,7 @@ class StatClient(NodeClient):
             self._receiving_key,
             keys.past_receiving_keys(),
         )
+        self._for_others: list[sealed.Receiver] = []
         self._record_keys: Recent[tuple[RecordId, int, GrantId], HybridKey] = Recent(
             self.runtime, KEYS_KNOWN_MAX
         )
@@ -413,11 +414,11 @@ class StatClient(NodeClient):
         boxes, links = await self._boxes(grant, right)
         record = await self.record(grant.record)
         failure: HcefsError = _no_box(grant)
-        for box in self._receiver.fitting(boxes, grant):
+        for receiver, box in self._openable(boxes, grant):
             if not wanted.number <= box.generation <= record.generation:
                 continue
             try:
-                secret = self._receiver.secret(box, await self._granter(box, grant))
+                secret = receiver.secret(box, await self._granter(box, grant))
                 numbers = range(wanted.number, box.generation + 1)
                 generations = {
                     number: await self.generation(record.record, number) for number in numbers
@@ -437,6 +438,29 @@ class StatClient(NodeClient):
                     raise
                 failure = error
         raise failure
+
+    def receive_for(self, keys: AccountKeys) -> None:
+        """Open key boxes that are sealed to another account, too: that of an institution.
+
+        For the emergency desk of an institution that patients have named.  Requests are
+        still made, and decided, as this account.
+        """
+        self._for_others.append(
+            sealed.Receiver(
+                self.connection.cluster,
+                keys.account,
+                keys.key_version,
+                keys.receiving_key,
+            )
+        )
+
+    def _openable(
+        self, boxes: Iterable[KeyBox], grant: Grant
+    ) -> Iterator[tuple[sealed.Receiver, KeyBox]]:
+        """The boxes of a grant that this client can open, each with what opens it."""
+        for receiver in (self._receiver, *self._for_others):
+            for box in receiver.fitting(boxes, grant):
+                yield receiver, box
 
     async def _granter(self, box: KeyBox, grant: Grant) -> Account:
         """Who sealed a box, as of then: the granter of its grant, or the record's owner.

@@ -225,6 +225,10 @@ class SyncClient:
         """As :meth:`Client.mint`."""
         return self._client.mint(grant, narrowing)
 
+    def receive_for(self, keys: AccountKeys) -> None:
+        """As :meth:`Client.receive_for`."""
+        self._client.receive_for(keys)
+
     genesis = _blocking(Client.genesis)
     submit = _blocking(Client.submit)
     register = _blocking(Client.register)
@@ -289,6 +293,20 @@ class SyncClient:
     deliver_again = _blocking(Client.deliver_again)
     verify_keys = _blocking(Client.verify_keys)
     guard = _blocking(Client.guard)
+    emergency_policy = _blocking(Client.emergency_policy)
+    emergency_totals = _blocking(Client.emergency_totals)
+    namings = _blocking(Client.namings)
+    name_emergency = _blocking(Client.name_emergency)
+    deliver_naming = _blocking(Client.deliver_naming)
+    end_namings = _blocking(Client.end_namings)
+    refuse_emergency = _blocking(Client.refuse_emergency)
+    emergency_refusals = _blocking(Client.emergency_refusals)
+    open_emergency = _blocking(Client.open_emergency)
+    close_emergency = _blocking(Client.close_emergency)
+    review_emergency = _blocking(Client.review_emergency)
+    renew_after = _blocking(Client.renew_after)
+    emergency = _blocking(Client.emergency)
+    emergencies = _blocking(Client.emergencies)
     put = _blocking(Client.put)
     put_many = _blocking(Client.put_many)
     get_many = _blocking(Client.get_many)

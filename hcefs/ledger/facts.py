@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 
+from hcefs.access.emergency import EmergencyNaming, EmergencyPolicy
 from hcefs.access.facts import Account, Generation, Grant, PastKeys, Record
 from hcefs.encoding import Encoded
 from hcefs.ledger.cluster_facts import Arrivals, ProtocolSchedule, ReportRow, UpkeepPolicy
@@ -25,6 +26,8 @@ _REMEMBERED = frozenset(
     (
         Account,
         Arrivals,
+        EmergencyNaming,
+        EmergencyPolicy,
         Generation,
         Grant,
         PastKeys,

@@ -27,6 +27,7 @@ from hcefs.integrity import blake3_digest
 from hcefs.ledger import (
     rules_accounts,
     rules_erasure,
+    rules_emergency,
     rules_grants,
     rules_keys,
     rules_map,
@@ -49,6 +50,7 @@ from hcefs.ledger.genesis import Genesis
 from hcefs.ledger.outcome import (
     AccountChanged,
     BlockContext,
+    EmergencyChanged,
     Event,
     GenerationAdded,
     GrantGiven,
@@ -76,6 +78,15 @@ from hcefs.ledger.transactions import (
     decode_transaction,
 )
 from hcefs.ledger.transactions_erasure import EraseRecord, LiftHold, PlaceHold, SetRetention
+from hcefs.ledger.transactions_emergency import (
+    CloseEmergency,
+    EndNaming,
+    NameEmergency,
+    OpenEmergency,
+    RefuseEmergency,
+    ReviewEmergency,
+    SetEmergencyPolicy,
+)
 from hcefs.ledger.transactions_keys import RotateGeneration, RotateKeys
 from hcefs.ledger.transactions_map import NodeReport, SeatsArrived, SetUpkeepPolicy
 from hcefs.ledger.transactions_requests import AnswerRequest, RequestAccess
@@ -84,6 +95,7 @@ __all__ = [
     "APP_HASH_TAG",
     "AccountChanged",
     "BlockContext",
+    "EmergencyChanged",
     "Event",
     "GenerationAdded",
     "GrantGiven",
@@ -129,6 +141,13 @@ _RULES: Mapping[type[Transaction], _Rule] = MappingProxyType(
         PlaceHold: rules_erasure.place_hold,
         LiftHold: rules_erasure.lift_hold,
         EraseRecord: rules_erasure.erase,
+        SetEmergencyPolicy: rules_emergency.set_policy,
+        NameEmergency: rules_emergency.name,
+        EndNaming: rules_emergency.end_naming,
+        RefuseEmergency: rules_emergency.refuse,
+        OpenEmergency: rules_emergency.open_,
+        CloseEmergency: rules_emergency.close,
+        ReviewEmergency: rules_emergency.review,
     }
 )
 """Which rule applies each kind of transaction; each checks the protocol version that it needs."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hcefs.access.erasure_facts import Erasure
+from hcefs.access.emergency import EmergencyOpening
 from hcefs.access.facts import Account, Generation, Grant
 from hcefs.encoding import Encoded
 from hcefs.ids import AccountId, RecordId
@@ -115,6 +116,16 @@ class RecordErased:
     erasure: Erasure
 
 
+@dataclass(frozen=True)
+class EmergencyChanged:
+    """Records were opened in an emergency, or that opening was closed or reviewed.
+
+    This is what tells the patient: the state lists it under the patient's account.
+    """
+
+    opening: EmergencyOpening
+
+
 Event = (
     LeafAppended
     | GrantGiven
@@ -123,6 +134,7 @@ Event = (
     | MapChanged
     | AccountChanged
     | RecordErased
+    | EmergencyChanged
 )
 
 

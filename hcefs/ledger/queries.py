@@ -406,6 +406,9 @@ def _is_live(view: StateView, grant: Grant, now_ms: int) -> bool:
             return False
         if link.parent is None:
             return True
+        naming = view.emergency_naming(link.parent)
+        if naming is not None:  # an opening made it; whether it still permits, rights decide
+            return not naming.ended_height
         link = view.grant(link.parent)
     return False
 

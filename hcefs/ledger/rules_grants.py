@@ -42,7 +42,10 @@ def give(
     """Record a grant by the account that signs."""
     signer = only_signer(verified_signers(view, signed, context.genesis.cluster))
     required_record(view, transaction.record)
-    if view.grant(transaction.grant) is not None:
+    if (
+        view.grant(transaction.grant) is not None
+        or view.emergency_naming(transaction.grant) is not None
+    ):
         raise Conflict(
             f"grant {transaction.grant} exists: draw another random id", reason="grant-exists"
         )

@@ -35,6 +35,16 @@ and, from protocol version 4 on::
     hold/<record>/<hold>               Hold (lifted ones too)
     erased/<record>                    Erasure
     erased-at/<u64 height>/<record>    ""
+    emergency-policy                   EmergencyPolicy
+    emergency-naming/<id>              EmergencyNaming
+    emergency-named/<record>/<grantee>  <naming id> (while it stands)
+    emergency-named-of/<owner>/<naming>  "" (while it stands)
+    emergency-refusal/<record>         EmergencyRefusal
+    emergency-opening/<id>             EmergencyOpening
+    emergency-openings-of/<account>/<u64 height>/<opening>  "" (patient and opener)
+    emergency-unreviewed/<u64 ms>/<opening>  "" (by when it is to be reviewed)
+    emergency-unreviewed-of/<opener>/<opening>  ""
+    emergency-totals                   EmergencyTotals
 
 Invariants: keys and values are bytes, a value is never None; an overlay never
 changes its base, and its base does not change while it is used.  A fact is what the
@@ -51,6 +61,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar, cast
 
 from hcefs.access.erasure_facts import Erasure, Hold, Retention
+from hcefs.access.emergency import EmergencyNaming, EmergencyPolicy, EmergencyRefusal
 from hcefs.access.facts import Account, Generation, Grant, PastKeys, Record
 from hcefs.encoding import Encoded
 from hcefs.errors import Corrupt, Invalid
@@ -81,6 +92,7 @@ REPORTS = b"report/"
 ERASED_AT = b"erased-at/"
 HEIGHTS_SOUGHT = 64
 """Up to so many heights are sought one by one, which costs less than all erasures ever."""
+EMERGENCY_POLICY_KEY = b"emergency-policy"
 
 
 def account_key(account: AccountId) -> bytes:
@@ -209,6 +221,12 @@ def parse_erased_at(key: bytes) -> tuple[int, RecordId]:
     """The inverse of :func:`erased_at_key`."""
     rest = key[len(ERASED_AT) :]
     return int.from_bytes(rest[:8], "big"), RecordId(rest[9:])
+def naming_key(naming: GrantId) -> bytes:
+    return b"emergency-naming/" + naming
+
+
+def refusal_key(record: RecordId) -> bytes:
+    return b"emergency-refusal/" + record
 
 
 @dataclass(frozen=True)
@@ -374,6 +392,11 @@ class StateView:
         self._time_ms = time_ms
 
     @property
+    def state(self) -> State:
+        """What this is a view of."""
+        return self._state
+
+    @property
     def height(self) -> int:
         """Height of the last block applied."""
         return self._height
@@ -406,6 +429,22 @@ class StateView:
     def grant(self, grant: GrantId) -> Grant | None:
         """The grant, revoked or not, or None."""
         return self._state.fact(Grant, grant_key(grant))
+
+    def emergency_naming(self, naming: GrantId) -> EmergencyNaming | None:
+        """Who was named for emergencies, whether the naming has ended or not, or None."""
+        return self._state.fact(EmergencyNaming, naming_key(naming))
+
+    def emergency_policy(self) -> EmergencyPolicy:
+        """What operators allow in an emergency; by default nothing."""
+        return self._state.fact(EmergencyPolicy, EMERGENCY_POLICY_KEY) or EmergencyPolicy()
+
+    def emergency_refused(self, record: RecordId) -> bool:
+        """Whether the record's owner refuses openings in an emergency."""
+        return self.emergency_refusal(record) is not None
+
+    def emergency_refusal(self, record: RecordId) -> EmergencyRefusal | None:
+        """The wish of a record's owner that nobody opens it, or None."""
+        return self._state.fact(EmergencyRefusal, refusal_key(record))
 
     def cluster_map(self) -> ClusterMap | None:
         """The cluster map in force, or None before the first."""

@@ -21,6 +21,15 @@ from hcefs.ids import AccountId, BlobId, ClusterId, GrantId, PutKey, RecordId
 from hcefs.integrity import blake3_digest
 from hcefs.ledger.genesis import RECEIVING_KEY_SIZE, TIME_MS_MAX
 from hcefs.ledger.transactions_erasure import EraseRecord, LiftHold, PlaceHold, SetRetention
+from hcefs.ledger.transactions_emergency import (
+    CloseEmergency,
+    EndNaming,
+    NameEmergency,
+    OpenEmergency,
+    RefuseEmergency,
+    ReviewEmergency,
+    SetEmergencyPolicy,
+)
 from hcefs.ledger.transactions_keys import RotateGeneration, RotateKeys
 from hcefs.ledger.transactions_map import NodeReport, SeatsArrived, SetUpkeepPolicy
 from hcefs.ledger.transactions_requests import AnswerRequest, RequestAccess
@@ -378,6 +387,13 @@ Transaction = (
     | PlaceHold
     | LiftHold
     | EraseRecord
+    | SetEmergencyPolicy
+    | NameEmergency
+    | EndNaming
+    | RefuseEmergency
+    | OpenEmergency
+    | CloseEmergency
+    | ReviewEmergency
 )
 
 _TYPES: tuple[type[Transaction], ...] = (
@@ -400,6 +416,13 @@ _TYPES: tuple[type[Transaction], ...] = (
     PlaceHold,
     LiftHold,
     EraseRecord,
+    SetEmergencyPolicy,
+    NameEmergency,
+    EndNaming,
+    RefuseEmergency,
+    OpenEmergency,
+    CloseEmergency,
+    ReviewEmergency,
 )
 _BY_NAME = {(cls.KIND, cls.VERSION): cls for cls in _TYPES}
 

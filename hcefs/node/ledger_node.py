@@ -18,6 +18,7 @@ from hcefs.ledger.log import LedgerLog
 from hcefs.ledger.snapshot_maker import SnapshotMaker
 from hcefs.ledger.writer import LedgerWriter
 from hcefs.metrics import Metrics
+from hcefs.node.emergency_gauges import emergency_gauges
 from hcefs.node.ledger_start import LedgerStart
 from hcefs.runtime import Runtime
 from hcefs.services.admin_service import AdminService
@@ -110,6 +111,7 @@ class LedgerNode:
         self.metrics.set("ledger_term", lambda: self.log.terms.term)
         self.metrics.set("ledger_fork_proofs", lambda: len(self.log.fork_proofs()))
         self.snapshots.gauges(self.metrics)
+        emergency_gauges(self.metrics, self.log, self._runtime)
         await self.beginning.start()
         self.snapshots.start()
 

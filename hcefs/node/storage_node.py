@@ -29,6 +29,7 @@ from hcefs.ledger.snapshot_maker import SnapshotMaker
 from hcefs.ledger.transactions import SignedTransaction, Transaction, sign_transaction
 from hcefs.metrics import Metrics
 from hcefs.node.disk_care import DiskCare
+from hcefs.node.emergency_gauges import emergency_gauges
 from hcefs.node.repairs import Repairs
 from hcefs.placement.cluster_map import Node
 from hcefs.placement.ring import Seat, seats
@@ -646,6 +647,7 @@ class StorageNode:
         metrics.set("ledger_lease_age_seconds", self._lease_age)
         metrics.set("ledger_lag_blocks", self._lag)
         self._snapshots.gauges(metrics)
+        emergency_gauges(metrics, self._log, self._runtime)
         metrics.set("pending_blobs", self._collector.pending)
 
         metrics.set("cluster_map_epoch", self._epoch)

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
+from hcefs.access.emergency import box_name
 from hcefs.blobs.get import BlobReader, GetPlan, Secrets
 from hcefs.blobs.put import ClientSeal, NodeIdentity, PutPlan, PutSession
 from hcefs.crypto.envelope import Envelope
@@ -496,6 +497,14 @@ class BlobService:
             gateway=self._desk.me,
             entry=True,
         )
+        if box_name(self._desk.view, call.grant) != call.grant:
+            log.warning(
+                "keys of %s are handed to %s under an opening in an emergency (%s)",
+                call.record,
+                call.presenter,
+                call.grant,
+            )
+            self.metrics.count("emergency_key_releases_total")
         held, _ = self._desk.record_seats(call.record)
         answers = await self._desk.fanout.load(
             held, lambda peer: peer.load_boxes(call), call.record

@@ -21,6 +21,7 @@ from hcefs.ledger.genesis import Genesis
 from hcefs.ledger.inclusion import TransactionProof
 from hcefs.ledger.log import LedgerLog
 from hcefs.ledger.queries import Questions
+from hcefs.ledger.queries_emergency import EmergencyQuestions
 from hcefs.ledger.terms import SignedTermChange
 from hcefs.ledger.writer import LedgerWriter
 from hcefs.metrics import Metrics
@@ -85,6 +86,7 @@ class LedgerService:
         self._writer = writer
         self._verifier = verifier
         self._questions = Questions(log)
+        self._emergency = EmergencyQuestions(log)
         self._nodes = nodes
         self._followers = 0
 
@@ -191,7 +193,7 @@ class LedgerService:
         )
 
     def _answer(self, asker: Account, request: ledger_pb2.QueryRequest) -> list[Encoded]:
-        ask = self._questions
+        ask, emergency = self._questions, self._emergency
         match request.WhichOneof("question"):
             case "account":
                 return [ask.account(asker, AccountId(request.account))]
@@ -231,6 +233,18 @@ class LedgerService:
                 return [ask.protocol_version(asker)]
             case "record_end":
                 return list(ask.record_end(asker, RecordId(request.record_end)))
+            case "emergency_policy":
+                return [emergency.policy(asker)]
+            case "emergency_namings":
+                return list(emergency.namings(asker, AccountId(request.emergency_namings)))
+            case "emergency_refusals":
+                return list(emergency.refusals(asker))
+            case "emergency_opening":
+                return [emergency.opening(asker, GrantId(request.emergency_opening))]
+            case "emergency_openings":
+                return list(emergency.openings(asker))
+            case "emergency_totals":
+                return [emergency.totals(asker)]
             case "head":
                 return []
             case _:

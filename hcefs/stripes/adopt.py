@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 
+from hcefs.access.emergency import boxed_grant
 from hcefs.access.facts import Action, signing_key_of
 from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.erasure.scheme import Geometry, profile_named
@@ -457,7 +458,7 @@ class Adopter:
     def _box(self, record: RecordId, data: bytes) -> tuple[KeyTable, bytes]:
         """Where a box belongs whose grant is live here."""
         box = KeyBox.decode(data)
-        grant, owner = self._replica.grant(box.grant), self._replica.record(record)
+        grant, owner = boxed_grant(self._replica, box.grant), self._replica.record(record)
         granter = self._replica.account(box.granter)
         if (
             grant is None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hcefs.access.erasure_facts import Erasure
+from hcefs.access.emergency import boxed_grant
 from hcefs.access.facts import AccountKind, Action, LedgerView, signing_key_of
 from hcefs.erasure.scheme import SEGMENT_SIZE, Geometry, profile_named
 from hcefs.errors import Conflict, Corrupt, Denied, Invalid
@@ -127,14 +128,14 @@ def check_commit_by(view: LedgerView, commit_by_ms: int) -> None:
 
 
 def check_box(view: LedgerView, call: Call, box: KeyBox) -> None:
-    """Check that a box belongs to a live grant and that its granter signed it.
+    """Check that a box belongs to a live grant or naming and that its granter signed it.
 
     Raises:
         Denied: the grant is not live, or the box is for or by another account.
         Conflict: its generation is not the current or the next one.
         Unauthenticated: a wrong signature.
     """
-    grant, record = view.grant(box.grant), view.record(box.record)
+    grant, record = boxed_grant(view, box.grant), view.record(box.record)
     granter = view.account(box.granter)
     if (
         grant is None

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from hcefs.access.erasure_facts import Erasure
+from hcefs.access.emergency import EmergencyNaming, EmergencyPolicy
 from hcefs.access.facts import Account, AccountKind, Generation, Grant, PastKeys, Record
 from hcefs.blobs.put import NodeIdentity, PutPlan, PutSession
 from hcefs.crypto.accounts import AccountKeys
@@ -67,6 +68,9 @@ class LedgerFacts:
     grants: dict[GrantId, Grant] = field(default_factory=dict)
     leaves: dict[tuple[RecordId, bytes], int] = field(default_factory=dict)
     erasures: dict[RecordId, Erasure] = field(default_factory=dict)
+    namings: dict[GrantId, EmergencyNaming] = field(default_factory=dict)
+    policy: EmergencyPolicy = field(default_factory=EmergencyPolicy)
+    refused: set[RecordId] = field(default_factory=set)
 
     def account(self, account: AccountId) -> Account | None:
         return self.accounts.get(account)
@@ -82,6 +86,15 @@ class LedgerFacts:
 
     def grant(self, grant: GrantId) -> Grant | None:
         return self.grants.get(grant)
+
+    def emergency_naming(self, naming: GrantId) -> EmergencyNaming | None:
+        return self.namings.get(naming)
+
+    def emergency_policy(self) -> EmergencyPolicy:
+        return self.policy
+
+    def emergency_refused(self, record: RecordId) -> bool:
+        return record in self.refused
 
     def leaf_index(self, record: RecordId, commitment: bytes) -> int | None:
         return self.leaves.get((record, commitment))

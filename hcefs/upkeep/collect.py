@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 
+from hcefs.access.emergency import boxed_grant
 from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.errors import Corrupt, Invalid
 from hcefs.formats.keybox import KeyBox
@@ -114,7 +115,7 @@ class Collector:
                 why = "no append came in time, and none can come any more"
                 planned.append(Planned(_what(each), _shown(each), 0, True, why))
         for _, key in self._find_dead_boxes():
-            why = "its grant is revoked or has run out"
+            why = "its grant is revoked or has run out, or its naming has ended"
             planned.append(Planned("key-box", key[: RecordId.SIZE].hex(), 0, True, why))
         return planned
 
@@ -224,7 +225,7 @@ class Collector:
         after: bytes | None = None
         while page := self._stores.keys.scan(KeyTable.BOXES, after=after, limit=UNIT_ROWS):
             for key, value in page:
-                grant = self._replica.grant(KeyBox.decode(value).grant)
+                grant = boxed_grant(self._replica, KeyBox.decode(value).grant)
                 # A grant that is unknown here is one that this replica has not replayed yet:
                 # holders accept no box without its grant.
                 if grant is not None and (

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hcefs.access.erasure_facts import Erasure
+from hcefs.access.emergency import EmergencyNaming, EmergencyPolicy
 from hcefs.access.facts import Account, AccountKind, Action, Generation, Grant, PastKeys, Record
 from hcefs.access.rights import AccessRequest
 from hcefs.access.token import Use
@@ -91,6 +92,9 @@ class FakeView:
     records: dict[RecordId, Record] = field(default_factory=dict)
     grants: dict[GrantId, Grant] = field(default_factory=dict)
     erasures: dict[RecordId, Erasure] = field(default_factory=dict)
+    namings: dict[GrantId, EmergencyNaming] = field(default_factory=dict)
+    policy: EmergencyPolicy = field(default_factory=EmergencyPolicy)
+    refused: set[RecordId] = field(default_factory=set)
     height: int = 7
     time_ms: int = NOW_MS
 
@@ -111,6 +115,14 @@ class FakeView:
 
     def erasure(self, record: RecordId) -> Erasure | None:
         return self.erasures.get(record)
+    def emergency_naming(self, naming: GrantId) -> EmergencyNaming | None:
+        return self.namings.get(naming)
+
+    def emergency_policy(self) -> EmergencyPolicy:
+        return self.policy
+
+    def emergency_refused(self, record: RecordId) -> bool:
+        return record in self.refused
 
 
 def view(*grants: Grant, **accounts: Account) -> FakeView:
