@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
 from hcefs.access.erasure_facts import Erasure
-from hcefs.access.facts import PURPOSES, Action, Grant
+from hcefs.access.facts import AccountKind, Action, Grant, PURPOSES
+from hcefs.access.emergency import EmergencyNaming, EmergencyPolicy
 from hcefs.access.rights import (
     CHAIN_DEPTH_MAX,
     PERMITTED,
@@ -22,6 +23,7 @@ from hcefs.access.rights import (
 from hcefs.errors import Denied
 from hcefs.ids import AccountId, GrantId, RecordId
 from tests.unit.access.world import (
+    ALL,
     BLOB,
     CHILD,
     DOCTOR,
@@ -208,7 +210,64 @@ ERASED = [
     ),
 ]
 
-CASES = REQUESTS + OWNERS + GRANTS + CHAINS + ERASED
+NAMING = GrantId(bytes(15) + b"N")
+ALLOWED = EmergencyPolicy(1, True, ("RESCUE",), ("TRAUMA",))
+UNDER_OPENING: dict[str, Any] = {"purpose": "BTG"}
+
+
+def opened(
+    name: str,
+    reason: str,
+    *,
+    policy: EmergencyPolicy = ALLOWED,
+    refused: bool = False,
+    given: dict[str, Any] | None = None,
+    naming: dict[str, Any] | None = None,
+    **changes: Any,
+) -> Case:
+    """A read by a grant that an opening made under a naming of the doctor."""
+    base: dict[str, Any] = {"parent": NAMING, "actions": Action.READ, "purposes": ("BTG",)}
+    known = view(grant(**(base | (given or {}))))
+    named = EmergencyNaming(NAMING, RECORD, OWNER, DOCTOR, 2, 0)
+    known.namings[NAMING] = replace(named, **(naming or {}))
+    known.accounts[DOCTOR] = replace(known.accounts[DOCTOR], kind=AccountKind.PRACTITIONER)
+    known.policy = policy
+    known.refused = {RECORD} if refused else set()
+    return Case(name, reason, view=known, request=request(**(UNDER_OPENING | changes)))
+
+
+OPENINGS = [
+    opened("under an opening", PERMITTED),
+    opened("under an opening, for treatment", "wrong-purpose", purpose="TREAT"),
+    opened("under an opening, by another", "not-the-grantee", presenter=NURSE, holder=NURSE),
+    opened("under an opening, lent", "not-shareable", presenter=NURSE),
+    opened("an opening that may do more", "not-shareable", given={"actions": ALL}),
+    opened(
+        "an opening, while the policy forbids", "emergency-not-allowed", policy=EmergencyPolicy()
+    ),
+    opened("an opening against a refusal", "emergency-refused", refused=True),
+    opened(
+        "an opening against a refusal that yields",
+        PERMITTED,
+        refused=True,
+        policy=replace(ALLOWED, refusal_wins=False),
+    ),
+    opened("an opening under an ended naming", "emergency-not-named", naming={"ended_height": 5}),
+    opened(
+        "an opening under the naming of another", "emergency-not-named", naming={"grantee": NURSE}
+    ),
+    opened(
+        "an opening under the naming of nobody", "unknown-account", naming={"grantee": STRANGER}
+    ),
+    opened(
+        "an opening under the naming of another record",
+        "broken-chain",
+        naming={"record": OTHER_RECORD},
+    ),
+    opened("an opening that the owner did not allow", "broken-chain", given={"granter": NURSE}),
+]
+
+CASES = REQUESTS + OWNERS + GRANTS + CHAINS + ERASED + OPENINGS
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
