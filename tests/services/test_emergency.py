@@ -6,23 +6,30 @@ here stays.
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 import pytest_asyncio
+from typer.testing import CliRunner
 
 from hcefs.access.emergency import EmergencyNaming, EmergencyOpening, EmergencyPolicy, grant_of
 from hcefs.access.facts import AccountKind, Action
 from hcefs.access.rights import AccessRequest, decide
 from hcefs.access.token import Narrowing, mint
+from hcefs.cli.cluster_files import ClusterFolder
+from hcefs.cli.main import app
 from hcefs.client.client import Client
 from hcefs.client.receipts import PutReceipt
 from hcefs.errors import HcefsError
 from hcefs.formats.keybox import KeyBox
 from hcefs.ids import GrantId, RecordId
+from hcefs.integrity import blake3_digest
 from hcefs.ledger.transactions import Transaction, sign_transaction
 from hcefs.ledger.transactions_emergency import ReviewEmergency, SetEmergencyPolicy
 from hcefs.store.interface import KeyTable
@@ -284,3 +291,63 @@ async def test_a_review_renews_the_keys_and_the_named_keep_up(ward: Ward) -> Non
     )
     assert await stream.read() == MARK
     assert await ward.read(again.opening) == ward.payload
+
+
+async def test_the_command_line_from_naming_to_review(
+    ward: Ward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, record = ward.rig, ward.record.text
+    monkeypatch.setenv("HCEFS_DIR", str(folder_of(ward, tmp_path)))
+    runner = CliRunner()
+
+    async def hcefs(*arguments: str, fails: str = "") -> Any:
+        result = await asyncio.to_thread(runner.invoke, app, [*arguments, "--json"])
+        said = json.loads(result.output)
+        assert (said.get("error", {}).get("reason", "?") if fails else "") == fails, said
+        return said
+
+    policy = await hcefs("emergency", "policy")
+    assert policy["roles"] == ["RESCUE"]
+    assert record in {
+        each["record"] for each in await hcefs("emergency", "named", "--as", "patient")
+    }
+    why = ("--role", "RESCUE", "--reason", "TRAUMA", "--minutes", "5")
+    note = tmp_path / "why.txt"
+    note.write_text("found unresponsive")
+    opened = await hcefs("emergency", "open", record, "--as", "rescuer", *why, "--note", str(note))
+    assert opened["note_digest"] == blake3_digest(b"found unresponsive").hex()
+    file = tmp_path / "scan"
+    read = ("get", record, ward.scan.ref.blob.text, "-o", str(file), "--as", "rescuer")
+    under = ("--emergency", opened["opening"], "--desk", "hospital")
+    await hcefs(*read, *under)
+    assert file.read_bytes() == ward.payload
+    await hcefs("emergency", "close", opened["opening"], "--as", "patient")
+    await hcefs(*read, *under, fails="revoked")
+    listed = await hcefs("emergency", "list", "--as", "patient")
+    assert listed["openings"][-1]["state"] == "not reviewed"
+    reviewed = await hcefs("emergency", "review", opened["opening"], "--as", "patient")
+    assert reviewed["state"] == "justified"
+    assert (await rig.patient.record(ward.record)).generation == 1
+    await hcefs("emergency", "refuse", record, "--as", "patient")
+    await hcefs("emergency", "open", record, "--as", "rescuer", *why, fails="emergency-refused")
+    await hcefs("emergency", "unname", ward.naming.naming.text, "--as", "patient")
+    shown = await asyncio.to_thread(runner.invoke, app, ["emergency", "list", "--as", "patient"])
+    assert "justified" in shown.output
+    assert f"{record} is refused" in shown.output
+
+
+def folder_of(ward: Ward, folder: Path) -> Path:
+    """What the command line needs to know of the rig."""
+    rig, layout = ward.rig, ClusterFolder(folder / "cluster")
+    layout.accounts.mkdir(parents=True)
+    layout.authority.parent.mkdir(parents=True, exist_ok=True)
+    layout.authority.write_bytes(rig.authority)
+    layout.genesis_file.write_bytes(rig.genesis.encode())
+    known = {"hospital": rig.hospital, "patient": rig.patient, "rescuer": ward.rescuer}
+    keys = {name: rig.keys_of(client) for name, client in known.items()}
+    keys |= {f"operator-{number}": each for number, each in enumerate(rig.operator_keys, 1)}
+    for name, each in keys.items():
+        each.save(layout.account_file(name))
+    nodes = [node.config.client_address for node in rig.nodes]
+    layout.save_connection(rig.cluster, rig.ledger_address, nodes)
+    return layout.root
