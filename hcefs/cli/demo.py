@@ -1,7 +1,7 @@
 """``demo``: the whole system at work on real medical files, on this machine.
 
 A ledger and six storage nodes run as processes of their own, with mutual TLS on
-the loopback interface; eight steps show what HCE-FS promises, each with what it
+the loopback interface; nine steps show what HCE-FS promises, each with what it
 checked.  The exit code is 0 only if every step held.
 
 Invariants: nothing keeps running after it, and nothing stays on the disk unless
@@ -30,6 +30,7 @@ from rich.text import Text
 from hcefs.cli import demo_report
 from hcefs.cli.demo_attacks import end_rights
 from hcefs.cli.demo_data import Exhibit, find_exhibits
+from hcefs.cli.demo_emergency import break_glass
 from hcefs.cli.demo_evidence import search_disks, show_evidence
 from hcefs.cli.demo_faults import damage_one, kill_two
 from hcefs.cli.demo_report import NOT_RUN, Broken, Notes, Report, StepResult
@@ -49,6 +50,7 @@ STEPS: tuple[tuple[str, Step], ...] = (
     ("Two nodes killed during a read", kill_two),
     ("They return; a shard is damaged", damage_one),
     ("Revoked, expired, stolen, forged", end_rights),
+    ("The glass is broken, and mended", break_glass),
     ("No plaintext and no keys on disk", search_disks),
     ("Ledger and metrics tell the story", show_evidence),
 )

@@ -1,4 +1,4 @@
-"""Steps 7 and 8 of the demo: what the disks hold, what the ledger and the metrics say."""
+"""Steps 8 and 9 of the demo: what the disks hold, what the ledger and the metrics say."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hcefs.ledger.log import LedgerLog
 Runs = list[tuple[str, bytes]]
 
 
-# -- 7
+# -- 8
 
 
 async def search_disks(stage: Stage, notes: Notes) -> None:
@@ -128,7 +128,7 @@ def _some_ciphertext(stage: Stage, stored: Stored, index: int) -> bytes:
         return file.read(32)
 
 
-# -- 8
+# -- 9
 
 
 async def show_evidence(stage: Stage, notes: Notes) -> None:

@@ -460,7 +460,7 @@ def test_the_whole_demo_holds(tmp_path: Path) -> None:
     failures = [step["detail"].get("failed") for step in data["steps"] if not step["ok"]]
     assert (data["ok"], process.returncode) == (True, 0), (failures, err[-2000:])
     assert [step["name"] for step in data["steps"]] == [name for name, _ in demo.STEPS]
-    assert len(data["steps"]) == 8
+    assert len(data["steps"]) == 9
     details = [step["detail"] for step in data["steps"]]
     assert all(detail["checked"] for detail in details)
     assert details[1]["blobs"]["cine"]["bytes"] == 104_465_556
@@ -468,6 +468,8 @@ def test_the_whole_demo_holds(tmp_path: Path) -> None:
     assert details[3]["put_with_two_down"] == "too-few-holders"
     assert details[3]["degraded_put"] == {"durable": 5, "total": 6}
     assert len(details[5]["denial_ms"]) == 6
-    assert details[6]["keys"] > 0
-    assert details[7]["copies"] == 7
+    assert details[6]["before"] == "no-such-grant"
+    assert details[6]["after"] == "revoked"
+    assert details[7]["keys"] > 0
+    assert details[8]["copies"] == 7
     assert not list(tmp_path.iterdir()), "the temporary folder was left behind"
