@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from hcefs.access.emergency import grant_of
 from hcefs.crypto.signing import verify
 from hcefs.encoding import Encoded
 from hcefs.errors import Corrupt, HcefsError
@@ -37,6 +38,7 @@ from hcefs.ledger.transactions import (
     decode_transaction,
 )
 from hcefs.ledger.transactions_erasure import EraseRecord
+from hcefs.ledger.transactions_emergency import CloseEmergency, OpenEmergency
 from hcefs.ledger.transactions_keys import RotateKeys
 
 
@@ -109,8 +111,10 @@ def is_about_account(transaction: Transaction, cluster: ClusterId, account: Acco
     )
 
 
-def is_about_grant(transaction: Transaction, grant: GrantId) -> bool:
-    """Whether it gives or revokes a grant."""
+def is_about_grant(transaction: Transaction, grant: GrantId, record: RecordId) -> bool:
+    """Whether it gives or revokes a grant on a record, also by an emergency."""
+    if isinstance(transaction, OpenEmergency | CloseEmergency):
+        return grant_of(transaction.opening, record) == grant
     return isinstance(transaction, GiveGrant | RevokeGrant) and transaction.grant == grant
 
 

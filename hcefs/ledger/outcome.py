@@ -126,6 +126,14 @@ class EmergencyChanged:
     opening: EmergencyOpening
 
 
+@dataclass(frozen=True)
+class EmergencyNarrowed:
+    """Namings ended, an owner refused, or there is another policy.
+
+    What is open may be permitted no more; whoever serves it decides again.
+    """
+
+
 Event = (
     LeafAppended
     | GrantGiven
@@ -135,6 +143,7 @@ Event = (
     | AccountChanged
     | RecordErased
     | EmergencyChanged
+    | EmergencyNarrowed
 )
 
 

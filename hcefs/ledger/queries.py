@@ -293,7 +293,9 @@ class Questions:
         return [
             proof
             for height in heights
-            for proof in self._proofs(height, lambda each: inclusion.is_about_grant(each, grant))
+            for proof in self._proofs(
+                height, lambda each: inclusion.is_about_grant(each, grant, found.record)
+            )
         ]
 
     def record_proofs(self, asker: Account | None, record: RecordId) -> list[TransactionProof]:

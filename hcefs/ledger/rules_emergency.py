@@ -30,6 +30,7 @@ from hcefs.ids import AccountId, GrantId, RecordId
 from hcefs.ledger.outcome import (
     BlockContext,
     EmergencyChanged,
+    EmergencyNarrowed,
     Event,
     GrantGiven,
     GrantRevoked,
@@ -97,7 +98,7 @@ def set_policy(
             reason="policy-moved",
         )
     state.put_fact(EMERGENCY_POLICY_KEY, transaction.policy)
-    return Outcome()
+    return Outcome((EmergencyNarrowed(),))
 
 
 def name(
@@ -175,7 +176,7 @@ def end_naming(
         state.put_fact(naming_key(each), replace(naming, ended_height=context.height))
         state.delete(named_key(naming.record, naming.grantee))
         state.delete(named_of_key(naming.owner, each))
-    return Outcome()
+    return Outcome((EmergencyNarrowed(),))
 
 
 def refuse(
@@ -194,7 +195,7 @@ def refuse(
             state.delete(refusal_key(record))
         elif not view.emergency_refused(record):
             state.put_fact(refusal_key(record), EmergencyRefusal(record, context.height))
-    return Outcome()
+    return Outcome((EmergencyNarrowed(),) if transaction.refuse else ())
 
 
 def open_(

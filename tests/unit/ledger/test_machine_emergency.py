@@ -23,6 +23,7 @@ from hcefs.errors import Invalid
 from hcefs.ids import AccountId, GrantId, RecordId
 from hcefs.ledger import rules_emergency
 from hcefs.ledger.block import PROTOCOL_RIGHTS
+from hcefs.ledger.inclusion import is_about_grant
 from hcefs.ledger.outcome import EmergencyChanged, GrantGiven, GrantRevoked
 from hcefs.ledger.state import MemoryState
 from hcefs.ledger.state_emergency import Emergencies
@@ -431,7 +432,8 @@ def test_everything_that_ends_an_opening(ward: Ward, end: str) -> None:
     assert ward.asks() == "permitted"
     make, reason = ENDS[end]
     transaction, signers = make(ward)
-    ward.submit(transaction, *signers)
+    outcome = ward.submit(transaction, *signers)
+    assert outcome.events, "whoever serves it is told to decide again"
     assert ward.asks() == reason
 
 
@@ -462,6 +464,10 @@ def test_closing_revokes_the_grants_once(ward: Ward) -> None:
     ward.time_ms += MINUTE_MS
     outcome = ward.submit(CloseEmergency(grant_id("e")), "pat")
     assert [type(event) for event in outcome.events] == [EmergencyChanged, GrantRevoked]
+    grant, record = grant_of(grant_id("e"), record_id("r")), record_id("r")
+    for about in (ward.opened(), CloseEmergency(grant_id("e"))):
+        assert is_about_grant(about, grant, record)
+        assert not is_about_grant(about, grant, record_id("r2"))
     found = ward.found()
     assert (found.until_ms, found.closed_by) == (ward.time_ms, ward.account("pat"))
     assert ward.refusal(CloseEmergency(grant_id("e")), "doc").reason == "already-closed"
