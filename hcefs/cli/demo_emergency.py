@@ -26,7 +26,7 @@ async def break_glass(stage: Stage, notes: Notes) -> None:
         keys, node = stage.accounts[RESCUER], stage.node(ENTRY)
         token = wire.own_token(keys, naming.naming)
         asked = wire.presenting(keys, token, node, "get", stored.blob)
-        dormant = await refused(wire.get(asked, node, stored.blob), "no-such-grant")
+        dormant = await refused(wire.get(asked, node, stored.blob), "not-permitted")
     notes.check(
         f"the patient named a doctor for emergencies; before one the nodes refuse it ({dormant})",
         naming=naming.naming.text,

@@ -468,7 +468,7 @@ def test_the_whole_demo_holds(tmp_path: Path) -> None:
     assert details[3]["put_with_two_down"] == "too-few-holders"
     assert details[3]["degraded_put"] == {"durable": 5, "total": 6}
     assert len(details[5]["denial_ms"]) == 6
-    assert details[6]["before"] == "no-such-grant"
+    assert details[6]["before"] == "not-permitted"
     assert details[6]["after"] == "revoked"
     assert details[7]["keys"] > 0
     assert details[8]["copies"] == 7

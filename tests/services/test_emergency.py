@@ -145,9 +145,9 @@ async def test_nothing_before_everything_during_nothing_after(ward: Ward) -> Non
     ]  # fmt: skip
     assert listed == ward.naming
     # Before: neither the naming nor a made-up opening leads to the key, at any node.
-    await denied(ward.boxes(ward.rescuer, ward.naming.naming), "no-such-grant")
+    await denied(ward.boxes(ward.rescuer, ward.naming.naming), "not-permitted")
     guessed = grant_of(GrantId(rig.runtime.random(16)), ward.record)
-    await denied(ward.boxes(ward.rescuer, guessed), "no-such-grant")
+    await denied(ward.boxes(ward.rescuer, guessed), "not-permitted")
     # During.
     opening = await ward.open(note_digest=rig.runtime.random(32))
     assert await ward.read(opening.opening) == ward.payload
@@ -157,9 +157,9 @@ async def test_nothing_before_everything_during_nothing_after(ward: Ward) -> Non
     assert (await ward.patient.emergencies())[-1] == opening
     # Not by others, not for other ends, not with another's token, not lent.
     await denied(ward.boxes(ward.rescuer, grant, purpose="TREAT"), "wrong-purpose")
-    await denied(ward.boxes(rig.doctor, grant), "not-the-grantee")
+    await denied(ward.boxes(rig.doctor, grant), "not-permitted")
     stolen = rig.token(rig.keys_of(ward.rescuer), grant)
-    await denied(ward.boxes(rig.doctor, grant, token=stolen), "not-shareable")
+    await denied(ward.boxes(rig.doctor, grant, token=stolen), "not-permitted")
     lent = mint(
         rig.keys_of(ward.rescuer).token_key,
         rig.cluster,
@@ -167,7 +167,7 @@ async def test_nothing_before_everything_during_nothing_after(ward: Ward) -> Non
         grant,
         Narrowing(presenter=rig.doctor.account),
     )
-    await denied(ward.boxes(rig.doctor, grant, token=lent), "not-shareable")
+    await denied(ward.boxes(rig.doctor, grant, token=lent), "not-permitted")
     await denied(
         ward.rescuer.give(
             ward.record,
