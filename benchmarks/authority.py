@@ -13,8 +13,8 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from hcefs.access.erasure_facts import Erasure
 from hcefs.access.emergency import EmergencyNaming, EmergencyPolicy
+from hcefs.access.erasure_facts import Erasure
 from hcefs.access.facts import Account, AccountKind, Action, Generation, Grant, PastKeys, Record
 from hcefs.access.token import Narrowing, TokenCache, mint
 from hcefs.access.verifier import NonceMemory, Verifier

@@ -37,8 +37,8 @@ from hcefs.ledger.transactions import (
     Transaction,
     decode_transaction,
 )
-from hcefs.ledger.transactions_erasure import EraseRecord
 from hcefs.ledger.transactions_emergency import CloseEmergency, OpenEmergency
+from hcefs.ledger.transactions_erasure import EraseRecord
 from hcefs.ledger.transactions_keys import RotateKeys
 
 

@@ -26,8 +26,8 @@ from hcefs.errors import Corrupt, HcefsError, Invalid
 from hcefs.integrity import blake3_digest
 from hcefs.ledger import (
     rules_accounts,
-    rules_erasure,
     rules_emergency,
+    rules_erasure,
     rules_grants,
     rules_keys,
     rules_map,
@@ -78,7 +78,6 @@ from hcefs.ledger.transactions import (
     Upgrade,
     decode_transaction,
 )
-from hcefs.ledger.transactions_erasure import EraseRecord, LiftHold, PlaceHold, SetRetention
 from hcefs.ledger.transactions_emergency import (
     CloseEmergency,
     EndNaming,
@@ -88,6 +87,7 @@ from hcefs.ledger.transactions_emergency import (
     ReviewEmergency,
     SetEmergencyPolicy,
 )
+from hcefs.ledger.transactions_erasure import EraseRecord, LiftHold, PlaceHold, SetRetention
 from hcefs.ledger.transactions_keys import RotateGeneration, RotateKeys
 from hcefs.ledger.transactions_map import NodeReport, SeatsArrived, SetUpkeepPolicy
 from hcefs.ledger.transactions_requests import AnswerRequest, RequestAccess

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hcefs.access.erasure_facts import Erasure
 from hcefs.access.emergency import EmergencyOpening
+from hcefs.access.erasure_facts import Erasure
 from hcefs.access.facts import Account, Generation, Grant
 from hcefs.encoding import Encoded
 from hcefs.ids import AccountId, RecordId

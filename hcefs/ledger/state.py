@@ -60,8 +60,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, cast
 
-from hcefs.access.erasure_facts import Erasure, Hold, Retention
 from hcefs.access.emergency import EmergencyNaming, EmergencyPolicy, EmergencyRefusal
+from hcefs.access.erasure_facts import Erasure, Hold, Retention
 from hcefs.access.facts import Account, Generation, Grant, PastKeys, Record
 from hcefs.encoding import Encoded
 from hcefs.errors import Corrupt, Invalid
@@ -221,6 +221,8 @@ def parse_erased_at(key: bytes) -> tuple[int, RecordId]:
     """The inverse of :func:`erased_at_key`."""
     rest = key[len(ERASED_AT) :]
     return int.from_bytes(rest[:8], "big"), RecordId(rest[9:])
+
+
 def naming_key(naming: GrantId) -> bytes:
     return b"emergency-naming/" + naming
 

@@ -20,7 +20,6 @@ from hcefs.errors import Invalid
 from hcefs.ids import AccountId, BlobId, ClusterId, GrantId, PutKey, RecordId
 from hcefs.integrity import blake3_digest
 from hcefs.ledger.genesis import RECEIVING_KEY_SIZE, TIME_MS_MAX
-from hcefs.ledger.transactions_erasure import EraseRecord, LiftHold, PlaceHold, SetRetention
 from hcefs.ledger.transactions_emergency import (
     CloseEmergency,
     EndNaming,
@@ -30,6 +29,7 @@ from hcefs.ledger.transactions_emergency import (
     ReviewEmergency,
     SetEmergencyPolicy,
 )
+from hcefs.ledger.transactions_erasure import EraseRecord, LiftHold, PlaceHold, SetRetention
 from hcefs.ledger.transactions_keys import RotateGeneration, RotateKeys
 from hcefs.ledger.transactions_map import NodeReport, SeatsArrived, SetUpkeepPolicy
 from hcefs.ledger.transactions_requests import AnswerRequest, RequestAccess

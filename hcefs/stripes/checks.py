@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from hcefs.access.erasure_facts import Erasure
 from hcefs.access.emergency import boxed_grant
+from hcefs.access.erasure_facts import Erasure
 from hcefs.access.facts import AccountKind, Action, LedgerView, signing_key_of
 from hcefs.erasure.scheme import SEGMENT_SIZE, Geometry, profile_named
 from hcefs.errors import Conflict, Corrupt, Denied, Invalid

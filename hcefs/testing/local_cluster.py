@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from hcefs.access.erasure_facts import Erasure
 from hcefs.access.emergency import EmergencyNaming, EmergencyPolicy
+from hcefs.access.erasure_facts import Erasure
 from hcefs.access.facts import Account, AccountKind, Generation, Grant, PastKeys, Record
 from hcefs.blobs.put import NodeIdentity, PutPlan, PutSession
 from hcefs.crypto.accounts import AccountKeys

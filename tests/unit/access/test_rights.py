@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from hcefs.access.erasure_facts import Erasure
-from hcefs.access.facts import AccountKind, Action, Grant, PURPOSES
 from hcefs.access.emergency import EmergencyNaming, EmergencyPolicy
+from hcefs.access.erasure_facts import Erasure
+from hcefs.access.facts import PURPOSES, AccountKind, Action, Grant
 from hcefs.access.rights import (
     CHAIN_DEPTH_MAX,
     PERMITTED,

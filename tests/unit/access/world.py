@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hcefs.access.erasure_facts import Erasure
 from hcefs.access.emergency import EmergencyNaming, EmergencyPolicy
+from hcefs.access.erasure_facts import Erasure
 from hcefs.access.facts import Account, AccountKind, Action, Generation, Grant, PastKeys, Record
 from hcefs.access.rights import AccessRequest
 from hcefs.access.token import Use
@@ -115,6 +115,7 @@ class FakeView:
 
     def erasure(self, record: RecordId) -> Erasure | None:
         return self.erasures.get(record)
+
     def emergency_naming(self, naming: GrantId) -> EmergencyNaming | None:
         return self.namings.get(naming)
 
