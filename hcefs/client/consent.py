@@ -33,13 +33,13 @@ from hcefs.access.facts import PURPOSES, Action
 from hcefs.errors import Invalid
 from hcefs.formats.record_class import SENSITIVITIES, Confidentiality
 
-_TERMS: Final = "http://terminology.hl7.org/CodeSystem/"
-POLICIES: Final = _TERMS + "v3-ActCode"
-PURPOSES_OF_USE: Final = _TERMS + "v3-ActReason"
-LEVELS: Final = _TERMS + "v3-Confidentiality"
-ROLES: Final = _TERMS + "v3-ParticipationType"
-ACTIONS: Final = _TERMS + "consentaction"
-SCOPES: Final = _TERMS + "consentscope"
+_HL7: Final = "http://terminology.hl7.org/CodeSystem/"
+POLICIES: Final = _HL7 + "v3-ActCode"
+PURPOSES_OF_USE: Final = _HL7 + "v3-ActReason"
+LEVELS: Final = _HL7 + "v3-Confidentiality"
+ROLES: Final = _HL7 + "v3-ParticipationType"
+ACTIONS: Final = _HL7 + "consentaction"
+SCOPES: Final = _HL7 + "consentscope"
 
 RECIPIENTS: Final = frozenset({"PRCP", "IRCP"})
 """Roles of those who receive information: the primary recipient, and information recipients."""
@@ -93,7 +93,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Terms:
+class Bounds:
     """What the reader brings, because a document may leave it open.
 
     ``now_ms`` and ``not_after_ms`` bound every wish; ``patient`` is who the document must be
@@ -129,7 +129,7 @@ class _Unclear(Exception):
         self.reason = reason
 
 
-def read_consent(document: Mapping[str, Any], terms: Terms) -> Reading:
+def read_consent(document: Mapping[str, Any], bounds: Bounds) -> Reading:
     """The wishes of a FHIR R4 Consent, and what of it cannot be expressed.
 
     Raises:
@@ -137,7 +137,7 @@ def read_consent(document: Mapping[str, Any], terms: Terms) -> Reading:
     """
     if not isinstance(document, Mapping) or document.get("resourceType") != "Consent":
         raise Invalid("this is no FHIR Consent resource", reason="bad-consent")
-    refused = _refusal(document, terms)
+    refused = _refusal(document, bounds)
     if refused is not None:
         return Reading((), (refused,))
     base = _base(document)
@@ -151,7 +151,7 @@ def read_consent(document: Mapping[str, Any], terms: Terms) -> Reading:
         if not node.permits:
             continue
         try:
-            found = _permitted(node, terms)
+            found = _permitted(node, bounds)
         except _Unclear as unclear:
             left.append(Unexpressed(f"{node.path}.{unclear.where}".rstrip("."), unclear.reason))
             continue
@@ -164,7 +164,7 @@ def read_consent(document: Mapping[str, Any], terms: Terms) -> Reading:
     return Reading(tuple(wishes), tuple(left))
 
 
-def _refusal(document: Mapping[str, Any], terms: Terms) -> Unexpressed | None:
+def _refusal(document: Mapping[str, Any], bounds: Bounds) -> Unexpressed | None:
     """Why nothing of the document counts, if that is so."""
     if document.get("status") != "active":
         return Unexpressed("status", "not-active")
@@ -173,7 +173,7 @@ def _refusal(document: Mapping[str, Any], terms: Terms) -> Unexpressed | None:
     if _codes([document.get("scope")], SCOPES) != {"patient-privacy"}:
         return Unexpressed("scope", "not-a-privacy-consent")
     patient = document.get("patient")
-    if not isinstance(patient, Mapping) or patient.get("reference") != terms.patient:
+    if not isinstance(patient, Mapping) or patient.get("reference") != bounds.patient:
         return Unexpressed("patient", "another-patient")
     for check in _list(document.get("verification")):
         if not isinstance(check, Mapping) or check.get("verified") is not True:
@@ -217,7 +217,7 @@ def _nodes(root: Mapping[str, Any], base: str) -> Iterator[_Node]:
 # -- permits
 
 
-def _permitted(node: _Node, terms: Terms) -> list[Wish]:
+def _permitted(node: _Node, bounds: Bounds) -> list[Wish]:
     """The wishes of a permit, within all that it is nested in.
 
     Raises:
@@ -229,7 +229,7 @@ def _permitted(node: _Node, terms: Terms) -> list[Wish]:
     purposes: set[str] | None = None
     ceiling = Confidentiality.V
     said_ceiling = False
-    start, end = terms.now_ms, terms.not_after_ms
+    start, end = bounds.now_ms, bounds.not_after_ms
     for each in (*node.above, node):
         body = each.body
         if set(body) - _UNDERSTOOD or _modified(body):
@@ -237,7 +237,7 @@ def _permitted(node: _Node, terms: Terms) -> list[Wish]:
         if "type" in body and body["type"] not in ("permit", "deny"):
             raise _Unclear("type", "not-understood")
         if "actor" in body:
-            named = _recipients(body["actor"], terms)
+            named = _recipients(body["actor"], bounds)
             if named:
                 grantees = named if grantees is None else [one for one in grantees if one in named]
         if "action" in body:
@@ -259,16 +259,16 @@ def _permitted(node: _Node, terms: Terms) -> list[Wish]:
         actions = Action.READ
     if not actions:
         raise _Unclear("action", "no-action")
-    wanted = terms.purposes if purposes is None else tuple(sorted(purposes))
+    wanted = bounds.purposes if purposes is None else tuple(sorted(purposes))
     if not wanted:
         raise _Unclear("purpose", "no-purpose")
     if start >= end:
         raise _Unclear("period", "over")
-    level = ceiling if said_ceiling else terms.ceiling
+    level = ceiling if said_ceiling else bounds.ceiling
     return [Wish(one, actions, wanted, start, end, level) for one in grantees]
 
 
-def _recipients(actors: Any, terms: Terms) -> list[str]:
+def _recipients(actors: Any, bounds: Bounds) -> list[str]:
     """Who receives; the custodians among the actors must be those of the records concerned."""
     found: list[str] = []
     for actor in _list(actors):
@@ -277,7 +277,7 @@ def _recipients(actors: Any, terms: Terms) -> list[str]:
             found.append(reference)
         elif role != CUSTODIAN:
             raise _Unclear("actor", "role-not-understood")
-        elif reference not in terms.custodians:
+        elif reference not in bounds.custodians:
             raise _Unclear("actor", "another-custodian")
     return found
 

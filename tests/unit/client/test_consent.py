@@ -10,13 +10,13 @@ import pytest
 
 from hcefs.access.facts import PURPOSES, Action
 from hcefs.client import consent
-from hcefs.client.consent import Terms, Wish, read_consent
+from hcefs.client.consent import Bounds, Wish, read_consent
 from hcefs.errors import Invalid
 from hcefs.formats.record_class import SENSITIVITIES, Confidentiality
 from tests import fhir
 
 DAY_MS = 86_400_000
-TERMS_URL = "http://terminology.hl7.org/CodeSystem/"
+HL7_URL = "http://terminology.hl7.org/CodeSystem/"
 
 
 def moment(*parts: int) -> int:
@@ -24,7 +24,7 @@ def moment(*parts: int) -> int:
 
 
 NOW = moment(2016, 1, 15)
-TERMS = Terms(
+BOUNDS = Bounds(
     patient="Patient/f001",
     now_ms=NOW,
     not_after_ms=NOW + 365 * DAY_MS,
@@ -72,7 +72,7 @@ def test_hl7s_examples(name: str) -> None:
     fhir.require()
     document = fhir.consents()[name]
     # Each is read as its own patient would, while it is in force.
-    reading = read_consent(document, replace(TERMS, patient=document["patient"]["reference"]))
+    reading = read_consent(document, replace(BOUNDS, patient=document["patient"]["reference"]))
     wishes, reasons = OFFICIAL[name]
     assert list(reading.wishes) == wishes
     assert {each.reason for each in reading.unexpressed} == reasons
@@ -106,7 +106,7 @@ def test_the_codes_are_hl7s() -> None:
 
 
 def coding(system: str, *codes: str) -> list[dict[str, str]]:
-    return [{"system": TERMS_URL + system, "code": code} for code in codes]
+    return [{"system": HL7_URL + system, "code": code} for code in codes]
 
 
 def concept(system: str, code: str) -> dict[str, Any]:
@@ -142,8 +142,8 @@ def document(*nested: Any, base: str = "OPTOUT", root: Any = None, **changes: An
     return made | changes
 
 
-def wishes(found: Any, terms: Terms = TERMS) -> list[Wish]:
-    return list(read_consent(found, terms).wishes)
+def wishes(found: Any, bounds: Bounds = BOUNDS) -> list[Wish]:
+    return list(read_consent(found, bounds).wishes)
 
 
 FULL = Wish(
@@ -232,7 +232,7 @@ def test_what_a_permit_says(change: dict[str, Any], expected: Wish) -> None:
     ],
 )
 def test_what_is_not_understood_is_not_permitted(change: dict[str, Any], reason: str) -> None:
-    reading = read_consent(document(root=permit(**change)), TERMS)
+    reading = read_consent(document(root=permit(**change)), BOUNDS)
     assert reading.wishes == ()
     assert reason in {each.reason for each in reading.unexpressed}
 
@@ -257,7 +257,7 @@ def test_what_is_not_understood_is_not_permitted(change: dict[str, Any], reason:
     ],
 )
 def test_a_document_that_does_not_count(change: dict[str, Any]) -> None:
-    reading = read_consent(document(**change), TERMS)
+    reading = read_consent(document(**change), BOUNDS)
     assert reading.wishes == ()
     assert len(reading.unexpressed) == 1
 
@@ -327,5 +327,5 @@ def test_bounds_and_what_is_no_consent() -> None:
     ]
     for bad in malformed:
         with pytest.raises(Invalid) as caught:
-            read_consent(bad, TERMS)
+            read_consent(bad, BOUNDS)
         assert caught.value.reason == "bad-consent"
