@@ -269,8 +269,10 @@ def test_the_matrix_agrees_with_the_design(built: Built) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1_200)
 def test_a_larger_matrix(built: Built) -> None:
     seed = int(os.environ.get("MATRIX_SEED", "0")) or random.SystemRandom().randrange(1 << 32)
     counts = compare(built, LONG_CASES, seed)
+    assert counts.pop("by label")
     print(f"seed {seed}: {counts.total()} cases, {counts['permitted']} permitted")
     assert counts["permitted"]

@@ -52,7 +52,7 @@ HEADER = ShardHeader(BlobBase(bytes(range(16))), 5, "ec-4-2", 4, 2, 1 << 20).enc
 FOOTER = ShardFooter.of(2_500_000, bytes(range(96))).encode()
 
 quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-deep = settings(max_examples=20_000, deadline=None, suppress_health_check=list(HealthCheck))
+deep = settings(max_examples=5_000, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -162,6 +162,7 @@ def test_changed_encodings_end_in_typed_errors(data: st.DataObject) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1_200)
 @deep
 @given(st.data())
 def test_changed_encodings_at_length(data: st.DataObject) -> None:
@@ -275,6 +276,7 @@ def test_every_single_bit_counts(name: str) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1_200)
 @pytest.mark.parametrize("name", PARSERS)
 @deep
 @given(data=st.data())
