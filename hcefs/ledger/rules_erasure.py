@@ -21,7 +21,7 @@ from hcefs.errors import Conflict, Denied, Invalid, NotFound
 from hcefs.ids import AccountId, GrantId
 from hcefs.ledger.outcome import BlockContext, Outcome, RecordErased
 from hcefs.ledger.rules_protocol import require_rights
-from hcefs.ledger.rules_records import required_record
+from hcefs.ledger.rules_records import living_record
 from hcefs.ledger.signers import only_institution, require_operators, verified_signers
 from hcefs.ledger.state import (
     Overlay,
@@ -52,7 +52,7 @@ def set_retention(
     """Set the date before which a record is not erased; later than before if it has content."""
     require_rights(view, context)
     signers = verified_signers(view, signed, context.genesis.cluster)
-    record = _living(view, transaction)
+    record = living_record(view, transaction.record)
     is_owner = len(signers) == 1 and signers[0].account == record.owner
     if is_owner:
         if record.leaf_count:
@@ -98,7 +98,7 @@ def place_hold(
     """Place one more hold on a record."""
     require_rights(view, context)
     signers = verified_signers(view, signed, context.genesis.cluster)
-    record = _living(view, transaction)
+    record = living_record(view, transaction.record)
     by = _authority(view, signers, record, transaction.standing, context)
     holds = view.holds(record.record)
     if any(each.hold == transaction.hold for each in holds):
@@ -162,7 +162,7 @@ def erase(
     """Mark a record as erased: from this height on nobody has a right to it."""
     require_rights(view, context)
     signers = verified_signers(view, signed, context.genesis.cluster)
-    record = _living(view, transaction)
+    record = living_record(view, transaction.record)
     by = _eraser(signers, record, transaction, context)
     for hold in view.holds(record.record):
         if hold.stands:
@@ -196,23 +196,6 @@ def erase(
     state.put_fact(erased_key(record.record), fact)
     state.put(erased_at_key(context.height, record.record), b"")
     return Outcome((RecordErased(fact),))
-
-
-def _living(view: StateView, transaction: SetRetention | PlaceHold | EraseRecord) -> Record:
-    """The record, which is not erased.
-
-    Raises:
-        NotFound: ``unknown-record``.
-        Conflict: ``erased``.
-    """
-    record = required_record(view, transaction.record)
-    erasure = view.erasure(record.record)
-    if erasure is not None:
-        raise Conflict(
-            f"this record was erased at height {erasure.height}: nothing comes to it any more",
-            reason="erased",
-        )
-    return record
 
 
 def _are_operators(signers: tuple[Account, ...]) -> bool:

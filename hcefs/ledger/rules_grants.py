@@ -21,7 +21,7 @@ from hcefs.access.rights import CHAIN_DEPTH_MAX, AccessRequest, decide
 from hcefs.errors import Conflict, Denied, Invalid, NotFound
 from hcefs.ids import AccountId, GrantId
 from hcefs.ledger.outcome import BlockContext, Event, GrantGiven, GrantRevoked, Outcome
-from hcefs.ledger.rules_records import add_generation, required_record
+from hcefs.ledger.rules_records import add_generation, living_record, required_record
 from hcefs.ledger.signers import only_signer, verified_signers
 from hcefs.ledger.state import Overlay, StateView, grant_key, grants_on_key, grants_to_key
 from hcefs.ledger.transactions import (
@@ -78,19 +78,13 @@ def revoke(
     grant = view.grant(transaction.grant)
     if grant is None:
         raise NotFound("the ledger knows no such grant: check the id", reason="unknown-grant")
-    record = required_record(view, grant.record)
+    # Where it is erased its grants are dead already, and no generation comes to it.
+    record = living_record(view, grant.record)
     is_owner = signer.account == record.owner
     if not is_owner and signer.account not in _granters(view, grant):
         raise Denied(
             "only the record's owner or who gave this grant, directly or above, may revoke it",
             reason="not-the-granter",
-        )
-    erasure = view.erasure(record.record)
-    if erasure is not None:
-        # No generation comes to it any more; its grants are dead already.
-        raise Conflict(
-            f"the record was erased at height {erasure.height}, and with it every grant on it",
-            reason="erased",
         )
     rotates = is_owner and bool(grant.actions & Action.READ)
     if grant.revoked_height and not (rotates and _lacks_generation(view, record, grant)):

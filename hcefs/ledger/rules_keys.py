@@ -21,7 +21,7 @@ from hcefs.errors import Conflict, Denied, Invalid
 from hcefs.ledger.outcome import AccountChanged, BlockContext, Outcome
 from hcefs.ledger.rules_accounts import put_account
 from hcefs.ledger.rules_protocol import require_rights
-from hcefs.ledger.rules_records import add_generation, required_record
+from hcefs.ledger.rules_records import add_generation, living_record
 from hcefs.ledger.signers import only_signer, verified_signers
 from hcefs.ledger.state import Overlay, StateView, past_keys_key
 from hcefs.ledger.transactions import GENERATION_MAX, SignedTransaction
@@ -95,7 +95,7 @@ def rotate_generation(
     """Give a record its next generation on its owner's word; nothing is revoked."""
     require_rights(view, context)
     signer = only_signer(verified_signers(view, signed, context.genesis.cluster))
-    record = required_record(view, transaction.record)
+    record = living_record(view, transaction.record)
     if signer.account != record.owner:
         raise Denied("only a record's owner renews its key", reason="not-the-owner")
     if record.generation >= GENERATION_MAX:

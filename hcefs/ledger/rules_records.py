@@ -228,6 +228,23 @@ def required_record(view: StateView, record: RecordId) -> Record:
     return found
 
 
+def living_record(view: StateView, record: RecordId) -> Record:
+    """The record, which is not erased.
+
+    Raises:
+        NotFound: ``unknown-record``.
+        Conflict: ``erased``.
+    """
+    found = required_record(view, record)
+    erasure = view.erasure(record)
+    if erasure is not None:
+        raise Conflict(
+            f"this record was erased at height {erasure.height}: nothing comes to it any more",
+            reason="erased",
+        )
+    return found
+
+
 def _check_generation(
     view: StateView, record: Record, entry: AppendEntry, context: BlockContext
 ) -> None:

@@ -15,7 +15,16 @@ from hcefs.ledger.rules_erasure import HOLDS_MAX
 from hcefs.ledger.state import HEIGHTS_SOUGHT
 from hcefs.ledger.transactions import DeactivateAccount, Transaction, Upgrade
 from hcefs.ledger.transactions_erasure import EraseRecord, LiftHold, PlaceHold, SetRetention
-from tests.unit.ledger.scenario import DAY_MS, START_MS, Scenario, grant_id, record_id, seed
+from hcefs.ledger.transactions_keys import RotateGeneration
+from tests.unit.ledger.scenario import (
+    DAY_MS,
+    START_MS,
+    Scenario,
+    grant_id,
+    public_key,
+    record_id,
+    seed,
+)
 
 R = record_id("r")
 ORDER = seed("order")
@@ -288,6 +297,7 @@ def test_after_an_erasure_everything_below_is_dead(filled: Scenario) -> None:
         (filled.grant("h", "doc2"), ("pat",)),
         (filled.grant("h", "doc2", parent="g"), ("doc",)),
         (filled.revocation("g", "next"), ("pat",)),
+        (RotateGeneration(R, 1, public_key("next")), ("pat",)),
         (retention(START_MS + 99 * DAY_MS), ("clinic",)),
         (hold("late"), OPERATORS),
         (by_owner(), ("pat",)),
