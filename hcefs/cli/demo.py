@@ -31,6 +31,7 @@ from hcefs.cli import demo_report
 from hcefs.cli.demo_attacks import end_rights
 from hcefs.cli.demo_data import Exhibit, find_exhibits
 from hcefs.cli.demo_emergency import break_glass
+from hcefs.cli.demo_erase import erase_record
 from hcefs.cli.demo_evidence import search_disks, show_evidence
 from hcefs.cli.demo_faults import damage_one, kill_two
 from hcefs.cli.demo_report import NOT_RUN, Broken, Notes, Report, StepResult
@@ -51,6 +52,7 @@ STEPS: tuple[tuple[str, Step], ...] = (
     ("They return; a shard is damaged", damage_one),
     ("Revoked, expired, stolen, forged", end_rights),
     ("The glass is broken, and mended", break_glass),
+    ("A record is held, then erased", erase_record),
     ("No plaintext and no keys on disk", search_disks),
     ("Ledger and metrics tell the story", show_evidence),
 )
