@@ -148,6 +148,12 @@ class CrashPoint(enum.Enum):
     # hcefs.stripes.placed
     MIGRATE_PAGE = "migrate/page"
     MIGRATE_MARK = "migrate/mark"
+    # hcefs.store.receipt_log, hcefs.upkeep.anchor
+    RECEIPTS_MADE = "receipts/made"
+    RECEIPTS_WRITTEN = "receipts/written"
+    RECEIPTS_CUT = "receipts/cut"
+    ANCHOR_SUBMITTED = "receipts/anchor-submitted"
+    ANCHOR_NOTED = "receipts/anchor-noted"
     # hcefs.ledger.writer, hcefs.ledger.follower
     BLOCK_SIGNED = "ledger/block-signed"
     BLOCK_WRITTEN = "ledger/block-written"

@@ -101,6 +101,18 @@ FAMILIES: Final[tuple[Family, ...]] = (
     _counter(
         "cut_streams_total", "Requests cut in their course because their right ended.", "reason"
     ),
+    _counter("receipts_total", "Receipts written, by kind and decision.", "kind", "decision"),
+    _counter("receipt_writes_total", "Synchronised writes of receipts: groups of them."),
+    _counter(
+        "receipt_failures_total", "Times that receipts could not be written, by reason.", "reason"
+    ),
+    _counter("denials_limited_total", "Denials refused unseen, because an account had too many."),
+    _counter("receipt_anchors_total", "Batches of receipts anchored, by outcome.", "outcome"),
+    _gauge("receipts_unanchored", "Receipts here that the ledger does not have yet."),
+    _gauge(
+        "receipt_anchor_age_seconds", "Age of the oldest receipt that is not anchored; 0: none."
+    ),
+    _gauge("receipt_bytes", "Bytes of all receipts on this disk."),
     _counter("unauthenticated_total", "Requests whose caller did not prove who it is."),
     # Puts and gets
     _counter("puts_total", "Puts by outcome.", "outcome"),

@@ -8,10 +8,12 @@ Invariants:
 
 * The leaves of a batch are its receipts in their order, so a path proves the number, too.
 * Batches of a node follow each other without a gap: ``first`` is one after the last one's
-  ``last``, ``before`` its ``chain``, ``since_ms`` its ``cut_ms``.  The ledger refuses others,
-  so two histories of one node cannot both be anchored.
-* Every receipt of a batch has a time from ``since_ms`` to ``cut_ms``, and the ledger takes a
-  batch only soon after ``cut_ms``: who back-dates a receipt, does it by no more than that.
+  ``last``, ``before`` its ``chain``, ``since_ms`` its ``until_ms``.  The ledger refuses
+  others, so two histories of one node cannot both be anchored.
+* Every receipt of a batch has a time from ``since_ms`` to ``until_ms``, which is ``cut_ms``,
+  and the ledger takes a batch only soon after ``cut_ms``: who back-dates a receipt, does it
+  by no more than that.  A full batch alone, of a node that has more to anchor, may end
+  earlier: with the time of its last receipt.
 
 Not guaranteed: that receipts of *one record* are complete, unless the whole chain is
 disclosed (:func:`verify_batch`); see docs/AUDIT.md, "What is not proved".
@@ -52,7 +54,8 @@ class ReceiptBatch(Encoded):
 
     ``before`` is the hash of receipt ``first - 1`` (or the start of the chain), ``chain`` that
     of receipt ``last``, ``root`` the Merkle root over all of them.  ``since_ms`` is the
-    ``cut_ms`` of the batch before, 0 for the first.
+    ``until_ms`` of the batch before, 0 for the first; ``until_ms`` is ``cut_ms``, or in a full
+    batch the time of its last receipt.
     """
 
     KIND = "receipt-batch"
@@ -65,6 +68,7 @@ class ReceiptBatch(Encoded):
     chain: bytes
     root: bytes
     since_ms: int
+    until_ms: int
     cut_ms: int
 
     @property
@@ -83,7 +87,8 @@ class ReceiptBatch(Encoded):
             or not 1 <= self.first <= self.last < NUMBER_END
             or self.count > BATCH_RECEIPTS_MAX
             or any(len(each) != HASH_SIZE for each in (self.before, self.chain, self.root))
-            or not 0 <= self.since_ms <= self.cut_ms < NUMBER_END
+            or not 0 <= self.since_ms <= self.until_ms <= self.cut_ms < NUMBER_END
+            or (self.until_ms != self.cut_ms and self.count != BATCH_RECEIPTS_MAX)
         ):
             raise Invalid(
                 f"a batch of receipts has 1 to {BATCH_RECEIPTS_MAX} of them, three hashes of "
@@ -119,7 +124,7 @@ class ReceiptProof(Encoded):
         leaf = receipt_leaf(self.receipt)
         if root_from_inclusion(batch.count, index, leaf, self.path) != batch.root:
             raise _bad_proof(f"receipt {receipt.sequence} was changed: it has another digest")
-        if not batch.since_ms <= receipt.time_ms <= batch.cut_ms:
+        if not batch.since_ms <= receipt.time_ms <= batch.until_ms:
             raise _bad_proof(f"receipt {receipt.sequence} is dated outside of its batch")
         return receipt
 
@@ -144,6 +149,7 @@ def make_batch(
         head.hash,
         merkle_root([receipt_leaf(encoded) for encoded in receipts]),
         since_ms,
+        head.time_ms if len(receipts) == BATCH_RECEIPTS_MAX else cut_ms,
         cut_ms,
     )
     batch.check()
@@ -166,7 +172,7 @@ def verify_batch(batch: ReceiptBatch, receipts: Sequence[bytes]) -> list[Receipt
         if receipt.node != batch.node:
             raise _bad_proof(f"receipt {receipt.sequence} is another node's")
         found.append(receipt)
-    if head.sequence != batch.last or head.time_ms > batch.cut_ms:
+    if head.sequence != batch.last or head.time_ms > batch.until_ms:
         raise _bad_proof("receipts are missing at the end of the batch, or dated after it")
     if head.hash != batch.chain:
         raise _bad_proof("the chain ends otherwise than the batch says")
@@ -185,7 +191,7 @@ def require_follows(batch: ReceiptBatch, before: ReceiptBatch) -> None:
         before.node,
         before.last + 1,
         before.chain,
-        before.cut_ms,
+        before.until_ms,
     ):
         raise Corrupt(
             f"the batch from receipt {batch.first} does not follow the one up to {before.last}: "
@@ -200,7 +206,7 @@ def require_anchor_time(batch: ReceiptBatch, block_time_ms: int, skew_ms: int) -
     Raises:
         Corrupt: ``bad-anchor-time``: so its receipts may be back-dated.
     """
-    if not -skew_ms <= block_time_ms - batch.cut_ms <= ANCHOR_DELAY_MS + skew_ms:
+    if not -skew_ms <= block_time_ms - batch.cut_ms <= ANCHOR_DELAY_MS:
         raise Corrupt(
             "a batch of receipts was anchored at another time than it says: its receipts may be "
             "back-dated",

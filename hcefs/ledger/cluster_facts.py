@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from hcefs.encoding import Encoded
 from hcefs.errors import Invalid
+from hcefs.evidence.proof import ReceiptBatch
 from hcefs.ids import AccountId
 from hcefs.ledger.block import PROTOCOL_FIRST
 from hcefs.placement.cluster_map import LABEL_MAX, TABLES_MAX
@@ -244,3 +245,19 @@ class ReportRow(Encoded):
     def misses(self, node_id: int) -> int | None:
         """Since when the node is missed, or None."""
         return next((each.since_ms for each in self.unreachable if each.node_id == node_id), None)
+
+
+@dataclass(frozen=True)
+class ReceiptAnchor(Encoded):
+    """The last batch of receipts that a node anchored, from protocol version 4 on.
+
+    ``height`` and ``time_ms`` are those of the block, ``before_height`` is the height of the
+    node's anchor before it, 0 for none.
+    """
+
+    KIND = "receipt-anchor"
+
+    batch: ReceiptBatch
+    height: int
+    time_ms: int
+    before_height: int

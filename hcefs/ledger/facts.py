@@ -17,7 +17,13 @@ from collections.abc import Mapping
 from hcefs.access.emergency import EmergencyNaming, EmergencyPolicy
 from hcefs.access.facts import Account, Generation, Grant, PastKeys, Record
 from hcefs.encoding import Encoded
-from hcefs.ledger.cluster_facts import Arrivals, ProtocolSchedule, ReportRow, UpkeepPolicy
+from hcefs.ledger.cluster_facts import (
+    Arrivals,
+    ProtocolSchedule,
+    ReceiptAnchor,
+    ReportRow,
+    UpkeepPolicy,
+)
 
 FACTS_MAX = 8192
 """Most facts remembered; the one that was kept first makes room."""
@@ -32,6 +38,7 @@ _REMEMBERED = frozenset(
         Grant,
         PastKeys,
         ProtocolSchedule,
+        ReceiptAnchor,
         Record,
         ReportRow,
         UpkeepPolicy,

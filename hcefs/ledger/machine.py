@@ -32,6 +32,7 @@ from hcefs.ledger import (
     rules_keys,
     rules_map,
     rules_protocol,
+    rules_receipts,
     rules_records,
     rules_requests,
     rules_upkeep,
@@ -90,6 +91,7 @@ from hcefs.ledger.transactions_emergency import (
 from hcefs.ledger.transactions_erasure import EraseRecord, LiftHold, PlaceHold, SetRetention
 from hcefs.ledger.transactions_keys import RotateGeneration, RotateKeys
 from hcefs.ledger.transactions_map import NodeReport, SeatsArrived, SetUpkeepPolicy
+from hcefs.ledger.transactions_receipts import AnchorReceipts
 from hcefs.ledger.transactions_requests import AnswerRequest, RequestAccess
 
 __all__ = [
@@ -150,6 +152,7 @@ _RULES: Mapping[type[Transaction], _Rule] = MappingProxyType(
         OpenEmergency: rules_emergency.open_,
         CloseEmergency: rules_emergency.close,
         ReviewEmergency: rules_emergency.review,
+        AnchorReceipts: rules_receipts.anchor,
     }
 )
 """Which rule applies each kind of transaction; each checks the protocol version that it needs."""

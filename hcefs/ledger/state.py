@@ -45,6 +45,7 @@ and, from protocol version 4 on::
     emergency-unreviewed/<u64 ms>/<opening>  "" (by when it is to be reviewed)
     emergency-unreviewed-of/<opener>/<opening>  ""
     emergency-totals                   EmergencyTotals
+    receipt-anchor/<node account>      ReceiptAnchor
 
 Invariants: keys and values are bytes, a value is never None; an overlay never
 changes its base, and its base does not change while it is used.  A fact is what the
@@ -70,6 +71,7 @@ from hcefs.ledger.cluster_facts import (
     Arrivals,
     MapChange,
     ProtocolSchedule,
+    ReceiptAnchor,
     ReportRow,
     UpkeepPolicy,
 )
@@ -93,6 +95,7 @@ ERASED_AT = b"erased-at/"
 HEIGHTS_SOUGHT = 64
 """Up to so many heights are sought one by one, which costs less than all erasures ever."""
 EMERGENCY_POLICY_KEY = b"emergency-policy"
+RECEIPT_ANCHORS = b"receipt-anchor/"
 
 
 def account_key(account: AccountId) -> bytes:
@@ -187,6 +190,10 @@ def parse_arrived(key: bytes) -> SeatName:
     """The inverse of :func:`arrived_key`."""
     rest = key[len(ARRIVED) :]
     return SeatName(rest[7:].decode(), int.from_bytes(rest[:4], "big"), rest[5])
+
+
+def receipt_anchor_key(node: AccountId) -> bytes:
+    return RECEIPT_ANCHORS + node
 
 
 def map_change_key(epoch: int) -> bytes:
@@ -542,6 +549,10 @@ class StateView:
             if len(found) == limit:
                 break
         return found
+
+    def receipt_anchor(self, node: AccountId) -> ReceiptAnchor | None:
+        """The last batch of receipts that a node anchored, or None."""
+        return self._state.fact(ReceiptAnchor, receipt_anchor_key(node))
 
     def put_row(self, account: AccountId, put_key: PutKey) -> PutRow | None:
         """What a put key made, while it is remembered."""

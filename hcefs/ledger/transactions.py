@@ -32,6 +32,7 @@ from hcefs.ledger.transactions_emergency import (
 from hcefs.ledger.transactions_erasure import EraseRecord, LiftHold, PlaceHold, SetRetention
 from hcefs.ledger.transactions_keys import RotateGeneration, RotateKeys
 from hcefs.ledger.transactions_map import NodeReport, SeatsArrived, SetUpkeepPolicy
+from hcefs.ledger.transactions_receipts import AnchorReceipts
 from hcefs.ledger.transactions_requests import AnswerRequest, RequestAccess
 
 TRANSACTION_TAG = b"transaction"
@@ -394,6 +395,7 @@ Transaction = (
     | OpenEmergency
     | CloseEmergency
     | ReviewEmergency
+    | AnchorReceipts
 )
 
 _TYPES: tuple[type[Transaction], ...] = (
@@ -423,6 +425,7 @@ _TYPES: tuple[type[Transaction], ...] = (
     OpenEmergency,
     CloseEmergency,
     ReviewEmergency,
+    AnchorReceipts,
 )
 _BY_NAME = {(cls.KIND, cls.VERSION): cls for cls in _TYPES}
 

@@ -19,6 +19,7 @@ from hcefs.crypto.accounts import AccountKeys
 from hcefs.erasure.codec import codec_for
 from hcefs.erasure.scheme import DEFAULT_PROFILE, profile_named
 from hcefs.errors import HcefsError, Unavailable
+from hcefs.evidence.receipt import ChainHead
 from hcefs.ids import AccountId, BlobBase, BlobId, RecordId
 from hcefs.ledger.follower import Follower
 from hcefs.ledger.genesis import Genesis
@@ -39,6 +40,7 @@ from hcefs.services.batch_desk import BatchDesk
 from hcefs.services.blob_service import BlobService
 from hcefs.services.desk import Desk
 from hcefs.services.erasure_answers import ErasureAnswers
+from hcefs.services.evidence import Evidence
 from hcefs.services.handlers import (
     admin_handlers,
     blob_handlers,
@@ -59,6 +61,8 @@ from hcefs.services.snapshot_service import SnapshotService, admit_nodes
 from hcefs.services.upkeep_service import UpkeepService
 from hcefs.store.health import DiskHealth
 from hcefs.store.interface import Stores
+from hcefs.store.receipt_log import ReceiptLog
+from hcefs.store.receipts import ReceiptStore
 from hcefs.store.recovery import Restoring
 from hcefs.stripes.adopt import Adopter
 from hcefs.stripes.exports import Exporter, record_digest
@@ -178,7 +182,14 @@ class StorageNode:
         standby = Standby(runtime, self._stand_ins)
         fanout = Fanout(runtime, peers, self._log, self._reseat, standby)
         rates = Rates(runtime, metrics, limits)
-        desk = Desk(runtime, self.follower, verifier, fanout, self.account, rates)
+        self.receipts = ReceiptLog(
+            runtime,
+            ReceiptStore(self.stores.rows, genesis.cluster, self.account),
+            self._anchored,
+            metrics,
+        )
+        evidence = Evidence(runtime, self.receipts, metrics)
+        desk = Desk(runtime, self.follower, verifier, fanout, self.account, rates, evidence)
         self.desk = desk
         revocations = Revocations(
             runtime, self.follower, desk.standing, tokens, genesis.cluster, keys
@@ -520,6 +531,14 @@ class StorageNode:
             ),
         )
 
+    def _anchored(self) -> ChainHead | None:
+        """The last receipt of this node that its replica of the ledger has."""
+        anchor = self._log.receipt_anchor(self.account)
+        if anchor is None:
+            return None
+        batch = anchor.batch
+        return ChainHead(batch.last, batch.chain, batch.until_ms)
+
     async def _submit(self, transaction: Transaction) -> SubmitResult:
         """Have the ledger commit a transaction of this node's own account."""
         signed = sign_transaction(transaction, self._cluster, [self._signer])
@@ -679,5 +698,6 @@ class StorageNode:
         await self.follower.stop()
         await self.channels.close()
         await self._submitter.close()
+        await self.receipts.close()
         self._log.close()
         self.stores.close()

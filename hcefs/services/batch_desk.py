@@ -1,7 +1,8 @@
 """The front desk for batches: one proof for many payloads, each under a right of its own.
 
 The twin of :meth:`hcefs.services.desk.Desk.admit`, on the same path: can the node
-answer, who asks, may they.
+answer, who asks, may they, and the receipt of it: one for each group of blobs and for each
+reason that some of them are refused.
 """
 
 from __future__ import annotations
@@ -18,9 +19,13 @@ from hcefs.access.batch import (
 )
 from hcefs.access.facts import Action
 from hcefs.crypto.signing import SignedProof
-from hcefs.errors import Denied, Invalid
-from hcefs.ids import AccountId, RecordId, RequestId
+from hcefs.errors import Denied, HcefsError, Invalid
+from hcefs.evidence.receipt import ReceiptDraft
+from hcefs.ids import AccountId, BlobId, RecordId, RequestId
+from hcefs.integrity import blake3_digest
 from hcefs.services.desk import Desk
+from hcefs.services.evidence import decision_draft
+from hcefs.services.serving import CLOSING
 from hcefs.services.standing import PERMIT_MS
 from hcefs.services.strangers import Undisclosed, at_its_time, has_part
 from hcefs.transport.packs import BatchCall
@@ -125,12 +130,13 @@ class BatchDesk:
     async def admit(
         self, asked: AskedBatch, *, gateway: AccountId, entry: bool
     ) -> tuple[BatchCall, BatchPermit]:
-        """Take a batch through the whole path.
+        """Take a batch through the whole path; returns once its receipts are durable.
 
         ``entry`` is true at the node that the client called: it remembers nonces.
 
         Raises:
-            Unavailable: stale lease, behind, not in the map.
+            Unavailable: stale lease, behind, not in the map, or no receipt can be written.
+            Exhausted: the receipts do not fit on the disk, or too many denials.
             Denied, Unauthenticated, Invalid: why the request is refused; a batch that
                 puts is refused for any of its blobs, one that gets only for all.
         """
@@ -150,17 +156,28 @@ class BatchDesk:
         )
         if entry and action is Action.READ:  # one that puts was counted when it was greeted
             self._desk.rates.ask(presented.proof.presenter)
+        denial: HcefsError | None = None
         try:
             refused = authorize_batch(verifier, presented, action, now)
-            if refused and action is Action.APPEND:
-                raise next(iter(refused.values()))
         except Denied as error:
-            if not entry:
-                raise
-            raise await self._refused(presented, error, began) from None
-        # Before anything is waited for: a block may come.
+            refused, denial = {}, error
+        if refused and action is Action.APPEND:
+            denial = next(iter(refused.values()))
         permit = BatchPermit(self._desk, presented, action, refused)
-        self._desk.standing.enter(permit)
+        # Before anything is waited for: a block may come, or more of the same account.
+        if denial is None:
+            self._desk.standing.enter(permit)
+        if entry and (denial is not None or refused):
+            self._desk.rates.denied(presented.proof.presenter)
+        drafts = _drafts(
+            asked, presented, action, self._desk.view.height, refused, denial,
+            peer=None if entry else gateway,
+        )  # fmt: skip
+        await self._desk.evidence.record(asked.proof, drafts)
+        if denial is not None:
+            raise await self._told(presented, denial, began) if entry else denial
+        if entry and len(drafts) == 1:
+            CLOSING.set(self._desk.evidence.closing(drafts[0]))
         reads = action is Action.READ
         whole = whole_records(verifier, presented, action, now) if reads else frozenset()
         shown = await self._shown(presented, refused, began) if refused and entry else refused
@@ -178,9 +195,12 @@ class BatchDesk:
         )
         return call, permit
 
-    async def _refused(self, presented: PresentedBatch, error: Denied, began: float) -> Denied:
-        """As :meth:`Desk.refused`: true reasons only for who has a part in every group."""
-        self._desk.rates.denied(presented.proof.presenter)
+    async def _told(
+        self, presented: PresentedBatch, error: HcefsError, began: float
+    ) -> HcefsError:
+        """As for one request: true reasons only for who has a part in every group."""
+        if not isinstance(error, Denied):
+            return error
         if all(self._has_part(presented, group) for group in presented.groups):
             return error
         await at_its_time(self._desk.runtime, began)
@@ -188,7 +208,6 @@ class BatchDesk:
 
     async def _shown(self, presented: PresentedBatch, refused: Refused, began: float) -> Refused:
         """What is said of the refused blobs of a batch of which others are served."""
-        self._desk.rates.denied(presented.proof.presenter)
         parts: dict[RecordId, bool] = {}
         for group in presented.groups:
             part = self._has_part(presented, group)
@@ -207,6 +226,49 @@ class BatchDesk:
         use = presented.tokens[group.token].use
         presenter = presented.proof.presenter
         return has_part(self._desk.view, presenter, use.account, use.grant, group.record)
+
+
+def _drafts(
+    asked: AskedBatch,
+    presented: PresentedBatch,
+    action: Action,
+    height: int,
+    refused: Refused,
+    denial: HcefsError | None,
+    *,
+    peer: AccountId | None,
+) -> list[ReceiptDraft]:
+    """The receipts of a batch: for each group what is permitted, and what is not by reason.
+
+    ``denial`` is why nothing of it is.  A receipt never names no blob: that would be the
+    record as a whole.
+    """
+    hashes = [blake3_digest(token) for token in asked.tokens]
+    drafts = []
+    for group in presented.groups:
+        parts: dict[str, tuple[HcefsError | None, list[BlobId]]] = {}
+        for blob in group.ids():
+            error = denial if denial is not None else refused.get((group.record, blob))
+            reason = error.reason if error is not None else ""
+            parts.setdefault(reason, (error, []))[1].append(blob)
+        use = presented.tokens[group.token].use
+        drafts += [
+            decision_draft(
+                presented.proof,
+                use.account,
+                use.grant,
+                hashes[group.token],
+                group.record,
+                tuple(blobs),
+                action=action,
+                request=asked.request,
+                peer=peer,
+                height=height,
+                denial=error,
+            )
+            for error, blobs in parts.values()
+        ]
+    return drafts
 
 
 def _action(method: str) -> Action:

@@ -2,7 +2,8 @@
 
 One object that all servicers of a node share, so that every request takes the
 same path: lease and height first, then the map, then proof and token, then the
-decision.  Source: docs/ARCHITECTURE.md, "Rights".
+decision, then its receipt: whoever is handed a call has evidence of it on the disk.
+Source: docs/ARCHITECTURE.md, "Rights" and "Evidence".
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ from hcefs.placement.cluster_map import ClusterMap, Node, NodeState
 from hcefs.placement.ring import Seat, seats
 from hcefs.placement.stand_ins import record_stand_ins, stand_ins
 from hcefs.runtime import Runtime
+from hcefs.services.evidence import Evidence, draft_of
 from hcefs.services.rates import Rates
-from hcefs.services.serving import CURRENT
+from hcefs.services.serving import CLOSING, CURRENT
 from hcefs.services.standing import PERMIT_MS, Standing
 from hcefs.services.strangers import at_its_time, told
 from hcefs.stripes.fanout import Fanout, Manifest
@@ -178,6 +180,7 @@ class Desk:
         fanout: Fanout,
         me: AccountId,
         rates: Rates,
+        evidence: Evidence,
     ) -> None:
         self.runtime = runtime
         self.rates = rates
@@ -186,6 +189,7 @@ class Desk:
         self.fanout = fanout
         self.me = me
         self.standing = Standing(runtime)
+        self.evidence = evidence
         self._strangers = Gate("waiting strangers", STRANGERS_MAX, runtime)
         self._spki: dict[bytes, Node] = {}
         self._spki_epoch = 0
@@ -220,14 +224,14 @@ class Desk:
     async def admit(
         self, asked: Asked, *, gateway: AccountId, entry: bool, owner: bool = False
     ) -> tuple[Call, Permit]:
-        """Take a request through the whole path.
+        """Take a request through the whole path; returns once its receipt is durable.
 
         ``entry`` is true at the node that the client called: it remembers nonces.
 
         Raises:
-            Unavailable: stale lease, behind, not in the map.
+            Unavailable: stale lease, behind, not in the map, or no receipt can be written.
+            Exhausted: the account asks too often, or its receipt does not fit on the disk.
             Denied, Unauthenticated, Invalid: why the request is refused.
-            Exhausted: the account asks too often.
         """
         current = await self.ready(asked)
         action = ACTIONS.get(asked.method)
@@ -249,15 +253,33 @@ class Desk:
         )
         if entry:
             self.rates.ask(presented.proof.presenter)
+        permit = Permit(self, presented, action, height, now, owner)
+        denial: Denied | None = None
         try:
             if owner:
                 self.verifier.authorize_owner(presented, action, now)
             else:
                 self.verifier.authorize(presented, action, now)
         except Denied as error:
-            if not entry:
-                raise
-            raise await self.refused(presented, error, began) from None
+            denial = error
+        # Before anything is waited for: a block may come, or more of the same account.
+        if denial is None:
+            self.standing.enter(permit)
+        elif entry:
+            self.rates.denied(presented.proof.presenter)
+        draft = draft_of(
+            presented,
+            action=action,
+            request=asked.request,
+            peer=None if entry else gateway,
+            height=height,
+            denial=denial,
+        )
+        await self.evidence.record(asked.proof, [draft])
+        if denial is not None:
+            raise await self._told(presented, denial, began) if entry else denial
+        if entry:
+            CLOSING.set(self.evidence.closing(draft))
         call = Call(
             asked.token,
             asked.proof,
@@ -272,13 +294,10 @@ class Desk:
             presented.proof.presenter,
             presented.use.grant,
         )
-        permit = Permit(self, presented, action, height, now, owner)
-        self.standing.enter(permit)
         return call, permit
 
-    async def refused(self, presented: Presented, error: Denied, began: float) -> Denied:
-        """What a client is told of a refusal, when it may be told; counted for its account."""
-        self.rates.denied(presented.proof.presenter)
+    async def _told(self, presented: Presented, error: Denied, began: float) -> Denied:
+        """What a client is told of a refusal, when it may be told."""
         answer = told(self.view, presented, error)
         if answer is not error:
             await at_its_time(self.runtime, began)

@@ -29,6 +29,17 @@ from hcefs.transport.status import abort
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
+
+class Ends(Protocol):
+    """What wants to know how a stream ended."""
+
+    def close(self, outcome: str, served: int) -> None:
+        """The stream has ended so, after that many bytes."""
+
+
+CLOSING: ContextVar[Ends | None] = ContextVar("closing", default=None)
+"""Who is to be told when the stream that this task serves has ended."""
+
 CURRENT: ContextVar[RequestId] = ContextVar("request", default=RequestId.zero())  # noqa: B039
 """The id of the request that this task serves, for logs and for internal errors."""
 
@@ -103,10 +114,12 @@ def streamed(
             request_served = Served()
             SERVED.set(request_served)
             answers = handler(self, request, context)
+            CLOSING.set(None)
+            sent = 0
             try:
                 async with self.gate:
                     async for answer in answers:
-                        await _send(self.runtime, context, answer)
+                        sent += await _send(self.runtime, context, answer)
             except asyncio.CancelledError:
                 outcome = "cancelled"
                 failure = cut(self, method, request_served)
@@ -119,6 +132,9 @@ def streamed(
                     await _close(answers)
                 finally:
                     request_served.leave()
+                    closing = CLOSING.get()
+                    if closing is not None:
+                        closing.close(failure.reason if failure is not None else outcome, sent)
                     finished(self, method, outcome, started)
             if failure is not None:
                 await abort(context, failure, request_id=bytes(CURRENT.get()))
@@ -128,7 +144,7 @@ def streamed(
     return wrap
 
 
-async def _send(runtime: Runtime, context: Any, answer: Any) -> None:
+async def _send(runtime: Runtime, context: Any, answer: Any) -> int:
     data = answer if isinstance(answer, bytes) else answer.SerializeToString()
     try:
         async with runtime.timeout(WRITE_SECONDS):
@@ -138,6 +154,7 @@ async def _send(runtime: Runtime, context: Any, answer: Any) -> None:
             "the caller took no message for too long; ask again from where it stopped",
             reason="stalled",
         ) from None
+    return len(data)
 
 
 async def _close(answers: AsyncIterator[Any]) -> None:

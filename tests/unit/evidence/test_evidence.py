@@ -10,6 +10,7 @@ import pytest
 from hcefs.errors import HcefsError
 from hcefs.evidence.proof import (
     ANCHOR_DELAY_MS,
+    BATCH_RECEIPTS_MAX,
     BatchProver,
     ReceiptBatch,
     make_batch,
@@ -22,7 +23,7 @@ from hcefs.ids import AccountId, BlobId
 from tests.vectors.generate_receipts import CLUSTER, NODE, TIME_MS, chain, draft
 
 START = ChainHead.start(CLUSTER, NODE)
-CUT = TIME_MS + 100_000
+CUT = TIME_MS + 5_000_000
 
 
 def receipts(count: int = 7, **changes: Any) -> list[bytes]:
@@ -100,9 +101,18 @@ def test_two_histories_of_a_node_do_not_follow_from_one_batch() -> None:
 
 def test_a_receipt_dated_outside_of_its_batch_proves_nothing() -> None:
     given = receipts()
-    for changes in ({"since_ms": TIME_MS + 5000}, {"cut_ms": TIME_MS + 2500}):
+    for changes in (
+        {"since_ms": TIME_MS + 5000},
+        {"until_ms": TIME_MS + 2500, "cut_ms": TIME_MS + 2500},
+    ):
         proof = BatchProver(batch(given, **changes), given).prove(3)
         assert reason(replace(proof, batch=batch(given, **changes)).check) == "bad-proof"
+
+
+def test_a_full_batch_alone_may_end_before_it_is_cut() -> None:
+    full = batch(receipts(BATCH_RECEIPTS_MAX))
+    assert full.until_ms == TIME_MS + 1000 * BATCH_RECEIPTS_MAX <= full.cut_ms
+    assert reason(batch(receipts(), until_ms=CUT - 1).check) == "bad-batch"
 
 
 def test_times_never_go_back_along_a_chain() -> None:

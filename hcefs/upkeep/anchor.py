@@ -1,0 +1,198 @@
+"""Anchor this node's receipts on the ledger, batch by batch; and receipt the upkeep of each hour.
+
+One unit: look at the replica for the last batch that the ledger has, note where it is
+anchored, and, when enough receipts came since or the oldest of them is old enough, cut the
+next one and submit it.  The ledger alone says what is anchored, so that a submission whose
+answer was lost is looked for on the replica and not repeated blindly.
+
+Invariants: a batch is signed by this node's account and goes on from the last anchored one;
+nothing is anchored that is not durable here; the note of a batch (where it is anchored) can
+be made anew from the ledger.
+
+Not guaranteed: that a node which is stopped, or cut off from the writer, anchors anything;
+``receipt_anchor_age_seconds`` tells.  Before protocol version 4 nothing is anchored.
+Source: docs/decisions/0031-anchors.md.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from hcefs.crashpoints import CrashPoint, crash_point
+from hcefs.errors import Conflict, HcefsError
+from hcefs.evidence.proof import BATCH_RECEIPTS_MAX, ReceiptBatch
+from hcefs.evidence.upkeep_tally import UpkeepTally
+from hcefs.ids import AccountId
+from hcefs.ledger.block import PROTOCOL_RIGHTS
+from hcefs.ledger.cluster_facts import ReceiptAnchor
+from hcefs.ledger.log import LedgerLog
+from hcefs.ledger.rows import SubmitResult
+from hcefs.ledger.transactions import SignedTransaction, Transaction, decode_transaction
+from hcefs.ledger.transactions_receipts import AnchorReceipts
+from hcefs.metrics import Metrics
+from hcefs.runtime import Runtime
+from hcefs.store.receipt_log import ReceiptLog
+from hcefs.store.receipts import AnchorNote
+from hcefs.upkeep.worker import Progress
+
+LOOK_SECONDS = 1.0
+"""How often it is looked whether there is something to anchor."""
+
+HOUR_SECONDS = 3600.0
+NOTES_MAX = 1024
+"""Most notes that are made anew in one unit."""
+
+log = logging.getLogger(__name__)
+
+
+class ReceiptAnchorer:
+    """The anchors of one node."""
+
+    name = "anchor"
+    idle_seconds = LOOK_SECONDS
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        receipts: ReceiptLog,
+        ledger: LedgerLog,
+        tally: UpkeepTally,
+        metrics: Metrics,
+        me: AccountId,
+        require_fresh: Callable[[], None],
+        submit: Callable[[Transaction], Awaitable[SubmitResult]],
+        interval_seconds: float,
+        receipts_min: int = BATCH_RECEIPTS_MAX,
+    ) -> None:
+        """Anchor once ``receipts_min`` wait, or one waits ``interval_seconds``.
+
+        ``require_fresh`` raises while this node's lease has run out.
+        """
+        self._runtime = runtime
+        self._receipts = receipts
+        self._ledger = ledger
+        self._tally = tally
+        self._metrics = metrics
+        self._me = me
+        self._require_fresh = require_fresh
+        self._submit = submit
+        self._interval = interval_seconds
+        self._receipts_min = receipts_min
+        self._begun = False
+        self._since: float | None = None
+        self._since_number = 0
+        self._noted = 0
+        self._hour = runtime.monotonic()
+        self._trouble = ""
+
+    def gauges(self) -> None:
+        """Report what waits."""
+        self._metrics.set("receipts_unanchored", self.unanchored)
+        self._metrics.set("receipt_anchor_age_seconds", self.age_seconds)
+        self._metrics.set("receipt_bytes", self._bytes)
+
+    def unanchored(self) -> int:
+        """How many receipts the ledger does not have yet."""
+        return self._receipts.unanchored(self._last())
+
+    def age_seconds(self) -> float:
+        """For how long the oldest of them has been waiting, as seen by this process."""
+        return 0.0 if self._since is None else self._runtime.monotonic() - self._since
+
+    def warnings(self) -> list[str]:
+        """What operators should know."""
+        return [self._trouble] if self._trouble else []
+
+    def _bytes(self) -> int:
+        head = self._receipts.head
+        return head.bytes if head is not None else 0
+
+    def _last(self) -> int:
+        anchor = self._ledger.receipt_anchor(self._me)
+        return anchor.batch.last if anchor is not None else 0
+
+    async def work(self) -> Progress:
+        """One look; busy while a full batch waits."""
+        self._require_fresh()
+        if not self._begun:
+            await self._receipts.resume()
+            self._begun = True
+        await self._hourly()
+        anchor = self._ledger.receipt_anchor(self._me)
+        if anchor is not None and anchor.batch.last != self._noted:
+            await self._runtime.disk(self._note, anchor)
+            self._noted = anchor.batch.last
+        waiting = self._receipts.unanchored(self._noted)
+        self._watch(waiting)
+        if not waiting or not self._is_rights():
+            return Progress.IDLE
+        if waiting < self._receipts_min and self.age_seconds() < self._interval:
+            return Progress.IDLE
+        return await self._anchor(anchor.batch if anchor is not None else None)
+
+    def _watch(self, waiting: int) -> None:
+        """Since when the oldest receipt waits: what is behind the last anchor came after it."""
+        if not waiting:
+            self._since = None
+        elif self._since is None or self._since_number != self._noted:
+            self._since = self._runtime.monotonic()
+        self._since_number = self._noted
+
+    def _is_rights(self) -> bool:
+        schedule = self._ledger.protocol()
+        return schedule.at(self._ledger.height + 1) >= PROTOCOL_RIGHTS
+
+    async def _anchor(self, anchored: ReceiptBatch | None) -> Progress:
+        batch = await self._receipts.cut(anchored)
+        if batch is None:
+            return Progress.IDLE
+        try:
+            await self._submit(AnchorReceipts(batch))
+        except Conflict as error:
+            self._metrics.count("receipt_anchors_total", outcome=error.reason)
+            if error.reason == "receipts-do-not-continue" and self._last() == (
+                anchored.last if anchored is not None else 0
+            ):
+                # Perhaps this node's own, whose answer was lost: the replica will tell.
+                log.info("the ledger has another anchor of this node than its replica")
+            return Progress.IDLE
+        except HcefsError as error:
+            self._metrics.count("receipt_anchors_total", outcome=error.kind)
+            raise
+        crash_point(CrashPoint.ANCHOR_SUBMITTED)
+        self._metrics.count("receipt_anchors_total", outcome="ok")
+        full = batch.count == BATCH_RECEIPTS_MAX
+        return Progress.BUSY if full and self._last() == batch.last else Progress.IDLE
+
+    # -- notes
+
+    def _note(self, anchor: ReceiptAnchor) -> None:
+        """Note this anchor, and those before it that were not noted."""
+        store = self._receipts.store
+        batch, height, before = anchor.batch, anchor.height, anchor.before_height
+        for _ in range(NOTES_MAX):
+            if store.noted(batch.last) is not None:
+                return
+            store.note(AnchorNote(batch, height))
+            crash_point(CrashPoint.ANCHOR_NOTED)
+            if not before or store.noted(batch.first - 1) is not None:
+                return
+            if before <= self._ledger.base_height:
+                log.warning("the log begins after older anchors of this node's receipts")
+                return
+            found = self._in_block(before, batch.first - 1)
+            if found is None:
+                return
+            height, batch = before, found
+            before = self._before(found, before)
+
+    def _in_block(self, height: int, last: int) -> ReceiptBatch | None:
+        """The batch of this node that a block anchors and that ends with a number."""
+        for data in self._ledger.block(height).transactions:
+            found = decode_transaction(SignedTransaction.decode(data).body)
+            if isinstance(found, AnchorReceipts):
+                batch = found.batch
+                if batch.node == self._me and batch.last == last:
+                    return batch
+        return None

@@ -1,0 +1,176 @@
+"""Anchors of receipts: they continue each other, come in time, and are proved from a block."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from hcefs.access.facts import AccountKind
+from hcefs.errors import HcefsError
+from hcefs.evidence.proof import ANCHOR_DELAY_MS, ReceiptBatch, make_batch
+from hcefs.evidence.receipt import ChainHead, Receipt
+from hcefs.ledger.anchored import AnchorProof, find_anchor
+from hcefs.ledger.block import Block, sign_block, transaction_root
+from hcefs.ledger.terms import Terms
+from hcefs.ledger.transactions import Upgrade
+from hcefs.ledger.transactions_receipts import AnchorReceipts
+from tests.unit.ledger.clusters import OPERATORS
+from tests.unit.ledger.scenario import Scenario
+from tests.vectors.generate_receipts import draft
+
+
+class Anchoring(Scenario):
+    """Version 4 in force, and two nodes."""
+
+    def __init__(self, version: int = 4) -> None:
+        super().__init__()
+        for number in range(2, version + 1):
+            self.submit(Upgrade(number, self.height + 2), *OPERATORS)
+            self.register(f"filler {number}", AccountKind.INSTITUTION, *OPERATORS)
+        for name in ("n1", "n2"):
+            self.register(name, AccountKind.NODE, *OPERATORS)
+        self.head = ChainHead.start(self.genesis.cluster, self.account("n1"))
+
+    def batch(self, count: int = 3, **changes: Any) -> ReceiptBatch:
+        """The next receipts of n1, cut now."""
+        before, encoded, head = self.head, [], self.head
+        for _ in range(count):
+            time_ms = max(self.time_ms, head.time_ms)
+            receipt = Receipt.of(draft(), self.account("n1"), head.sequence + 1, head.hash, time_ms)
+            encoded.append(receipt.encode())
+            head = head.followed_by(encoded[-1])
+        anchor = self.view.receipt_anchor(self.account("n1"))
+        since = anchor.batch.until_ms if anchor is not None else 0
+        batch = make_batch(encoded, before, self.account("n1"), since, self.time_ms)
+        self.head = ChainHead(head.sequence, head.hash, batch.until_ms)
+        return replace(batch, **changes)
+
+    def seal(self, transactions: list[bytes]) -> Block:
+        """A signed block of any transactions, which is not applied."""
+        assert self.header is not None
+        header = replace(
+            self.header,
+            height=self.height + 1,
+            time_ms=self.time_ms,
+            transaction_root=transaction_root(transactions),
+            previous=self.header.hash(),
+        )
+        return sign_block(header, transactions, self.writer)
+
+    def refused(self, batch: ReceiptBatch, *names: str) -> str:
+        return self.refusal(AnchorReceipts(batch), *(names or ("n1",))).reason
+
+
+def test_batches_continue_each_other() -> None:
+    world = Anchoring()
+    heights = []
+    for count in (3, 1, 4096):
+        batch = world.batch(count)
+        world.submit(AnchorReceipts(batch), "n1")
+        anchor = world.view.receipt_anchor(world.account("n1"))
+        assert anchor is not None and anchor.batch == batch
+        assert (anchor.height, anchor.before_height) == (world.height, (heights or [0])[-1])
+        heights.append(world.height)
+    assert anchor.batch.last == 4100
+    assert world.view.receipt_anchor(world.account("n2")) is None
+
+
+def test_a_repeat_changes_nothing() -> None:
+    world = Anchoring()
+    batch = world.batch()
+    world.submit(AnchorReceipts(batch), "n1")
+    before = dict(world.state.scan(b""))
+    world.submit(AnchorReceipts(batch), "n1")
+    assert dict(world.state.scan(b"")) == before
+
+
+@pytest.mark.parametrize("change", ["gap", "fork", "since", "overlap"])
+def test_a_batch_that_does_not_continue_is_refused(change: str) -> None:
+    world = Anchoring()
+    world.submit(AnchorReceipts(world.batch()), "n1")
+    batch = world.batch()
+    lie = {
+        "gap": replace(batch, first=batch.first + 1),
+        "fork": replace(batch, before=bytes(32)),
+        "since": replace(batch, since_ms=batch.since_ms - 1),
+        "overlap": replace(batch, first=batch.first - 1),
+    }[change]
+    assert world.refused(lie) == "receipts-do-not-continue"
+    world.submit(AnchorReceipts(batch), "n1")
+
+
+def test_only_the_node_itself_anchors() -> None:
+    world = Anchoring()
+    batch = world.batch()
+    assert world.refused(batch, "n2") == "other-node"
+    assert world.refused(batch, "o1") == "other-node"
+    assert world.refused(batch, "n1", "n2") == "one-signature"
+
+
+def test_a_batch_is_anchored_soon_after_it_was_cut() -> None:
+    world = Anchoring()
+    batch = world.batch()
+    for late in (ANCHOR_DELAY_MS + 1, -world.genesis.skew_ms - 1):
+        cut = world.time_ms - late
+        lie = replace(batch, cut_ms=cut, until_ms=cut)
+        assert world.refused(lie) == "stale-batch"
+
+
+def test_version_3_anchors_nothing() -> None:
+    world = Anchoring(3)
+    assert world.refused(world.batch()) == "unsupported"
+
+
+def anchored() -> tuple[Anchoring, ReceiptBatch, AnchorProof]:
+    world = Anchoring()
+    batch = world.batch()
+    signed = world.sign(AnchorReceipts(batch), "n1")
+    block = world.seal([world.sign(Upgrade(9, 9), "o1").encode(), signed.encode()])
+    proof = find_anchor(block, batch)
+    assert proof is not None
+    return world, batch, proof
+
+
+def test_an_anchor_is_proved_from_its_block_alone() -> None:
+    world, batch, proof = anchored()
+    again = AnchorProof.decode(proof.encode())
+    assert again.check(Terms(world.genesis)) == batch
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"signature": bytes(64)},
+        {"index": 0},
+        {"index": 2},
+        {"count": 3},
+        {"count": 1 << 40},
+        {"path": ()},
+        {"transaction": b""},
+    ],
+    ids=str,
+)
+def test_a_changed_proof_proves_nothing(changes: dict[str, Any]) -> None:
+    world, _, proof = anchored()
+    with pytest.raises(HcefsError) as caught:
+        replace(proof, **changes).check(Terms(world.genesis))
+    assert caught.value.reason == "bad-anchor"
+
+
+def test_an_anchor_in_a_block_of_another_time_proves_nothing() -> None:
+    world, batch, proof = anchored()
+    world.time_ms += 2 * ANCHOR_DELAY_MS
+    block = world.seal([proof.transaction])
+    late = find_anchor(block, batch)
+    assert late is not None
+    with pytest.raises(HcefsError) as caught:
+        late.check(Terms(world.genesis))
+    assert caught.value.reason == "bad-anchor-time"
+
+
+def test_a_block_without_the_anchor_has_no_proof() -> None:
+    world, batch, proof = anchored()
+    block = world.seal([proof.transaction])
+    assert find_anchor(block, replace(batch, root=bytes(32))) is None
