@@ -193,6 +193,13 @@ class UpkeepConfig:
         ),
         default=7 * 86_400.0,
     )
+    anchor_s: float = field(
+        metadata=_key(
+            _number(0.1, 86_400),
+            "Seconds after which receipts are anchored on the ledger at the latest.",
+        ),
+        default=60.0,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from hcefs.erasure.codec import codec_for
 from hcefs.erasure.scheme import DEFAULT_PROFILE, profile_named
 from hcefs.errors import HcefsError, Unavailable
 from hcefs.evidence.receipt import ChainHead
+from hcefs.evidence.upkeep_tally import UpkeepTally
 from hcefs.ids import AccountId, BlobBase, BlobId, RecordId
 from hcefs.ledger.follower import Follower
 from hcefs.ledger.genesis import Genesis
@@ -83,6 +84,7 @@ from hcefs.transport.grpc_packs import GrpcPackPeers
 from hcefs.transport.grpc_peers import Channels, GrpcPeers
 from hcefs.transport.grpc_upkeep import GrpcUpkeepPeers
 from hcefs.transport.limit import ByteGate, Gate
+from hcefs.upkeep.anchor import ReceiptAnchorer
 from hcefs.upkeep.bring_home import HomeBringer
 from hcefs.upkeep.collect import Collector
 from hcefs.upkeep.erase import Eraser
@@ -340,6 +342,7 @@ class StorageNode:
             lambda record: runtime.disk(record_digest, self.stores, record),
         )
         bringer = HomeBringer(runtime, filler, metrics, self.account)
+        tally = UpkeepTally()
         upkeep = UpkeepService(
             runtime,
             desk,
@@ -351,6 +354,7 @@ class StorageNode:
             self._log.policy,
             lambda giver, profile, shards: self.repairs.listener.take(giver, profile, shards),
             bringer,
+            tally,
             lambda: self.care.is_restoring(),
         )
         self._submitter = parts.submitter
@@ -485,6 +489,17 @@ class StorageNode:
             upkeep_config.grace_s,
             Witness(runtime, self.stores, exporter, others, self._throttle, self.account),
         )
+        self.anchorer = ReceiptAnchorer(
+            runtime,
+            self.receipts,
+            self._log,
+            tally,
+            metrics,
+            self.account,
+            self.follower.require_fresh,
+            self._submit,
+            upkeep_config.anchor_s,
+        )
         workers: list[Worker] = [
             eraser,
             self._collector,
@@ -498,6 +513,7 @@ class StorageNode:
             reprofiler,
             sweeper,
             self.watcher,
+            self.anchorer,
         ]
         self._upkeep = Runner(runtime, workers)
         calls = Gate("replica-calls", UPKEEP_CALLS, runtime)
@@ -595,6 +611,7 @@ class StorageNode:
             *self.care.warnings(),
             *self._rebalancer.warnings(),
             *self.watcher.warnings(),
+            *self.anchorer.warnings(),
         ]
 
     async def report(self) -> admin_pb2.StatusResponse:
@@ -673,6 +690,7 @@ class StorageNode:
         metrics.set("moving_seats", lambda: len(self._rebalancer.waiting()))
         metrics.set("upkeep_rate_bytes", lambda: self._throttle.rate)
         self.repairs.repairer.gauges()
+        self.anchorer.gauges()
 
     def able(self) -> bool:
         """Whether this node may answer now: fresh lease, and named by the map."""

@@ -17,6 +17,7 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 from hcefs.errors import Denied, Invalid
+from hcefs.evidence.upkeep_tally import UpkeepTally
 from hcefs.ids import AccountId, BlobBase, RecordId
 from hcefs.ledger.cluster_facts import UpkeepPolicy
 from hcefs.metrics import Metrics
@@ -73,15 +74,17 @@ class UpkeepService:
         policy: Callable[[], UpkeepPolicy],
         hints: Callable[[AccountId, str, Sequence[ShardName]], int],
         offers: Offers,
+        tally: UpkeepTally,
         restoring: Callable[[], bool] = lambda: False,
     ) -> None:
         """``policy`` is the one in force: it says which profiles are to be left; ``hints``
         takes what a node says about this one's shards, and tells how much of it; ``offers``
-        takes what other nodes give; ``restoring``: what is not found here may be there all
+        takes what other nodes give; ``tally`` counts what leaves; ``restoring``: what is not found here may be there all
         the same."""
         self.restoring = restoring
         self._hints = hints
         self._offers = offers
+        self._tally = tally
         self._taker = taker
         self._policy = policy
         self.runtime = runtime
@@ -211,8 +214,9 @@ class UpkeepService:
         """The rows of one blob or pack."""
         _, positions = await self._admit(context, request.place, base=request.base)
         base = BlobBase(_inside(request.base, positions))
-        rows = await self._exporter.load_rows(base, request.place.profile)
-        return rows_message(rows)
+        rows = rows_message(await self._exporter.load_rows(base, request.place.profile))
+        self._tally.add(self._desk.peer_of(context, GIVING), rows.ByteSize(), 1)
+        return rows
 
     @streamed("load-shard-copy")
     async def LoadShard(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
@@ -221,6 +225,8 @@ class UpkeepService:
         _, positions = await self._admit(context, message.place, base=message.base)
         base = BlobBase(_inside(message.base, positions))
         index = _index(message.index)
+        peer = self._desk.peer_of(context, GIVING)
+        self._tally.add(peer, 0, 1)
         download = await self._exporter.load_shard(
             base, index, message.first, message.place.profile
         )
@@ -229,6 +235,7 @@ class UpkeepService:
             yield shard_pb2.LoadResponse(header=wire_header(header)).SerializeToString()
             async for frame in download.frames():
                 self.metrics.count("upkeep_served_bytes_total", len(frame))
+                self._tally.add(peer, len(frame))
                 yield frame
         finally:
             await download.cancel()
@@ -242,6 +249,8 @@ class UpkeepService:
         _require_default(current, request.place)
         record = RecordId(_inside(request.record_id, positions))
         rows, following = await self._exporter.load_record(record, request.after)
+        size = sum(map(len, (*(each for each, _ in rows.openings), *rows.boxes, *rows.links)))
+        self._tally.add(self._desk.peer_of(context, GIVING), size, 1)
         return upkeep_pb2.LoadRecordResponse(
             openings=[
                 upkeep_pb2.PendingOpening(opening=opening, commit_by_ms=until)

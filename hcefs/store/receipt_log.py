@@ -92,6 +92,16 @@ class ReceiptLog:
         except Exhausted:
             self._metrics.count("receipt_failures_total", reason="busy")
 
+    async def resume(self) -> None:
+        """Learn where the chain ends, unless that is known.
+
+        Raises:
+            Unavailable: ``receipts-forked``: nothing may be served.
+            HcefsError: the disk failed.
+        """
+        async with self._writing:
+            await self._resumed()
+
     async def cut(self, anchored: ReceiptBatch | None) -> ReceiptBatch | None:
         """The next batch after the last one that the ledger has; None when there is nothing.
 

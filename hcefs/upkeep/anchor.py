@@ -6,8 +6,8 @@ next one and submit it.  The ledger alone says what is anchored, so that a submi
 answer was lost is looked for on the replica and not repeated blindly.
 
 Invariants: a batch is signed by this node's account and goes on from the last anchored one;
-nothing is anchored that is not durable here; the note of a batch (where it is anchored) can
-be made anew from the ledger.
+nothing is anchored that is not durable here; the next batch is cut only after it is noted
+where the last one is anchored, so that no note is missing whenever the process dies.
 
 Not guaranteed: that a node which is stopped, or cut off from the writer, anchors anything;
 ``receipt_anchor_age_seconds`` tells.  Before protocol version 4 nothing is anchored.
@@ -20,7 +20,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from hcefs.crashpoints import CrashPoint, crash_point
-from hcefs.errors import Conflict, HcefsError
+from hcefs.errors import Conflict, HcefsError, Unavailable
 from hcefs.evidence.proof import BATCH_RECEIPTS_MAX, ReceiptBatch
 from hcefs.evidence.upkeep_tally import UpkeepTally
 from hcefs.ids import AccountId
@@ -28,7 +28,7 @@ from hcefs.ledger.block import PROTOCOL_RIGHTS
 from hcefs.ledger.cluster_facts import ReceiptAnchor
 from hcefs.ledger.log import LedgerLog
 from hcefs.ledger.rows import SubmitResult
-from hcefs.ledger.transactions import SignedTransaction, Transaction, decode_transaction
+from hcefs.ledger.transactions import Transaction
 from hcefs.ledger.transactions_receipts import AnchorReceipts
 from hcefs.metrics import Metrics
 from hcefs.runtime import Runtime
@@ -40,9 +40,6 @@ LOOK_SECONDS = 1.0
 """How often it is looked whether there is something to anchor."""
 
 HOUR_SECONDS = 3600.0
-NOTES_MAX = 1024
-"""Most notes that are made anew in one unit."""
-
 log = logging.getLogger(__name__)
 
 
@@ -84,7 +81,7 @@ class ReceiptAnchorer:
         self._since_number = 0
         self._noted = 0
         self._hour = runtime.monotonic()
-        self._trouble = ""
+        self._forked = False
 
     def gauges(self) -> None:
         """Report what waits."""
@@ -102,7 +99,12 @@ class ReceiptAnchorer:
 
     def warnings(self) -> list[str]:
         """What operators should know."""
-        return [self._trouble] if self._trouble else []
+        if not self._forked:
+            return []
+        return [
+            "the ledger has receipts of this node that this disk does not have: another process "
+            "ran under its account, or the disk was set back"
+        ]
 
     def _bytes(self) -> int:
         head = self._receipts.head
@@ -113,11 +115,10 @@ class ReceiptAnchorer:
         return anchor.batch.last if anchor is not None else 0
 
     async def work(self) -> Progress:
-        """One look; busy while a full batch waits."""
+        """One look, and at most one batch."""
         self._require_fresh()
         if not self._begun:
-            await self._receipts.resume()
-            self._begun = True
+            await self._resume()
         await self._hourly()
         anchor = self._ledger.receipt_anchor(self._me)
         if anchor is not None and anchor.batch.last != self._noted:
@@ -130,6 +131,27 @@ class ReceiptAnchorer:
         if waiting < self._receipts_min and self.age_seconds() < self._interval:
             return Progress.IDLE
         return await self._anchor(anchor.batch if anchor is not None else None)
+
+    async def _resume(self) -> None:
+        """Learn where the chain ends, before the first request needs it."""
+        try:
+            await self._receipts.resume()
+        except Unavailable as error:
+            self._forked = error.reason == "receipts-forked"
+            raise
+        self._begun, self._forked = True, False
+
+    async def _hourly(self) -> None:
+        now = self._runtime.monotonic()
+        if now - self._hour < HOUR_SECONDS:
+            return
+        drafts = self._tally.take(self._ledger.height)
+        try:
+            await self._receipts.write(drafts)
+        except HcefsError:
+            self._tally.give_back(drafts)
+            raise
+        self._hour = now
 
     def _watch(self, waiting: int) -> None:
         """Since when the oldest receipt waits: what is behind the last anchor came after it."""
@@ -150,49 +172,19 @@ class ReceiptAnchorer:
         try:
             await self._submit(AnchorReceipts(batch))
         except Conflict as error:
+            # Most often this node's own, whose answer was lost: the replica will tell.
             self._metrics.count("receipt_anchors_total", outcome=error.reason)
-            if error.reason == "receipts-do-not-continue" and self._last() == (
-                anchored.last if anchored is not None else 0
-            ):
-                # Perhaps this node's own, whose answer was lost: the replica will tell.
-                log.info("the ledger has another anchor of this node than its replica")
+            log.warning("the ledger refuses an anchor: %s", error.reason)
             return Progress.IDLE
         except HcefsError as error:
             self._metrics.count("receipt_anchors_total", outcome=error.kind)
             raise
         crash_point(CrashPoint.ANCHOR_SUBMITTED)
         self._metrics.count("receipt_anchors_total", outcome="ok")
-        full = batch.count == BATCH_RECEIPTS_MAX
-        return Progress.BUSY if full and self._last() == batch.last else Progress.IDLE
-
-    # -- notes
+        return Progress.IDLE
 
     def _note(self, anchor: ReceiptAnchor) -> None:
-        """Note this anchor, and those before it that were not noted."""
         store = self._receipts.store
-        batch, height, before = anchor.batch, anchor.height, anchor.before_height
-        for _ in range(NOTES_MAX):
-            if store.noted(batch.last) is not None:
-                return
-            store.note(AnchorNote(batch, height))
+        if store.noted(anchor.batch.last) is None:
+            store.note(AnchorNote(anchor.batch, anchor.height))
             crash_point(CrashPoint.ANCHOR_NOTED)
-            if not before or store.noted(batch.first - 1) is not None:
-                return
-            if before <= self._ledger.base_height:
-                log.warning("the log begins after older anchors of this node's receipts")
-                return
-            found = self._in_block(before, batch.first - 1)
-            if found is None:
-                return
-            height, batch = before, found
-            before = self._before(found, before)
-
-    def _in_block(self, height: int, last: int) -> ReceiptBatch | None:
-        """The batch of this node that a block anchors and that ends with a number."""
-        for data in self._ledger.block(height).transactions:
-            found = decode_transaction(SignedTransaction.decode(data).body)
-            if isinstance(found, AnchorReceipts):
-                batch = found.batch
-                if batch.node == self._me and batch.last == last:
-                    return batch
-        return None
