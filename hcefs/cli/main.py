@@ -10,6 +10,7 @@ import typer
 from hcefs import __version__
 from hcefs.cli import (
     account,
+    audit,
     bench,
     blob,
     cap,
@@ -70,6 +71,7 @@ certificate.add_to(app)
 erasure.add_to(app)
 scrub.add_to(app)
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(audit.app, name="audit")
 app.add_typer(bench.app, name="bench")
 app.command()(sim.sim)
 

@@ -122,6 +122,15 @@ class LedgerClient(Session):
             self._genesis = genesis
         return self._genesis
 
+    async def terms(self) -> Terms:
+        """The terms of the ledger as far as the founding operators' signatures show them."""
+        genesis = await self.genesis()
+        answer = await self._ledger(
+            "GetGenesis", ledger_pb2.GetGenesisRequest, ledger_pb2.GetGenesisResponse
+        )
+        known = self._terms = founders_terms(genesis, answer.terms)
+        return known
+
     async def _writer_key(self, term: int, genesis: Genesis) -> bytes:
         """The key of a term's writer, by the genesis and the statements of its operators.
 

@@ -314,5 +314,6 @@ class SyncClient:
     list = _blocking(Client.list)
     bundle = _blocking(Client.bundle)
     evidence = _blocking(Client.evidence)
+    audit = _blocking(Client.audit)
     get = _streaming(Client.get)
     get_bundle = _streaming(Client.get_bundle)

@@ -37,6 +37,7 @@ from hcefs.placement.cluster_map import Node
 from hcefs.placement.ring import Seat, seats
 from hcefs.runtime import Runtime
 from hcefs.services.admin_service import AdminService
+from hcefs.services.audit_service import AuditService
 from hcefs.services.batch_desk import BatchDesk
 from hcefs.services.blob_service import BlobService
 from hcefs.services.desk import Desk
@@ -44,6 +45,7 @@ from hcefs.services.erasure_answers import ErasureAnswers
 from hcefs.services.evidence import Evidence
 from hcefs.services.handlers import (
     admin_handlers,
+    audit_handlers,
     blob_handlers,
     replica_handlers,
     revocation_handlers,
@@ -106,6 +108,7 @@ from hcefs.wire.v1 import admin_pb2
 
 PEER_CALLS_FACTOR = 16
 UPKEEP_CALLS = 64
+AUDIT_CALLS = 8
 DIRECT_CALLS_FACTOR = 4
 log = logging.getLogger(__name__)
 
@@ -532,6 +535,15 @@ class StorageNode:
             shard_handlers(direct),
             admin_handlers(admin),
             revocation_handlers(confirming),
+            audit_handlers(
+                AuditService(
+                    runtime,
+                    desk,
+                    self.receipts.store,
+                    metrics,
+                    Gate("audit-calls", AUDIT_CALLS, runtime),
+                )
+            ),
             replica_handlers(replica),
             snapshot_handlers(
                 SnapshotService(

@@ -24,6 +24,7 @@ from hcefs.runtime import Runtime, SystemRuntime
 from hcefs.store.files import open_stores
 from hcefs.store.health import DiskHealth
 from hcefs.store.interface import Stores
+from hcefs.store.receipt_log import ReceiptLog
 from hcefs.store.recovery import LEDGER, Restoring, opened_or_set_aside
 from hcefs.transport.dial import TlsDialer
 from hcefs.transport.grpc_peers import Channels, GrpcPeers
@@ -148,6 +149,11 @@ class StorageProcess:
     def gate(self) -> Gate:
         """The bound on clients' streams."""
         return self.node.gate
+
+    @property
+    def receipts(self) -> ReceiptLog:
+        """The node's receipts."""
+        return self.node.receipts
 
     @property
     def watcher(self) -> Watcher:

@@ -48,6 +48,7 @@ ACTIONS = {
     "stat": Action.READ,
     "list": Action.READ,
     "boxes": Action.READ,
+    "audit": Action.READ,
     "put-box": Action.SHARE,
     "direct-put": Action.APPEND,
     "direct-get": Action.READ,

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 
 from hcefs.errors import HcefsError
 from hcefs.services.admin_service import AdminService
+from hcefs.services.audit_service import AuditService
 from hcefs.services.blob_service import BlobService
 from hcefs.services.ledger_service import LedgerService
 from hcefs.services.messages import decoded
@@ -28,6 +29,7 @@ from hcefs.services.upkeep_service import UpkeepService
 from hcefs.transport.status import abort
 from hcefs.wire.v1 import (
     admin_pb2,
+    audit_pb2,
     blob_pb2,
     ledger_pb2,
     replica_pb2,
@@ -125,6 +127,14 @@ def shard_handlers(service: ShardService, packs: PackShardService | None = None)
             "LoadColumns": unary(shard_pb2.LoadColumnsRequest, packs.LoadColumns),
         }
     return grpc.method_handlers_generic_handler("hcefs.v1.Shards", methods)
+
+
+def audit_handlers(service: AuditService) -> Any:
+    """``hcefs.v1.Audit``."""
+    return grpc.method_handlers_generic_handler(
+        "hcefs.v1.Audit",
+        {"ListReceipts": unary(audit_pb2.ListReceiptsRequest, service.ListReceipts)},
+    )
 
 
 def upkeep_handlers(service: UpkeepService) -> Any:

@@ -79,8 +79,8 @@ class UpkeepService:
     ) -> None:
         """``policy`` is the one in force: it says which profiles are to be left; ``hints``
         takes what a node says about this one's shards, and tells how much of it; ``offers``
-        takes what other nodes give; ``tally`` counts what leaves; ``restoring``: what is not found here may be there all
-        the same."""
+        takes what other nodes give; ``tally`` counts what leaves; ``restoring``: what is not
+        found here may be there all the same."""
         self.restoring = restoring
         self._hints = hints
         self._offers = offers

@@ -56,12 +56,16 @@ class ReceiptHead(Encoded):
 
 @dataclass(frozen=True)
 class AnchorNote(Encoded):
-    """A batch that the block of ``height`` anchors."""
+    """A batch that the block of ``height`` anchors.
+
+    ``proof`` are the bytes of what proves it, empty where the block was not at hand.
+    """
 
     KIND = "anchor-note"
 
     batch: ReceiptBatch
     height: int
+    proof: bytes
 
 
 class ReceiptStore:

@@ -24,6 +24,7 @@ from hcefs.errors import Conflict, HcefsError, Unavailable
 from hcefs.evidence.proof import BATCH_RECEIPTS_MAX, ReceiptBatch
 from hcefs.evidence.upkeep_tally import UpkeepTally
 from hcefs.ids import AccountId
+from hcefs.ledger.anchored import find_anchor
 from hcefs.ledger.block import PROTOCOL_RIGHTS
 from hcefs.ledger.cluster_facts import ReceiptAnchor
 from hcefs.ledger.log import LedgerLog
@@ -116,7 +117,10 @@ class ReceiptAnchorer:
 
     async def work(self) -> Progress:
         """One look, and at most one batch."""
-        self._require_fresh()
+        try:
+            self._require_fresh()
+        except Unavailable:
+            return Progress.IDLE  # what the replica has may be old: a start, or no ledger
         if not self._begun:
             await self._resume()
         await self._hourly()
@@ -186,5 +190,9 @@ class ReceiptAnchorer:
     def _note(self, anchor: ReceiptAnchor) -> None:
         store = self._receipts.store
         if store.noted(anchor.batch.last) is None:
-            store.note(AnchorNote(anchor.batch, anchor.height))
+            proof = None
+            if anchor.height > self._ledger.base_height:
+                proof = find_anchor(self._ledger.block(anchor.height), anchor.batch)
+            encoded = proof.encode() if proof is not None else b""
+            store.note(AnchorNote(anchor.batch, anchor.height, encoded))
             crash_point(CrashPoint.ANCHOR_NOTED)

@@ -106,7 +106,7 @@ class Rig:
     """Use :func:`running`; see the module."""
 
     lease_ms = LEASE_MS
-    upkeep = UpkeepConfig()
+    upkeep = UpkeepConfig(anchor_s=0.5)
     snapshots = SnapshotRule(every=16, delay=2)
 
     def __init__(self, folder: Path) -> None:

@@ -7,73 +7,27 @@ from typing import Any
 
 import pytest
 
-from hcefs.access.facts import AccountKind
 from hcefs.errors import HcefsError
-from hcefs.evidence.proof import ANCHOR_DELAY_MS, ReceiptBatch, make_batch
-from hcefs.evidence.receipt import ChainHead, Receipt
+from hcefs.evidence.proof import ANCHOR_DELAY_MS, ReceiptBatch
 from hcefs.ledger.anchored import AnchorProof, find_anchor
-from hcefs.ledger.block import Block, sign_block, transaction_root
 from hcefs.ledger.terms import Terms
 from hcefs.ledger.transactions import Upgrade
 from hcefs.ledger.transactions_receipts import AnchorReceipts
-from tests.unit.ledger.clusters import OPERATORS
-from tests.unit.ledger.scenario import Scenario
-from tests.vectors.generate_receipts import draft
-
-
-class Anchoring(Scenario):
-    """Version 4 in force, and two nodes."""
-
-    def __init__(self, version: int = 4) -> None:
-        super().__init__()
-        for number in range(2, version + 1):
-            self.submit(Upgrade(number, self.height + 2), *OPERATORS)
-            self.register(f"filler {number}", AccountKind.INSTITUTION, *OPERATORS)
-        for name in ("n1", "n2"):
-            self.register(name, AccountKind.NODE, *OPERATORS)
-        self.head = ChainHead.start(self.genesis.cluster, self.account("n1"))
-
-    def batch(self, count: int = 3, **changes: Any) -> ReceiptBatch:
-        """The next receipts of n1, cut now."""
-        before, encoded, head = self.head, [], self.head
-        for _ in range(count):
-            time_ms = max(self.time_ms, head.time_ms)
-            receipt = Receipt.of(draft(), self.account("n1"), head.sequence + 1, head.hash, time_ms)
-            encoded.append(receipt.encode())
-            head = head.followed_by(encoded[-1])
-        anchor = self.view.receipt_anchor(self.account("n1"))
-        since = anchor.batch.until_ms if anchor is not None else 0
-        batch = make_batch(encoded, before, self.account("n1"), since, self.time_ms)
-        self.head = ChainHead(head.sequence, head.hash, batch.until_ms)
-        return replace(batch, **changes)
-
-    def seal(self, transactions: list[bytes]) -> Block:
-        """A signed block of any transactions, which is not applied."""
-        assert self.header is not None
-        header = replace(
-            self.header,
-            height=self.height + 1,
-            time_ms=self.time_ms,
-            transaction_root=transaction_root(transactions),
-            previous=self.header.hash(),
-        )
-        return sign_block(header, transactions, self.writer)
-
-    def refused(self, batch: ReceiptBatch, *names: str) -> str:
-        return self.refusal(AnchorReceipts(batch), *(names or ("n1",))).reason
+from tests.unit.ledger.anchoring import Anchoring
 
 
 def test_batches_continue_each_other() -> None:
     world = Anchoring()
-    heights = []
+    heights = [0]
     for count in (3, 1, 4096):
         batch = world.batch(count)
         world.submit(AnchorReceipts(batch), "n1")
         anchor = world.view.receipt_anchor(world.account("n1"))
-        assert anchor is not None and anchor.batch == batch
-        assert (anchor.height, anchor.before_height) == (world.height, (heights or [0])[-1])
+        assert anchor is not None
+        assert anchor.batch == batch
+        assert (anchor.height, anchor.before_height) == (world.height, heights[-1])
         heights.append(world.height)
-    assert anchor.batch.last == 4100
+    assert world.head.sequence == 4100
     assert world.view.receipt_anchor(world.account("n2")) is None
 
 
