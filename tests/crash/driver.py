@@ -21,6 +21,7 @@ from hcefs.runtime import SystemRuntime
 from tests.crash.erasure_scenario import Erases
 from tests.crash.ledger_scenario import Ledger
 from tests.crash.mutations import MUTATIONS
+from tests.crash.receipt_scenario import Receipts
 from tests.crash.scenarios import SCENARIOS, Scenario
 from tests.crash.snapshot_scenario import SnapshotJoins
 from tests.crash.term_scenario import TermBegins
@@ -30,6 +31,7 @@ PHASE_SECONDS = 60.0
 ALL: dict[str, Callable[[Path, SystemRuntime], Scenario]] = {
     made.name: made  # type: ignore[attr-defined]
     for made in (*SCENARIOS, *UPKEEP_SCENARIOS, Erases, Ledger, TermBegins, SnapshotJoins)
+    for made in (*SCENARIOS, *UPKEEP_SCENARIOS, Ledger, TermBegins, SnapshotJoins, Receipts)
 }
 
 _context = multiprocessing.get_context("forkserver")

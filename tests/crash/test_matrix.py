@@ -31,6 +31,7 @@ NAMES = """
     relayout/enter-layout relayout/drop-shards relayout/drop-named
     replaced/names replaced/shards replaced/mark
     migrate/page migrate/mark
+    receipts/made receipts/written receipts/cut receipts/anchor-submitted receipts/anchor-noted
     ledger/block-signed ledger/block-written ledger/head-signed ledger/head-written
     follower/verified follower/written follower/told
     stand-in/offered stand-in/taken stand-in/deleted stand-in/unmarked
