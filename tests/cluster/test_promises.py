@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from hcefs.errors import (
     Invalid,
     Unavailable,
 )
+from hcefs.evidence.receipt import ReceiptKind
 from hcefs.ids import BlobId, GrantId, PutKey, RecordId
 from hcefs.integrity import blake3_digest, merkle_root, root_of_peaks, verify_consistency
 from hcefs.ledger.transactions import (
@@ -345,6 +347,69 @@ async def test_promise_3_a_stale_lease_fails_closed(
     assert await none_serves()
     await cluster.start(LEDGER)
     await until(all_serve, "every node serves again")
+
+
+# -- 4
+
+
+async def read_until_the_end(
+    cluster: LiveCluster, doctor: Client, blob: BlobId, first: int, got: set[int]
+) -> None:
+    """Get one range after the other, each with a start of its own, until the cluster is gone."""
+    for start in range(first, first + 1000, 7):
+        stream = await doctor.get(
+            cluster.record, blob, grant=cluster.grants["doctor"], start=start, length=64
+        )
+        await stream.read()
+        got.add(start)
+
+
+async def test_promise_4_access_leaves_evidence_first(
+    mortal_cluster: LiveCluster, open_client: OpenClient
+) -> None:
+    """Whatever was received before every process is killed at once has its receipts after it."""
+    cluster = mortal_cluster
+    doctor = await open_client(cluster, "doctor")
+    patient = await open_client(cluster, "patient")
+    hospital = await open_client(cluster, "hospital")
+    data = some_bytes(2 * MIB, 44)
+    stored = await hospital.put(cluster.record, data, grant=cluster.grants["hospital"])
+    blob = stored.ref.blob
+    got: set[int] = set()
+    readers = [
+        asyncio.create_task(read_until_the_end(cluster, doctor, blob, first, got))
+        for first in range(7)
+    ]
+
+    async def enough() -> bool:
+        return len(got) >= 40
+
+    await until(enough, "some ranges were received")
+    everyone = cluster.folder.process_names()
+    cluster.kill(*everyone)
+    for reader in readers:
+        reader.cancel()
+    await asyncio.gather(*readers, return_exceptions=True)
+    await cluster.start(*everyone)
+
+    async def complete() -> bool:
+        _, audit = await patient.audit(cluster.record)
+        return not audit.silent
+
+    await until(complete, "every node answers with its receipts")
+    _, audit = await patient.audit(cluster.record)
+    assert audit.unexplained == ()
+    about = [each.receipt for each in audit.touches if each.receipt.blobs == (blob,)]
+    accesses = {r.range_start: r for r in about if r.receipt_kind is ReceiptKind.ACCESS}
+    assert got <= accesses.keys()
+    for start in got:
+        access = accesses[start]
+        assert (access.presenter, access.permitted) == (doctor.account, True)
+        holders = {r.node for r in about if r.request == access.request and r.is_decision}
+        # k = 4 shards were read, and the node that was called may hold one of them.
+        assert len(holders) >= 4
+    numbers = Counter((r.node, r.sequence) for r in about)
+    assert max(numbers.values()) == 1
 
 
 # -- 5
