@@ -15,8 +15,8 @@ from hcefs.client.nodes import NodeClient
 from hcefs.errors import Corrupt, HcefsError, Invalid
 from hcefs.evidence.proof import ReceiptProof
 from hcefs.ids import GrantId, RecordId
-from hcefs.ledger.anchored import AnchorProof
 from hcefs.ledger.audit_file import Audit, AuditFile, NodeAudit, check_audit
+from hcefs.ledger.inclusion import TransactionProof
 from hcefs.placement.cluster_map import Node, NodeState
 from hcefs.transport.retry import retrying
 from hcefs.wire.v1 import audit_pb2
@@ -68,13 +68,13 @@ class AuditClient(NodeClient):
     ) -> NodeAudit:
         proofs: list[ReceiptProof] = []
         unanchored: list[bytes] = []
-        anchors: dict[bytes, AnchorProof] = {}
+        anchors: dict[bytes, TransactionProof] = {}
         after = 0
         for _ in range(PAGES_MAX):
             page = await self._page(node, record, purpose, after)
             proofs += map(ReceiptProof.decode, page.proofs)
             unanchored += page.unanchored
-            anchors.update((data, AnchorProof.decode(data)) for data in page.anchors)
+            anchors.update((data, TransactionProof.decode(data)) for data in page.anchors)
             if not page.next:
                 return NodeAudit(
                     node.account, node.node_id, "", asked_ms, tuple(proofs),

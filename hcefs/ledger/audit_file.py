@@ -28,8 +28,9 @@ from hcefs.errors import Corrupt, HcefsError, Invalid
 from hcefs.evidence.proof import ReceiptBatch, ReceiptProof, require_follows
 from hcefs.evidence.receipt import Receipt, ReceiptKind, read_receipt
 from hcefs.ids import AccountId, RecordId, RequestId
-from hcefs.ledger.anchored import AnchorProof
+from hcefs.ledger.anchored import check_anchor
 from hcefs.ledger.genesis import Genesis
+from hcefs.ledger.inclusion import TransactionProof
 from hcefs.ledger.terms import SignedTermChange, founders_terms
 
 NODES_MAX = 4096
@@ -53,7 +54,7 @@ class NodeAudit(Encoded):
     asked_ms: int
     proofs: tuple[ReceiptProof, ...]
     unanchored: tuple[bytes, ...]
-    anchors: tuple[AnchorProof, ...]
+    anchors: tuple[TransactionProof, ...]
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def check_audit(file: AuditFile) -> Audit:
             continue
         try:
             anchored = {
-                anchor.check(terms): (anchor.header.time_ms, anchor.header.height)
+                check_anchor(anchor, terms): (anchor.header.time_ms, anchor.header.height)
                 for anchor in node.anchors
             }
             _check_one_history(anchored)

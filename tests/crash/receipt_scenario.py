@@ -14,7 +14,8 @@ from hcefs.evidence.proof import BatchProver
 from hcefs.evidence.receipt import ChainHead, Receipt
 from hcefs.evidence.upkeep_tally import UpkeepTally
 from hcefs.ids import RequestId
-from hcefs.ledger.anchored import AnchorProof
+from hcefs.ledger.anchored import check_anchor
+from hcefs.ledger.inclusion import TransactionProof
 from hcefs.ledger.rows import SubmitResult
 from hcefs.ledger.terms import Terms
 from hcefs.ledger.transactions import Transaction, Upgrade
@@ -165,7 +166,8 @@ class Receipts(Scenario):
             note = self.store.anchor_of(number)
             if note is None:
                 return [f"receipt {number} is anchored, and nobody noted where"]
-            anchored = AnchorProof.decode(note.proof).check(Terms(self.facts.genesis))
+            proof = TransactionProof.decode(note.proof)
+            anchored = check_anchor(proof, Terms(self.facts.genesis))
             encoded = self.store.receipts(anchored.first, anchored.last)
             BatchProver(note.batch, encoded).prove(number).check()
         return []

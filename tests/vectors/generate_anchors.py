@@ -6,8 +6,9 @@ from typing import Any
 
 from hcefs.evidence.receipt import ReceiptKind
 from hcefs.ids import RequestId
-from hcefs.ledger.anchored import AnchorProof, find_anchor
+from hcefs.ledger.anchored import find_anchor
 from hcefs.ledger.audit_file import AuditFile
+from hcefs.ledger.inclusion import TransactionProof
 from hcefs.ledger.transactions_receipts import AnchorReceipts
 from hcefs.store.receipts import AnchorNote, ReceiptHead
 from tests.unit.ledger.anchoring import Anchoring
@@ -35,7 +36,7 @@ def audit_file() -> AuditFile:
     )
 
 
-def proof() -> AnchorProof:
+def proof() -> TransactionProof:
     """Of a batch that is alone in its block."""
     world = Anchoring()
     batch = world.batch()
@@ -56,7 +57,7 @@ def vectors() -> dict[str, Any]:
         "anchor-receipts": AnchorReceipts(batch).encode().hex(),
         "receipt-anchor": anchor.encode().hex(),
         "app_hash": world.app_hash.hex(),
-        "anchor-proof": proof().encode().hex(),
+        "transaction-proof": proof().encode().hex(),
         "anchor-note": AnchorNote(batch, anchor.height, proof().encode()).encode().hex(),
         "receipt-head": ReceiptHead(3, batch.chain, batch.cut_ms, 1234).encode().hex(),
         "audit-file": audit_file().encode().hex(),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from hcefs.encoding import Encoded
-from hcefs.ledger.anchored import AnchorProof
+from hcefs.ledger.anchored import check_anchor
 from hcefs.ledger.audit_file import AuditFile, check_audit
 from hcefs.ledger.cluster_facts import ReceiptAnchor
+from hcefs.ledger.inclusion import TransactionProof
 from hcefs.ledger.terms import Terms
 from hcefs.ledger.transactions_receipts import AnchorReceipts
 from hcefs.store.receipts import AnchorNote, ReceiptHead
@@ -17,7 +18,7 @@ from tests.vectors.generate_anchors import vectors
 
 FROZEN = generate.frozen("anchors")
 TYPES: tuple[type[Encoded], ...] = (
-    AnchorReceipts, ReceiptAnchor, AnchorProof, AnchorNote, ReceiptHead, AuditFile,
+    AnchorReceipts, ReceiptAnchor, TransactionProof, AnchorNote, ReceiptHead, AuditFile,
 )  # fmt: skip
 
 
@@ -36,7 +37,8 @@ def test_frozen_values_are_read_back(cls: type[Encoded]) -> None:
 
 
 def test_the_frozen_proof_holds() -> None:
-    found = AnchorProof.decode(bytes.fromhex(FROZEN["anchor-proof"])).check(Terms(make_genesis()))
+    proof = TransactionProof.decode(bytes.fromhex(FROZEN["transaction-proof"]))
+    found = check_anchor(proof, Terms(make_genesis()))
     assert found == AnchorReceipts.decode(bytes.fromhex(FROZEN["anchor-receipts"])).batch
 
 

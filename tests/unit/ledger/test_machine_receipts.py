@@ -9,7 +9,8 @@ import pytest
 
 from hcefs.errors import HcefsError
 from hcefs.evidence.proof import ANCHOR_DELAY_MS, ReceiptBatch
-from hcefs.ledger.anchored import AnchorProof, find_anchor
+from hcefs.ledger.anchored import check_anchor, find_anchor
+from hcefs.ledger.inclusion import TransactionProof
 from hcefs.ledger.terms import Terms
 from hcefs.ledger.transactions import Upgrade
 from hcefs.ledger.transactions_receipts import AnchorReceipts
@@ -77,7 +78,7 @@ def test_version_3_anchors_nothing() -> None:
     assert world.refused(world.batch()) == "unsupported"
 
 
-def anchored() -> tuple[Anchoring, ReceiptBatch, AnchorProof]:
+def anchored() -> tuple[Anchoring, ReceiptBatch, TransactionProof]:
     world = Anchoring()
     batch = world.batch()
     signed = world.sign(AnchorReceipts(batch), "n1")
@@ -89,8 +90,8 @@ def anchored() -> tuple[Anchoring, ReceiptBatch, AnchorProof]:
 
 def test_an_anchor_is_proved_from_its_block_alone() -> None:
     world, batch, proof = anchored()
-    again = AnchorProof.decode(proof.encode())
-    assert again.check(Terms(world.genesis)) == batch
+    again = TransactionProof.decode(proof.encode())
+    assert check_anchor(again, Terms(world.genesis)) == batch
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_an_anchor_is_proved_from_its_block_alone() -> None:
 def test_a_changed_proof_proves_nothing(changes: dict[str, Any]) -> None:
     world, _, proof = anchored()
     with pytest.raises(HcefsError) as caught:
-        replace(proof, **changes).check(Terms(world.genesis))
+        check_anchor(replace(proof, **changes), Terms(world.genesis))
     assert caught.value.reason == "bad-anchor"
 
 
@@ -120,7 +121,7 @@ def test_an_anchor_in_a_block_of_another_time_proves_nothing() -> None:
     late = find_anchor(block, batch)
     assert late is not None
     with pytest.raises(HcefsError) as caught:
-        late.check(Terms(world.genesis))
+        check_anchor(late, Terms(world.genesis))
     assert caught.value.reason == "bad-anchor-time"
 
 
