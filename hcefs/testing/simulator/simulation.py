@@ -26,6 +26,7 @@ from hcefs.testing.simulator.checkers import (
     erased,
     freshness,
     readable,
+    receipts,
     secrecy,
     whole,
 )
@@ -181,6 +182,7 @@ class Simulation:
         await readable.listed(world, self.history)
         durability.check(world, self.history)
         self._ledger.check(world, self.history)
+        receipts.check(world)
         secrecy.check(world, secrecy.secrets_of(world))
         secrecy.no_key_twice(world)
         for revoked in self.history.revoked:
@@ -211,6 +213,7 @@ class Simulation:
             keep_node(world, node, self._fail)
         await self._serves_again("the day")
         collected.check(world)
+        receipts.check(world)
         durability.check(world, self.history)
         await readable.check(world, self.history, self._workload)
         await self._the_record_ends()
