@@ -247,10 +247,13 @@ def _drafts(
     drafts = []
     for group in presented.groups:
         parts: dict[str, tuple[HcefsError | None, list[BlobId]]] = {}
-        for blob in group.ids():
-            error = denial if denial is not None else refused.get((group.record, blob))
-            reason = error.reason if error is not None else ""
-            parts.setdefault(reason, (error, []))[1].append(blob)
+        if denial is not None or not refused:
+            parts[""] = (denial, list(group.ids()))
+        else:
+            for blob in group.ids():
+                error = refused.get((group.record, blob))
+                reason = error.reason if error is not None else ""
+                parts.setdefault(reason, (error, []))[1].append(blob)
         use = presented.tokens[group.token].use
         drafts += [
             decision_draft(

@@ -40,6 +40,9 @@ WAITING_MAX = 16_384
 GROUP_MAX = 1024
 """Most receipts of one write, and a request more."""
 
+NOTED_SECONDS = 1.0
+"""How long receipts that nobody waits for wait for those of others, so that they cost no write."""
+
 log = logging.getLogger(__name__)
 
 _Waiting = tuple[Sequence[ReceiptDraft], "asyncio.Future[None] | None"]
@@ -66,6 +69,7 @@ class ReceiptLog:
         self._queue: deque[_Waiting] = deque()
         self._waiting = 0
         self._task: asyncio.Task[None] | None = None
+        self._later: asyncio.Task[None] | None = None
 
     @property
     def head(self) -> ReceiptHead | None:
@@ -86,11 +90,14 @@ class ReceiptLog:
         await done
 
     def note(self, drafts: Sequence[ReceiptDraft]) -> None:
-        """Have receipts written with the next ones; nobody learns whether they were."""
-        try:
-            self._enter(drafts, None)
-        except Exhausted:
+        """Have receipts written with the next ones, or soon; nobody learns whether they were."""
+        if self._waiting + len(drafts) > WAITING_MAX:
             self._metrics.count("receipt_failures_total", reason="busy")
+            return
+        self._waiting += len(drafts)
+        self._queue.append((drafts, None))
+        if self._later is None or self._later.done():
+            self._later = self._runtime.spawn(self._soon(), name="receipts-noted")
 
     async def resume(self) -> None:
         """Learn where the chain ends, unless that is known.
@@ -124,13 +131,17 @@ class ReceiptLog:
         return max(0, self._head.sequence - last) if self._head is not None else 0
 
     async def close(self) -> None:
-        """Wait for what is being written; nothing may be given any more."""
-        if self._task is not None:
-            await asyncio.gather(self._task, return_exceptions=True)
+        """Write what waits; nothing may be given any more."""
+        if self._later is not None:
+            self._later.cancel()
+        if self._queue:
+            self._begin()
+        tasks = [task for task in (self._later, self._task) if task is not None]
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     # -- the writer
 
-    def _enter(self, drafts: Sequence[ReceiptDraft], done: asyncio.Future[None] | None) -> None:
+    def _enter(self, drafts: Sequence[ReceiptDraft], done: asyncio.Future[None]) -> None:
         if self._waiting + len(drafts) > WAITING_MAX and self._waiting:
             raise Exhausted(
                 "too many receipts wait for this node's disk, and nothing is served without: "
@@ -139,8 +150,16 @@ class ReceiptLog:
             )
         self._waiting += len(drafts)
         self._queue.append((drafts, done))
+        self._begin()
+
+    def _begin(self) -> None:
         if self._task is None or self._task.done():
             self._task = self._runtime.spawn(self._run(), name="receipts")
+
+    async def _soon(self) -> None:
+        await self._runtime.sleep(NOTED_SECONDS)
+        if self._queue:
+            self._begin()
 
     async def _run(self) -> None:
         while self._queue:
