@@ -106,7 +106,10 @@ FAMILIES: Final[tuple[Family, ...]] = (
     _counter(
         "receipt_failures_total", "Times that receipts could not be written, by reason.", "reason"
     ),
-    _counter("denials_limited_total", "Denials refused unseen, because an account had too many."),
+    _counter(
+        "denials_limited_total",
+        "Denials that a holder refused unseen, because an account had too many.",
+    ),
     _counter("receipt_anchors_total", "Batches of receipts anchored, by outcome.", "outcome"),
     _gauge("receipts_unanchored", "Receipts here that the ledger does not have yet."),
     _gauge(

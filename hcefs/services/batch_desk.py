@@ -195,9 +195,7 @@ class BatchDesk:
         )
         return call, permit
 
-    async def _told(
-        self, presented: PresentedBatch, error: HcefsError, began: float
-    ) -> HcefsError:
+    async def _told(self, presented: PresentedBatch, error: HcefsError, began: float) -> HcefsError:
         """As for one request: true reasons only for who has a part in every group."""
         if not isinstance(error, Denied):
             return error

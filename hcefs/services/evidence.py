@@ -10,8 +10,9 @@ Invariants:
   was asked for it (*release*), with the same request id, durably before anything is served.
 * The calls of one signed request through one node are one release: its proof names method,
   record, blob, range and gateway, and ends after a minute.
-* Denials of who proved itself are receipted too, at most ``DENIALS_A_SECOND`` an account;
-  beyond that the account is told to come back later, so that nobody fills the disk.
+* Denials of who proved itself are receipted too.  So that nobody fills the disk, the entry
+  node bounds them by the account's rate (:mod:`hcefs.services.rates`), before it decides; a
+  holder, which a gateway may ask as often as it likes, takes ``DENIALS_A_SECOND``.
 * Who did not prove itself is counted, and leaves no receipt.
 
 Not guaranteed: *closing* receipts, which are written when a stream has ended.
@@ -38,7 +39,7 @@ from hcefs.runtime import Runtime
 from hcefs.store.receipt_log import ReceiptLog
 
 DENIALS_A_SECOND = 20
-"""Receipted denials of one account; more are refused unseen."""
+"""Receipted denials of one account at a holder; more are refused unseen."""
 
 DENIED_ACCOUNTS_MAX = 4096
 RELEASES_MAX = 1 << 16
@@ -129,7 +130,7 @@ class Evidence:
         if release and any(draft.permitted for draft in drafts):
             await self._release(proof, drafts)
             return
-        if not all(draft.permitted for draft in drafts):
+        if release:
             self._limit(drafts[0].presenter)
         await self._log.write(drafts)
 
@@ -137,8 +138,8 @@ class Evidence:
         if not self._denials.take(presenter):
             self._metrics.count("denials_limited_total")
             raise Exhausted(
-                f"more than {DENIALS_A_SECOND} requests of this account within a second were "
-                "denied: ask only for what is permitted, and later",
+                f"more than {DENIALS_A_SECOND} requests of this account were denied at this holder "
+                "within a second: ask only for what is permitted, and later",
                 reason="too-many-denials",
             )
 
