@@ -12,7 +12,7 @@ import asyncio
 
 from hcefs.client.authorize import Right, Scope
 from hcefs.client.nodes import NodeClient
-from hcefs.errors import Corrupt, HcefsError, Invalid
+from hcefs.errors import Corrupt, Denied, HcefsError, Invalid
 from hcefs.evidence.proof import ReceiptProof
 from hcefs.ids import GrantId, RecordId
 from hcefs.ledger.audit_file import Audit, AuditFile, NodeAudit, check_audit
@@ -33,16 +33,17 @@ class AuditClient(NodeClient):
     async def audit(self, record: RecordId, *, purpose: str = "PATRQT") -> tuple[AuditFile, Audit]:
         """What all nodes know about a record, as a file that proves itself, and what it proves.
 
-        For the record's owner.  A node whose answer is not what it claims counts as one that
-        did not answer, with that reason.
+        For the record's owner.  A node that refuses, or whose answer is not what it claims,
+        counts as one that did not answer, with that reason.
 
         Raises:
-            Denied: not the owner, by the first node that says so.
+            Denied: not the owner: no node answers, and one says so.
             Corrupt: what the ledger serves is not of this cluster.
         """
         genesis, terms = await self.genesis(), await self.terms()
         current = await self.cluster_map()
         gate = asyncio.Semaphore(NODES_AT_ONCE)
+        denials: list[Denied] = []
 
         async def ask(node: Node) -> NodeAudit:
             if node.state is NodeState.REMOVED:
@@ -53,12 +54,14 @@ class AuditClient(NodeClient):
                     found = await self._receipts_of(node, record, purpose, asked_ms)
                     check_audit(AuditFile(genesis, terms.changes, record, asked_ms, (found,)))
                 except HcefsError as error:
-                    if error.reason in ("not-the-owner", "unknown-record"):
-                        raise
+                    if isinstance(error, Denied):
+                        denials.append(error)
                     return _silent(node, error.reason, asked_ms)
             return found
 
         answers = await asyncio.gather(*(ask(node) for node in current.nodes))
+        if denials and all(each.problem for each in answers):
+            raise denials[0]
         ordered = tuple(sorted(answers, key=lambda each: each.node_id))
         file = AuditFile(genesis, terms.changes, record, self.runtime.now_ms(), ordered)
         return file, check_audit(file)
