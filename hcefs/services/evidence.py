@@ -70,18 +70,18 @@ class Releases:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._known: OrderedDict[bytes, tuple[int, asyncio.Future[None]]] = OrderedDict()
+        self._known: OrderedDict[bytes, tuple[int, asyncio.Future[bool]]] = OrderedDict()
 
-    def find(self, key: bytes) -> asyncio.Future[None] | None:
-        """The end of writing that receipt, if it was begun and its proof still counts."""
+    def find(self, key: bytes) -> asyncio.Future[bool] | None:
+        """Whether that receipt is written, once it is known; None: nobody began to."""
         known = self._known.get(key)
         if known is None or self._runtime.now_ms() - known[0] > 2 * PROOF_WINDOW_MS:
             return None
         return known[1]
 
-    def begin(self, key: bytes) -> asyncio.Future[None]:
+    def begin(self, key: bytes) -> asyncio.Future[bool]:
         """Note that a receipt is being written."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         # Whoever waits learns of a failure; when nobody does, it is no fault.
         done.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         self._known.pop(key, None)
@@ -145,31 +145,25 @@ class Evidence:
 
     async def _release(self, proof: bytes, drafts: Sequence[ReceiptDraft]) -> None:
         key = blake3_digest(drafts[0].peer + drafts[0].request + proof)
-        known = self._releases.find(key)
-        if known is not None:
-            await asyncio.shield(known)
-            return
+        while (known := self._releases.find(key)) is not None:
+            if await asyncio.shield(known):
+                return
         done = self._releases.begin(key)
         try:
             await self._log.write(drafts)
         except BaseException as error:
-            # A caller that went away says nothing of the disk: others write it again.
             self._releases.forget(key)
-            done.set_exception(error if isinstance(error, HcefsError) else _interrupted())
+            if isinstance(error, HcefsError):
+                done.set_exception(error)
+            else:
+                # Its caller went away, which says nothing of the disk: another one tries.
+                done.set_result(False)
             raise
-        done.set_result(None)
+        done.set_result(True)
 
     def closing(self, draft: ReceiptDraft) -> Closing:
         """What to close when the stream of this access ends."""
         return Closing(self._log, draft)
-
-
-def _interrupted() -> Exhausted:
-    return Exhausted(
-        "the call that wrote this request's receipt was interrupted: ask again",
-        reason="busy",
-        retry_after_ms=0,
-    )
 
 
 def decision_draft(
