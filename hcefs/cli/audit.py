@@ -237,7 +237,7 @@ def _print_verdict(console: Console, audit: Audit) -> None:
     for touch in audit.unexplained:
         text = (
             f"{touch.receipt.node} released to {touch.receipt.peer}, which has no receipt of "
-            f"request {touch.receipt.request}: it hides an access"
+            f"request {touch.receipt.request}: it hides an access, or has lost its disk"
         )
         console.print(Text(text, style="red"))
     if audit.is_complete:
