@@ -30,8 +30,9 @@ from tests.crash.upkeep_scenarios import UPKEEP_SCENARIOS
 PHASE_SECONDS = 60.0
 ALL: dict[str, Callable[[Path, SystemRuntime], Scenario]] = {
     made.name: made  # type: ignore[attr-defined]
-    for made in (*SCENARIOS, *UPKEEP_SCENARIOS, Erases, Ledger, TermBegins, SnapshotJoins)
-    for made in (*SCENARIOS, *UPKEEP_SCENARIOS, Ledger, TermBegins, SnapshotJoins, Receipts)
+    for made in (
+        *SCENARIOS, *UPKEEP_SCENARIOS, Erases, Ledger, TermBegins, SnapshotJoins, Receipts,
+    )  # fmt: skip
 }
 
 _context = multiprocessing.get_context("forkserver")
