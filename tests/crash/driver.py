@@ -31,8 +31,14 @@ PHASE_SECONDS = 60.0
 ALL: dict[str, Callable[[Path, SystemRuntime], Scenario]] = {
     made.name: made  # type: ignore[attr-defined]
     for made in (
-        *SCENARIOS, *UPKEEP_SCENARIOS, Erases, Ledger, TermBegins, SnapshotJoins, Receipts,
-    )  # fmt: skip
+        *SCENARIOS,
+        *UPKEEP_SCENARIOS,
+        Erases,
+        Ledger,
+        TermBegins,
+        SnapshotJoins,
+        Receipts,
+    )
 }
 
 _context = multiprocessing.get_context("forkserver")
