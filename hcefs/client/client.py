@@ -8,6 +8,7 @@ from one event loop; calls may run at the same time.
 
 from __future__ import annotations
 
+from hcefs.client.audit import AuditClient
 from hcefs.client.bundle import BundleClient
 from hcefs.client.certify import CertificateClient
 from hcefs.client.emergency import EmergencyClient
@@ -17,7 +18,13 @@ from hcefs.client.requests import RequestClient
 
 
 class Client(
-    EmergencyClient, RequestClient, KeyClient, BundleClient, EvidenceClient, CertificateClient
+    EmergencyClient,
+    RequestClient,
+    KeyClient,
+    BundleClient,
+    EvidenceClient,
+    CertificateClient,
+    AuditClient,
 ):
     """A client of one cluster for one account::
 
