@@ -40,6 +40,9 @@ from hcefs.upkeep.worker import Progress
 LOOK_SECONDS = 1.0
 """How often it is looked whether there is something to anchor."""
 
+RETRY_SECONDS = 5.0
+"""After a submission that failed."""
+
 HOUR_SECONDS = 3600.0
 log = logging.getLogger(__name__)
 
@@ -81,6 +84,7 @@ class ReceiptAnchorer:
         self._since: float | None = None
         self._since_number = 0
         self._noted = 0
+        self._not_before = 0.0
         self._hour = runtime.monotonic()
         self._forked = False
 
@@ -132,6 +136,8 @@ class ReceiptAnchorer:
         self._watch(waiting)
         if not waiting or not self._is_rights():
             return Progress.IDLE
+        if self._runtime.monotonic() < self._not_before:
+            return Progress.IDLE
         if waiting < self._receipts_min and self.age_seconds() < self._interval:
             return Progress.IDLE
         return await self._anchor(anchor.batch if anchor is not None else None)
@@ -182,7 +188,9 @@ class ReceiptAnchorer:
             return Progress.IDLE
         except HcefsError as error:
             self._metrics.count("receipt_anchors_total", outcome=error.kind)
-            raise
+            log.warning("receipts are not anchored: %s (%s)", error.kind, error.reason)
+            self._not_before = self._runtime.monotonic() + RETRY_SECONDS
+            return Progress.IDLE
         crash_point(CrashPoint.ANCHOR_SUBMITTED)
         self._metrics.count("receipt_anchors_total", outcome="ok")
         return Progress.IDLE
