@@ -6,6 +6,7 @@ no account, no key, no network.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from hcefs.cli.output import (
 )
 from hcefs.cli.session import Names, client_of, run
 from hcefs.client.audit import read_audit
+from hcefs.client.audit_export import ExportedAudit, export_audit
 from hcefs.durable_files import write_private
 from hcefs.errors import Corrupt
 from hcefs.evidence.receipt import Receipt, ReceiptKind
@@ -79,6 +81,38 @@ def prove(
         _print_verdict(console, audit)
 
     show({"file": str(output), **_as_data(file, audit)}, as_json=as_json, human=human)
+
+
+@app.command("export")
+@verb
+def export(
+    record: RecordArgument,
+    output: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write the events.")],
+    account: AsOption,
+    directory: FolderOption = Path(DEFAULT_FOLDER),
+    as_json: JsonOption = False,
+) -> None:
+    """Write who touched a record as a FHIR R4 Bundle of AuditEvents (IHE BALP patterns)."""
+    layout = folder(directory)
+    found = run(_export(layout, account, RecordId.parse(record)))
+    text = json.dumps(found.bundle, indent=1, sort_keys=True) + "\n"
+    write_private(output, text.encode())
+    entries = len(found.bundle["entry"])
+
+    def human(console: Console) -> None:
+        console.print(Text(f"{output}: {entries} AuditEvents"))
+        if found.without_event:
+            text = f"{found.without_event} receipts of ends and upkeep are no events of their own"
+            console.print(Text(text))
+        _print_verdict(console, found.audit)
+
+    data = {"file": str(output), "events": entries, "complete": found.audit.is_complete}
+    show(data, as_json=as_json, human=human)
+
+
+async def _export(layout: ClusterFolder, account: str, record: RecordId) -> ExportedAudit:
+    async with client_of(layout, account) as client:
+        return await export_audit(client, record)
 
 
 @app.command("verify")
@@ -229,7 +263,7 @@ def _print_verdict(console: Console, audit: Audit) -> None:
     proved = len(audit.touches) - audit.unproved
     console.print(Text(f"{proved} receipts are anchored on the ledger and proved"))
     if audit.unproved:
-        text = f"{audit.unproved} receipts wait for their anchor: ask again in a minute"
+        text = f"{audit.unproved} receipts wait for their anchor: ask again in some seconds"
         console.print(Text(text, style="yellow"))
     for node in audit.silent:
         text = f"node {node.node_id} did not answer ({node.problem}): what it knows is missing here"

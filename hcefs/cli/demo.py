@@ -29,6 +29,7 @@ from rich.text import Text
 
 from hcefs.cli import demo_report
 from hcefs.cli.demo_attacks import end_rights
+from hcefs.cli.demo_audit import who_looked
 from hcefs.cli.demo_data import Exhibit, find_exhibits
 from hcefs.cli.demo_emergency import break_glass
 from hcefs.cli.demo_erase import erase_record
@@ -52,6 +53,7 @@ STEPS: tuple[tuple[str, Step], ...] = (
     ("They return; a shard is damaged", damage_one),
     ("Revoked, expired, stolen, forged", end_rights),
     ("The glass is broken, and mended", break_glass),
+    ("Who looked at my record?", who_looked),
     ("A record is held, then erased", erase_record),
     ("No plaintext and no keys on disk", search_disks),
     ("Ledger and metrics tell the story", show_evidence),

@@ -119,6 +119,7 @@ def _show(report: Report, path: Path, as_json: bool) -> None:
         "not_proved": list(LIMITS),
         "entries": report.entries,
         "rights": report.rights,
+        "accesses": report.accesses,
     }
 
     def human(console: Console) -> None:
@@ -129,6 +130,7 @@ def _show(report: Report, path: Path, as_json: bool) -> None:
                 ("record", report.record),
                 ("entries", len(report.entries)),
                 ("rights", len(report.rights)),
+                ("accesses", len(report.accesses)),
             ],
         )
         for line in report.proved:

@@ -2,7 +2,8 @@
 
 Owns the bytes of a bundle and how one is gathered.  A bundle shows the genesis, the
 transactions that opened the record, gave and ended rights and appended entries, each with
-its path to a signed block; all leaves; what nodes state about the record; and of each
+its path to a signed block; all leaves; what nodes state about the record; for the owner, who
+touched it, by receipts that are anchored on the ledger; and of each
 entry the opening and the core, with the writer's signature over the content.  With
 payloads it shows their data keys as well, so that a reader can seal them again and compare.
 
@@ -17,9 +18,10 @@ Source: docs/decisions/0037-evidence.md.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from hcefs.client.audit import AuditClient
 from hcefs.client.authorize import Right, Scope
 from hcefs.client.ledger import CALL_SECONDS
 from hcefs.client.listing import Entry, ListClient, Listing
@@ -28,6 +30,7 @@ from hcefs.encoding import Encoded
 from hcefs.errors import Conflict, HcefsError, NotFound, Unavailable
 from hcefs.formats.pack import PackOpening
 from hcefs.ids import AccountId, GrantId, RecordId
+from hcefs.ledger.audit_file import NodeAudit
 from hcefs.ledger.inclusion import TransactionProof
 from hcefs.ledger.record_statement import RecordStatement
 from hcefs.ledger.transactions import SignedTransaction
@@ -65,7 +68,8 @@ class EvidenceBundle(Encoded):
     """What ``evidence.cbor`` in a bundle holds; parts are the canonical bytes of their types.
 
     ``transactions`` are TransactionProofs, ``leaves`` the record's leaves in order,
-    ``statements`` RecordStatements of different nodes.
+    ``statements`` RecordStatements of different nodes, ``receipts`` ReceiptProofs of those
+    that are anchored by one of the transactions.
     """
 
     KIND = "evidence-bundle"
@@ -78,9 +82,10 @@ class EvidenceBundle(Encoded):
     leaves: tuple[bytes, ...]
     entries: tuple[EvidenceEntry, ...]
     statements: tuple[bytes, ...]
+    receipts: tuple[bytes, ...]
 
 
-class EvidenceClient(ListClient):
+class EvidenceClient(ListClient, AuditClient):
     """The part of a client that gathers evidence."""
 
     async def evidence(
@@ -122,7 +127,9 @@ class EvidenceClient(ListClient):
         entries = await asyncio.gather(
             *(self._evidence_entry(entry, right, payloads, room) for entry in listing)
         )
-        transactions = await self._transactions(listing, statements)
+        nodes = await self._receipts(listing)
+        anchors = [anchor for node in nodes for anchor in node.anchors]
+        transactions = await self._transactions(listing, statements, anchors)
         bundle = EvidenceBundle(
             record,
             genesis.genesis,
@@ -131,6 +138,7 @@ class EvidenceClient(ListClient):
             tuple(leaf.encode() for leaf in leaves),
             tuple(entries),
             tuple(statement.encode() for statement in statements),
+            tuple(proof.encode() for node in nodes for proof in node.proofs),
         )
         return bundle, listing
 
@@ -208,8 +216,18 @@ class EvidenceClient(ListClient):
             raise Conflict("a node stated something else than was asked", reason="wrong-statement")
         return statement
 
+    async def _receipts(self, listing: Listing) -> Sequence[NodeAudit]:
+        """What nodes say about accesses, which they tell the owner alone."""
+        if listing.record.owner != self.account:
+            return ()
+        file, _ = await self.audit(listing.record.record)
+        return file.nodes
+
     async def _transactions(
-        self, listing: Listing, statements: Iterable[RecordStatement]
+        self,
+        listing: Listing,
+        statements: Iterable[RecordStatement],
+        anchors: Sequence[TransactionProof],
     ) -> list[TransactionProof]:
         """The transactions behind a record, and those that registered whoever signed them."""
         record = listing.record
@@ -220,6 +238,7 @@ class EvidenceClient(ListClient):
         for index in range(record.leaf_count):
             leaf = ledger_pb2.LeavesQuestion(record_id=bytes(record.record), first=index, count=1)
             found += await self._proofs_of(leaf=leaf)
+        found += anchors
         wanted = {record.owner, *(statement.node for statement in statements)}
         wanted |= {entry.signer for entry in listing}
         wanted |= _signers(found)

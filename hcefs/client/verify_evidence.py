@@ -33,6 +33,8 @@ PART_MAX = 1 << 30
 DEPTH_MAX = 16
 SEGMENT = 1 << 20
 STATEMENTS_NEEDED = 3
+ANCHOR_DELAY_MS = 120_000
+ACCESS = 1
 NODE, OPERATOR, INSTITUTION = 5, 6, 3
 KINDS = {1: "patient", 2: "practitioner", 3: "institution", 4: "device", 5: "node", 6: "operator"}
 ACTIONS = ((1, "read"), (2, "append"), (4, "share"))
@@ -218,6 +220,7 @@ class Report:
     wrong: list[str] = field(default_factory=list)
     entries: list[dict[str, Any]] = field(default_factory=list)
     rights: list[dict[str, Any]] = field(default_factory=list)
+    accesses: list[dict[str, Any]] = field(default_factory=list)
     cluster: str = ""
     record: str = ""
 
@@ -226,14 +229,16 @@ class Bundle:
     """One bundle, verified step by step; each step raises :class:`Wrong`."""
 
     def __init__(self, data: bytes) -> None:
-        fields = part(data, "evidence-bundle", 7)
+        fields = part(data, "evidence-bundle", 8)
         self.record, self.genesis_bytes = fields[:2]
-        self.terms, self.transactions, self.leaves, self.entries, self.statements = fields[2:]
+        self.terms, self.transactions, self.leaves, self.entries, self.statements = fields[2:7]
+        self.receipts = fields[7]
         self.report = Report()
         self.writers: list[tuple[int, int, bytes]] = []
         self.keys: dict[tuple[bytes, int], Key] = {}
         self.owner = b""
         self.appended: set[bytes] = set()
+        self.anchored: dict[bytes, tuple[int, int]] = {}
 
     def verify(self, cluster: str, payloads: dict[str, zipfile.ZipInfo], archive: Any) -> None:
         """All steps."""
@@ -241,11 +246,12 @@ class Bundle:
         self._terms()
         self._transactions()
         self._leaves()
+        self._receipts()
         self._entries(payloads, archive)
 
     def _genesis(self, cluster: str) -> None:
         fields = part(self.genesis_bytes, "genesis", 8)
-        name, _, operators, threshold, writer_key = fields[:5]
+        name, _, operators, threshold, writer_key, _, self.skew_ms = fields[:7]
         self.cluster = digest(self.genesis_bytes)[:16]
         self.report.cluster = "clu-" + self.cluster.hex()
         self.report.record = "rec-" + self.record.hex()
@@ -341,6 +347,13 @@ class Bundle:
                     self.appended.add(commitment)
         elif kind == "give-grant" and rest[1] == self.record:
             self._give(rest, signers, height, time_ms)
+        elif kind == "anchor-receipts":
+            node, cut_ms = rest[0][0], rest[0][8]
+            if set(signers) != {node} or signers[node].kind != NODE:
+                raise Wrong("receipts were anchored by somebody else than their node")
+            if not -self.skew_ms <= time_ms - cut_ms <= ANCHOR_DELAY_MS + self.skew_ms:
+                raise Wrong(f"acc-{node.hex()} anchored receipts late: they may be back-dated")
+            self.anchored[encode(rest[0])] = height, time_ms
         elif kind == "revoke-grant":
             for right in self.report.rights:
                 if right["grant"] == "grt-" + rest[0].hex():
@@ -449,6 +462,49 @@ class Bundle:
             f"all {len(self.leaves)} entries of the record, in their order: {len(stated)} nodes "
             f"state the same, at block {min(stated.values())} or later"
         )
+
+    def _receipts(self) -> None:
+        """Who touched the record: receipts, each in a batch that its node anchored."""
+        batches = set()
+        for data in self.receipts:
+            encoded, batch, path = part(data, "receipt-proof", 3)
+            node, first, last, _, _, root, since_ms, until_ms, _ = batch
+            receipt = part(encoded, "receipt", 23)
+            kind, by, sequence, _, time_ms, _, request, _, presenter, _, grant = receipt[:11]
+            record, blobs, _, _, purpose, action, method, permitted, reason = receipt[12:21]
+            if (anchored := self.anchored.get(encode(batch))) is None:
+                raise Wrong("a receipt is of a batch that nobody anchored")
+            if by != node or record != self.record or not first <= sequence <= last:
+                raise Wrong("a receipt is of another node, record or batch")
+            count = last - first + 1
+            if root_of_path(count, sequence - first, leaf_hash(encoded), path) != root:
+                raise Wrong(f"receipt {sequence} of acc-{node.hex()} is not in its batch")
+            if not since_ms <= time_ms <= until_ms:
+                raise Wrong(f"receipt {sequence} of acc-{node.hex()} is dated outside its batch")
+            batches.add(encode(batch))
+            if kind == ACCESS:
+                self.report.accesses.append(
+                    {
+                        "request": "req-" + request.hex(),
+                        "time_ms": time_ms,
+                        "by": "acc-" + presenter.hex(),
+                        "grant": "grt-" + grant.hex() if any(grant) else "",
+                        "purpose": purpose,
+                        "action": action,
+                        "method": method,
+                        "blobs": ["blob-" + blob.hex() for blob in blobs],
+                        "permitted": bool(permitted),
+                        "reason": reason,
+                        "node": "acc-" + node.hex(),
+                        "anchored_height": anchored[0],
+                    }
+                )
+        self.report.accesses.sort(key=lambda access: (access["time_ms"], access["request"]))
+        if self.receipts:
+            self.report.proved.append(
+                f"{len(self.receipts)} receipts of accesses, in {len(batches)} batches that their "
+                "nodes signed and anchored on the ledger soon after"
+            )
 
     def _entries(self, payloads: dict[str, zipfile.ZipInfo], archive: Any) -> None:
         known: set[int] = set()
@@ -575,7 +631,7 @@ def _commitment(opening: bytes, blob: bytes, core_digest: bytes) -> bytes:
 
 LIMITS = (
     "that no entry was added after the block that the nodes state",
-    "that every right and every end of one is shown",
+    "that every right and every end of one is shown, nor every access",
     "that the writer of the ledger keeps no second history (nodes watch for that)",
     "who a pseudonymous account is, which whoever admitted it knows",
 )
@@ -646,6 +702,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(
             f"    right {right['grant']}: {'+'.join(right['actions'])} to {right['to']} for "
             f"{'+'.join(right['purposes'])}, from block {right['given_height']}{ended}"
+        )
+    for access in report.accesses:
+        print(
+            f"    access {access['request']}: {access['method']} by {access['by']} for "
+            f"{access['purpose']}, {access['reason']}"
         )
     for line in report.wrong:
         print(f"  WRONG   {line}")

@@ -542,6 +542,7 @@ class StorageNode:
                     self.receipts.store,
                     metrics,
                     Gate("audit-calls", AUDIT_CALLS, runtime),
+                    self.anchorer.hasten,
                 )
             ),
             replica_handlers(replica),

@@ -9,6 +9,7 @@ receipts and in what is read to prove them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from hcefs.errors import Invalid
@@ -32,13 +33,21 @@ class AuditService:
     """Servicer of ``hcefs.v1.Audit``."""
 
     def __init__(
-        self, runtime: Runtime, desk: Desk, store: ReceiptStore, metrics: Metrics, gate: Gate
+        self,
+        runtime: Runtime,
+        desk: Desk,
+        store: ReceiptStore,
+        metrics: Metrics,
+        gate: Gate,
+        hasten: Callable[[], None],
     ) -> None:
+        """``hasten`` is called when what was asked for is not proved yet."""
         self.runtime = runtime
         self.metrics = metrics
         self.gate = gate
         self._desk = desk
         self._store = store
+        self._hasten = hasten
 
     @served("audit")
     async def ListReceipts(
@@ -60,7 +69,10 @@ class AuditService:
             RequestId(request.request_id),
         )
         call, _ = await self._desk.admit(asked, gateway=self._desk.me, entry=True, owner=True)
-        return await self.runtime.disk(self._page, call.record, request.after)
+        answer = await self.runtime.disk(self._page, call.record, request.after)
+        if answer.unanchored:
+            self._hasten()
+        return answer
 
     def _page(self, record: RecordId, after: int) -> audit_pb2.ListReceiptsResponse:
         answer = audit_pb2.ListReceiptsResponse()

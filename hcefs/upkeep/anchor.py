@@ -43,6 +43,9 @@ LOOK_SECONDS = 1.0
 RETRY_SECONDS = 5.0
 """After a submission that failed."""
 
+HASTE_SECONDS = 2.0
+"""Between anchors that somebody waits for: who asks again and again fills no ledger."""
+
 HOUR_SECONDS = 3600.0
 log = logging.getLogger(__name__)
 
@@ -66,7 +69,7 @@ class ReceiptAnchorer:
         interval_seconds: float,
         receipts_min: int = BATCH_RECEIPTS_MAX,
     ) -> None:
-        """Anchor once ``receipts_min`` wait, or one waits ``interval_seconds``.
+        """Anchor once ``receipts_min`` wait, one waits ``interval_seconds``, or on :meth:`hasten`.
 
         ``require_fresh`` raises while this node's lease has run out.
         """
@@ -85,6 +88,8 @@ class ReceiptAnchorer:
         self._since_number = 0
         self._noted = 0
         self._not_before = 0.0
+        self._hastened = False
+        self._hasten_from = 0.0
         self._hour = runtime.monotonic()
         self._forked = False
 
@@ -101,6 +106,10 @@ class ReceiptAnchorer:
     def age_seconds(self) -> float:
         """For how long the oldest of them has been waiting, as seen by this process."""
         return 0.0 if self._since is None else self._runtime.monotonic() - self._since
+
+    def hasten(self) -> None:
+        """Anchor what there is soon, because somebody asked for it to be proved."""
+        self._hastened = True
 
     def warnings(self) -> list[str]:
         """What operators should know."""
@@ -138,8 +147,12 @@ class ReceiptAnchorer:
             return Progress.IDLE
         if self._runtime.monotonic() < self._not_before:
             return Progress.IDLE
-        if waiting < self._receipts_min and self.age_seconds() < self._interval:
+        hastened = self._hastened and self._runtime.monotonic() >= self._hasten_from
+        due = waiting >= self._receipts_min or self.age_seconds() >= self._interval
+        if not due and not hastened:
             return Progress.IDLE
+        self._hastened = False
+        self._hasten_from = self._runtime.monotonic() + HASTE_SECONDS
         return await self._anchor(anchor.batch if anchor is not None else None)
 
     async def _resume(self) -> None:

@@ -337,3 +337,23 @@ async def test_the_chain_goes_on_after_a_restart(rig: Rig) -> None:
     assert [r.sequence for r in after] == list(range(1, len(after) + 1))
     assert after[before.sequence - 1] == before
     assert len(after) > before.sequence
+
+
+async def test_who_asks_for_proofs_does_not_wait_for_the_next_anchor(rig: Rig) -> None:
+    """A node that would anchor in an hour anchors when the owner asks."""
+    node = rig.nodes[3]
+    slow = replace(rig.upkeep, anchor_s=3600.0)
+    async with rig.restarted(node, upkeep=slow):
+        anchorer = node.process.node.anchorer
+        address = node.config.client_address
+        await rig.doctor.stat(
+            rig.record, rig.receipt.ref.blob, grant=rig.read_grant.grant, node=address
+        )
+        assert anchorer.unanchored() > 0
+        before = rig.ledger.log.receipt_anchor(node.account)
+        await rig.patient.audit(rig.record)
+
+        def anchored() -> bool:
+            return rig.ledger.log.receipt_anchor(node.account) != before
+
+        await rig.until(anchored)

@@ -10,6 +10,8 @@ from hcefs.access.facts import AccountKind
 from hcefs.client.evidence import EvidenceBundle, EvidenceEntry
 from hcefs.crypto.keys import dek_commitment
 from hcefs.crypto.signing import SigningKey
+from hcefs.evidence.proof import BatchProver, ReceiptBatch, make_batch
+from hcefs.evidence.receipt import ChainHead, Receipt
 from hcefs.formats.manifest import CONTENT_TAG, Core, Metadata, Opening
 from hcefs.ids import RecordId
 from hcefs.integrity import append_peak, blake3_digest
@@ -19,6 +21,7 @@ from hcefs.ledger.outcome import Leaf
 from hcefs.ledger.record_statement import RecordStatement
 from hcefs.ledger.transactions import Append, AppendEntry, OpenRecord, Upgrade
 from hcefs.ledger.transactions_keys import RotateKeys, rotate_keys
+from hcefs.ledger.transactions_receipts import AnchorReceipts
 from tests.unit.ledger.scenario import (
     DAY_MS,
     START_MS,
@@ -31,6 +34,7 @@ from tests.unit.ledger.scenario import (
     signing_key,
     token_key,
 )
+from tests.vectors.generate_receipts import draft
 
 RECORD = record_id("evidence")
 NODES = ("n1", "n2", "n3")
@@ -98,6 +102,9 @@ def bundle(
         assert overlay.writes
         proofs.extend(prove_transaction(made, at) for at in range(len(transactions)))
 
+    for version in range(2, PROTOCOL_RIGHTS + 1):
+        world.submit(Upgrade(version, world.height + 2), "o1", "o2")
+        world.commit([])
     block(_registrations(world))
     pat = world.party("pat").account
     block([world.sign(OpenRecord(RECORD, pat, public_key("record")), "pat").encode()])
@@ -106,9 +113,6 @@ def bundle(
     peaks: tuple[bytes, ...] = ()
     for name in ("first", "second"):
         if name == "second" and changed:
-            for version in range(2, PROTOCOL_RIGHTS + 1):
-                world.submit(Upgrade(version, world.height + 2), "o1", "o2")
-                world.commit([])
             for each in ("pat", NODES[0]):
                 block([world.sign(change_keys(world, each), each).encode()])
                 use_next_keys(world, each)
@@ -128,6 +132,9 @@ def bundle(
         entries.append(EvidenceEntry(at, opening.encode(), core.encode(), metadata.encode(), b""))
     block([world.sign(world.grant("given", "doc", record="evidence"), "pat").encode()])
     block([world.sign(world.revocation("given", "renewed"), "pat").encode()])
+    batch, receipts = _batch(world)
+    block([world.sign(AnchorReceipts(batch), NODES[1]).encode()])
+    prover = BatchProver(batch, receipts)
     return world.genesis.cluster.text, EvidenceBundle(
         RECORD,
         world.genesis.encode(),
@@ -136,7 +143,26 @@ def bundle(
         tuple(leaf.encode() for leaf in leaves),
         tuple(entries),
         tuple(statement(world, name, RECORD, peaks).encode() for name in NODES),
+        tuple(prover.prove(sequence).encode() for sequence in (1, 2)),
     )
+
+
+def _batch(world: Scenario) -> tuple[ReceiptBatch, list[bytes]]:
+    """Receipts of a node: the doctor read, was denied, and touched another record."""
+    node = world.account(NODES[1])
+    receipts: list[bytes] = []
+    variants: tuple[dict[str, Any], ...] = (
+        {},
+        {"permitted": False, "reason": "revoked"},
+        {"record": record_id("another")},
+    )
+    head = start = ChainHead.start(world.genesis.cluster, node)
+    for changes in variants:
+        made = draft(**({"record": RECORD, "presenter": world.account("doc")} | changes))
+        made_at = Receipt.of(made, node, head.sequence + 1, head.hash, world.time_ms)
+        receipts.append(made_at.encode())
+        head = head.followed_by(receipts[-1])
+    return make_batch(receipts, start, node, 0, world.time_ms), receipts
 
 
 def statement(

@@ -36,4 +36,6 @@ def test_the_frozen_bundle_is_accepted(tmp_path: Path) -> None:
     assert report.wrong == []
     assert [entry["entry"] for entry in report.entries] == [0, 1]
     assert all(entry["appended_by_transaction"] for entry in report.entries)
-    assert [right.get("revoked_height") for right in report.rights] == [6]
+    (right,) = report.rights
+    assert right["revoked_height"] == right["given_height"] + 1
+    assert [access["reason"] for access in report.accesses] == ["permitted", "revoked"]

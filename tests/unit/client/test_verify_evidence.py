@@ -15,6 +15,8 @@ import pytest
 from hcefs.client import verify_evidence
 from hcefs.client.evidence import EvidenceBundle
 from hcefs.client.verify_evidence import STATEMENTS_NEEDED, verify_file
+from hcefs.evidence.proof import ReceiptProof
+from hcefs.evidence.receipt import Receipt
 from hcefs.formats.manifest import Opening
 from hcefs.ids import RecordId
 from hcefs.ledger.inclusion import TransactionProof
@@ -79,6 +81,25 @@ def _unopened(made: EvidenceBundle) -> EvidenceBundle:
     return replace(made, transactions=made.transactions[:6])
 
 
+def _unanchored(made: EvidenceBundle) -> EvidenceBundle:
+    return replace(made, transactions=made.transactions[:-1])
+
+
+def _receipt(made: EvidenceBundle, **changes: object) -> EvidenceBundle:
+    proof = ReceiptProof.decode(made.receipts[0])
+    receipt = replace(Receipt.decode(proof.receipt), **changes)  # type: ignore[arg-type]
+    forged = replace(proof, receipt=receipt.encode())
+    return replace(made, receipts=(forged.encode(), *made.receipts[1:]))
+
+
+def _another_reader(made: EvidenceBundle) -> EvidenceBundle:
+    return _receipt(made, presenter=Scenario().account("pat"))
+
+
+def _another_place(made: EvidenceBundle) -> EvidenceBundle:
+    return _receipt(made, sequence=2)
+
+
 TAMPERED: dict[str, tuple[Callable[[EvidenceBundle], EvidenceBundle], str]] = {
     "the last entry is left out": (_shortened, "states 2 entries"),
     "entries are reordered": (_reordered, "other digests"),
@@ -89,6 +110,9 @@ TAMPERED: dict[str, tuple[Callable[[EvidenceBundle], EvidenceBundle], str]] = {
     "one node thrice": (_one_node_thrice, "1 nodes state"),
     "a doctor as a node": (_no_node, "not shown to be a node"),
     "a registration is left out": (_unregistered, "whose key is not shown"),
+    "an anchor is left out": (_unanchored, "nobody anchored"),
+    "a receipt of another reader": (_another_reader, "not in its batch"),
+    "a receipt at another place": (_another_place, "not in its batch"),
     "another record": (_other_record, "how the record was opened"),
     "the opening of the record is left out": (_unopened, "how the record was opened"),
 }
