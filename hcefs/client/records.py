@@ -243,7 +243,10 @@ class RecordClient(StatClient):
 
         async def one(grant: Grant) -> None:
             async with room:
-                grantee = await self.fresh_account(grant.grantee)
+                try:
+                    grantee = await self.fresh_account(grant.grantee)
+                except NotFound:
+                    return  # it was ended, which is told to nobody else
                 if not grantee.active:
                     return
                 box = await self.runtime.compute(

@@ -230,6 +230,7 @@ class SyncClient:
         self._client.receive_for(keys)
 
     genesis = _blocking(Client.genesis)
+    terms = _blocking(Client.terms)
     submit = _blocking(Client.submit)
     register = _blocking(Client.register)
     admit = _blocking(Client.admit)

@@ -340,7 +340,8 @@ class Rig:
     ) -> AsyncIterator[StorageProcess]:
         """A node that runs with another configuration for a while; its peers do not.
 
-        ``reached`` is whether the other nodes can connect to it then.
+        ``reached`` is whether the other nodes and the ledger can connect to it then: a node
+        that does not hear the ledger's newest head serves nobody.
         """
         await self._restart(node, dataclasses.replace(node.config, **changes), reached)
         try:
@@ -352,8 +353,8 @@ class Rig:
         await node.process.stop()
         node.process = StorageProcess(config, node.runtime, self.snapshots)
         await node.process.start()
-        await self.until(node.process.able)
         if reached:
+            await self.until(node.process.able)
             others = [other.process for other in self.nodes if other is not node]
             await asyncio.gather(*(self.connected(other, node) for other in others))
 

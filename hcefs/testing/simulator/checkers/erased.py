@@ -12,7 +12,8 @@ from hcefs.testing.simulator.checkers.durability import durable_indexes
 from hcefs.testing.simulator.world import World
 
 NAME = "erased"
-_NOTE = bytes([Table.META]) + b"erased/"
+_STAYS = (bytes([Table.META]) + b"erased/", bytes([Table.RECEIPTS]))
+"""That it was erased, and the evidence of who touched it before."""
 
 
 def left(world: World, record: RecordId) -> list[str]:
@@ -29,6 +30,6 @@ def left(world: World, record: RecordId) -> list[str]:
         found += [
             f"{node.name} has a row of {Table(key[0]).name}"
             for key, value in node.storage.rows.rows.items()
-            if (name in key or name in value) and not key.startswith(_NOTE)
+            if (name in key or name in value) and not key.startswith(_STAYS)
         ]
     return found + [f"{base.hex()} has shards" for base in durable_indexes(world)]
