@@ -311,6 +311,10 @@ async def test_the_end_of_an_account_cuts_what_is_stuck(
                 await rig.runtime.sleep(0.01)
         error = await _ends(rig, call, "get")
     assert (error.kind, error.reason) == ("denied", "inactive-account")
+    # The ledger tells nobody of that account now; it keeps no one from ending another right.
+    monkeypatch.undo()
+    other = await _grant(rig, ward, "get")
+    await rig.patient.revoke(other.grant)
 
 
 async def test_what_rests_on_another_right_goes_on(rig: Rig) -> None:
