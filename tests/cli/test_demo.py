@@ -460,7 +460,7 @@ def test_the_whole_demo_holds(tmp_path: Path) -> None:
     failures = [step["detail"].get("failed") for step in data["steps"] if not step["ok"]]
     assert (data["ok"], process.returncode) == (True, 0), (failures, err[-2000:])
     assert [step["name"] for step in data["steps"]] == [name for name, _ in demo.STEPS]
-    assert len(data["steps"]) == 9
+    assert len(data["steps"]) == 11
     details = [step["detail"] for step in data["steps"]]
     assert all(detail["checked"] for detail in details)
     assert details[1]["blobs"]["cine"]["bytes"] == 104_465_556
@@ -470,6 +470,10 @@ def test_the_whole_demo_holds(tmp_path: Path) -> None:
     assert len(details[5]["denial_ms"]) == 6
     assert details[6]["before"] == "not-permitted"
     assert details[6]["after"] == "revoked"
-    assert details[7]["keys"] > 0
-    assert details[8]["copies"] == 7
+    assert details[7]["proved"] > 0
+    assert details[7]["denials"] > 0
+    assert (details[8]["before"], details[8]["held"]) == ("retained", "on-hold")
+    assert details[8]["nodes"] == 6
+    assert details[9]["keys"] > 0
+    assert details[10]["copies"] == 7
     assert not list(tmp_path.iterdir()), "the temporary folder was left behind"
