@@ -253,7 +253,7 @@ class ending:  # noqa: N801 - reads as a verb
             self._asked.ledger.accounts[name] = account(name, active=active)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(asked=batches())
 def test_a_batch_is_decided_as_its_blobs_would_be_alone(asked: Asked) -> None:
     verifier = Verifier(CLUSTER, asked.ledger, NODE, TokenCache(), NonceMemory())
@@ -301,7 +301,7 @@ def test_a_batch_is_decided_as_its_blobs_would_be_alone(asked: Asked) -> None:
         assert refusal.reason in denied[name]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(asked=batches())
 def test_who_may_have_the_whole_record_may_have_each_blob(asked: Asked) -> None:
     """What the order of a batch's decisions rests on."""
@@ -426,7 +426,7 @@ def pairs(draw: st.DrawFn) -> tuple[Batch, Batch]:
     return first, (given_tokens, groups)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(pair=pairs())
 def test_two_batches_have_one_digest_only_if_they_are_one(pair: tuple[Batch, Batch]) -> None:
     first, second = pair

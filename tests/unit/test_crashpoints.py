@@ -69,9 +69,10 @@ def test_every_point_is_placed_in_the_code() -> None:
     """A point that nobody passes any more must go, or come back."""
     placed: Counter[str] = Counter()
     for path in PACKAGE.rglob("*.py"):
-        if path.name == "crashpoints.py":
+        text = path.read_text()
+        if path.name == "crashpoints.py" or "crash_point(" not in text:
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(text)):
             if (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Name)
