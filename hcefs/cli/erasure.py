@@ -30,7 +30,7 @@ from hcefs.client.erasure_check import CheckedErasure, check_certificate
 from hcefs.client.ledger import Submitted
 from hcefs.durable_files import replace_file
 from hcefs.errors import Denied, Invalid
-from hcefs.evidence.erasure import ErasureCertificate
+from hcefs.evidence.erasure import ErasureCertificate, read_certificate
 from hcefs.ids import ClusterId, GrantId, HoldId, RecordId
 from hcefs.integrity import blake3_digest
 from hcefs.ledger.transactions import Transaction
@@ -247,7 +247,7 @@ def verify_erasure(
     """Check an erasure certificate offline.  Exit code 1 when it is not complete."""
     if file.stat().st_size > ErasureCertificate.MAX_BYTES:
         raise Invalid("this file is too long for a certificate", reason="too-large")
-    certificate = ErasureCertificate.decode(file.read_bytes())
+    certificate = read_certificate(file.read_bytes())
     checked = check_certificate(certificate, ClusterId.parse(cluster) if cluster else None)
     _show_checked(None, checked, as_json=as_json, written=None)
 

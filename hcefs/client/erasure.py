@@ -12,20 +12,34 @@ from dataclasses import dataclass
 
 from hcefs.access.erasure_facts import Erasure, Hold, Retention
 from hcefs.access.facts import Action
-from hcefs.client.erasure_check import check_certificate
+from hcefs.client.channels import Recent
+from hcefs.client.connection import Connection
+from hcefs.client.erasure_check import check_certificate, shown_keys
 from hcefs.client.ledger import Submitted
 from hcefs.client.nodes import NodeClient
+from hcefs.crypto.accounts import AccountKeys
 from hcefs.errors import Corrupt, Denied, HcefsError, Invalid, NotFound
-from hcefs.evidence.erasure import ErasureCertificate, ErasureStatement
+from hcefs.evidence.erasure import (
+    FIRST_KEYS,
+    NO_CHANGES,
+    ErasureCertificate,
+    ErasureStatement,
+)
 from hcefs.formats.erasure import ErasureStage
 from hcefs.ids import AccountId, GrantId, HoldId, RecordId
-from hcefs.ledger.transactions import SignedTransaction, Transaction
+from hcefs.ledger.inclusion import TransactionProof
+from hcefs.ledger.transactions import SignedTransaction, Transaction, decode_transaction
 from hcefs.ledger.transactions_erasure import EraseRecord, LiftHold, PlaceHold, SetRetention
+from hcefs.ledger.transactions_keys import RotateKeys
 from hcefs.placement.cluster_map import Node
+from hcefs.runtime import Runtime
+from hcefs.transport.dial import ServerDialer
 from hcefs.wire.v1 import admin_pb2, ledger_pb2
 
 ERASURE_SECONDS = 15.0
 ASK_AGAIN_SECONDS = 1.0
+CHANGES_AT_ONCE = 16
+CHANGES_KNOWN_MAX = 4096
 UNKNOWN = "unknown"
 """The stage of a node that does not say."""
 
@@ -46,16 +60,33 @@ class RecordEnd:
 
 @dataclass(frozen=True)
 class ErasureState:
-    """How far one node is: a stage, ``unknown`` if it does not answer, and why not."""
+    """How far one node is: a stage, ``unknown`` if it does not answer, and why not.
+
+    ``key_change`` proves the key of the statement, where it is not the account's first one.
+    """
 
     node: Node
     stage: str
     statement: ErasureStatement | None
     problem: str = ""
+    key_change: bytes = b""
 
 
 class ErasureClient(NodeClient):
     """The part of a client that ends records."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        keys: AccountKeys,
+        runtime: Runtime | None = None,
+        dialer: ServerDialer | None = None,
+    ) -> None:
+        super().__init__(connection, keys, runtime, dialer)
+        self._key_changes: Recent[tuple[AccountId, int], bytes] = Recent(
+            self.runtime, CHANGES_KNOWN_MAX
+        )
+        self._proving = asyncio.Semaphore(CHANGES_AT_ONCE)
 
     def prepare(self, transaction: Transaction) -> SignedTransaction:
         """A transaction with this account's signature, for others to co-sign.
@@ -163,15 +194,61 @@ class ErasureClient(NodeClient):
                     ERASURE_SECONDS,
                 )
             statement = ErasureStatement.decode(answer.statement) if answer.statement else None
-            if statement is not None:
-                statement.check()
-                if (statement.node, statement.record) != (node.account, record):
-                    raise _wrong_fact()
+            if statement is not None and (statement.node, statement.record) != (
+                node.account,
+                record,
+            ):
+                raise _wrong_fact()
+            change = b"" if statement is None else await self._checked(statement)
         except TimeoutError:
             return ErasureState(node, UNKNOWN, None, "no answer in time")
         except HcefsError as error:
             return ErasureState(node, UNKNOWN, None, f"{error.reason}: {error.message}")
-        return ErasureState(node, answer.stage, statement)
+        return ErasureState(node, answer.stage, statement, key_change=change)
+
+    async def _checked(self, statement: ErasureStatement) -> bytes:
+        """Check a statement; the proof of its key, where it is not the account's first one.
+
+        Raises:
+            Corrupt, Invalid, Unauthenticated: it is not the node's.
+        """
+        if statement.key_version == FIRST_KEYS:
+            statement.check(NO_CHANGES)
+            return b""
+        proof = await self._key_change(statement.node, statement.key_version)
+        statement.check(shown_keys((proof,), await self.terms()))
+        return proof
+
+    async def _key_change(self, account: AccountId, version: int) -> bytes:
+        """The proof of the change that brought an account's keys of some version.
+
+        Raises:
+            Corrupt: ``wrong-key``: the ledger shows no such change.
+        """
+        known = self._key_changes.get((account, version))
+        if known is not None:
+            return known
+        async with self._proving:
+            answer = await self._ledger(
+                "ProveTransactions",
+                lambda: ledger_pb2.ProveTransactionsRequest(
+                    proof=self._authorizer.plain("query"), account=bytes(account)
+                ),
+                ledger_pb2.ProveTransactionsResponse,
+            )
+        for data in answer.proofs:
+            body = SignedTransaction.decode(TransactionProof.decode(data).transaction).body
+            change = decode_transaction(body)
+            if isinstance(change, RotateKeys) and (change.account, change.key_version) == (
+                account,
+                version,
+            ):
+                return self._key_changes.put((account, version), bytes(data))
+        raise Corrupt(
+            f"a statement is signed with version {version} of the keys of {account}, which the "
+            "ledger does not show",
+            reason="wrong-key",
+        )
 
     async def erasure_certificate(
         self, record: RecordId, *, wait_seconds: float = 0.0
@@ -208,6 +285,7 @@ class ErasureClient(NodeClient):
             statements=tuple(state.statement for state in states if state.statement is not None),
             openers=await self._openers(record),
             made_ms=self.runtime.now_ms(),
+            key_changes=tuple(state.key_change for state in states if state.key_change),
         )
         check_certificate(certificate, self.connection.cluster)
         return certificate

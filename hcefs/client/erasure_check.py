@@ -5,16 +5,24 @@ Source: docs/decisions/0036-erasure-and-legal-hold.md.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hcefs.errors import Corrupt, HcefsError
-from hcefs.evidence.erasure import ErasureCertificate, Exposure, exposure_of
-from hcefs.ids import ClusterId
+from hcefs.evidence.erasure import (
+    STATEMENTS_MAX,
+    ErasureCertificate,
+    Exposure,
+    KeyNames,
+    exposure_of,
+)
+from hcefs.ids import AccountId, ClusterId
 from hcefs.ledger.genesis import Genesis
 from hcefs.ledger.inclusion import TransactionProof
-from hcefs.ledger.terms import founders_terms
+from hcefs.ledger.terms import Terms, founders_terms
 from hcefs.ledger.transactions import SignedTransaction
 from hcefs.ledger.transactions_erasure import EraseRecord
+from hcefs.ledger.transactions_keys import RotateKeys
 
 
 @dataclass(frozen=True)
@@ -55,14 +63,41 @@ def check_certificate(
     transaction = proof.check(terms)
     if not isinstance(transaction, EraseRecord) or transaction.record != certificate.record:
         raise _bad("its transaction does not erase that record")
+    changed = shown_keys(certificate.key_changes, terms)
+    needed = {(each.node, each.key_version) for each in certificate.statements}
+    if not changed.keys() <= needed or len(changed) != len(certificate.key_changes):
+        raise _bad("it shows a change of keys with which nothing in it is signed")
     return CheckedErasure(
         certificate,
         proof.header.height,
         proof.header.time_ms,
         SignedTransaction.decode(proof.transaction).hash(),
         transaction.order_digest,
-        exposure_of(certificate, proof.header.height),
+        exposure_of(certificate, proof.header.height, changed),
     )
+
+
+def shown_keys(changes: Iterable[bytes], terms: Terms) -> KeyNames:
+    """The signing keys that proofs of changes of keys show.
+
+    One proof is enough for a key: the ledger took the change on the word of the key before.
+
+    Raises:
+        Corrupt: ``bad-certificate`` or ``bad-transaction-proof``.
+    """
+    keys: dict[tuple[AccountId, int], bytes] = {}
+    for data in changes:
+        if len(keys) >= STATEMENTS_MAX:
+            raise _bad("it shows more changes of keys than a cluster has nodes")
+        try:
+            proof = TransactionProof.decode(data)
+        except HcefsError as error:
+            raise _bad(error.message) from error
+        change = proof.check(terms)
+        if not isinstance(change, RotateKeys):
+            raise _bad("it shows as a change of keys what is none")
+        keys[change.account, change.key_version] = change.signing_key
+    return keys
 
 
 def _bad(what: str) -> Corrupt:

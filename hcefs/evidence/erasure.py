@@ -7,26 +7,38 @@ the record was erased, and at which height, is proved by a transaction in a sign
 
 Invariants: a statement counts only if the account's own key signed it, for this record and
 this height, and it says that nothing was found; the id of an account follows from its first
-signing key, so that no other document is needed for the key.  A certificate is complete only
-when every node that its cluster map names has signed, whatever the node's state: a node that
-was removed may still have a disk.
+signing key, so that no other document is needed for that one, and a later one is proved by
+the transaction that brought it.  A certificate is complete only when every node that its
+cluster map names has signed, whatever the node's state: a node that was removed may still
+have a disk.
 
-Not guaranteed: that a node told the truth, and what backups or snapshots of its disk keep.
+Not guaranteed: that a node told the truth, and what backups or snapshots of its disk keep;
+that a key which signed was not replaced since, or stolen before it was.
 Source: docs/decisions/0036-erasure-and-legal-hold.md.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Final
 
 from hcefs.crypto.signing import PUBLIC_KEY_SIZE, SigningKey, account_id, verify
-from hcefs.encoding import Encoded
+from hcefs.encoding import Encoded, decode_quickly
 from hcefs.errors import Corrupt, HcefsError, Invalid
 from hcefs.ids import AccountId, ClusterId, RecordId
 from hcefs.placement.cluster_map import ClusterMap, NodeState
 
 STATEMENT_TAG = b"erasure-statement"
 STATEMENTS_MAX = 65_536
+FIRST_KEYS = 1
+CERTIFICATE_BYTES_MAX = 32 << 20
+
+KeyNames = Mapping[tuple[AccountId, int], bytes]
+"""Signing keys that proofs show, by account and key version."""
+
+NO_CHANGES: Final[KeyNames] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -65,12 +77,13 @@ class ErasureStatement(Encoded):
         """This with the node's signature."""
         return replace(self, signature=key.sign(STATEMENT_TAG, self.message()))
 
-    def check(self) -> None:
+    def check(self, changed: KeyNames = NO_CHANGES) -> None:
         """Check ranges, that the key is the account's, and the signature.
 
         Raises:
             Invalid: ``bad-statement``.
-            Corrupt: ``wrong-key``: the key does not lead to the account.
+            Corrupt: ``wrong-key``: the key neither leads to the account, nor is it shown
+                by ``changed`` to have become the account's.
             Unauthenticated: the signature is not that key's.
         """
         counts = (self.boxes, self.links, self.key_rows, self.openings, self.shards, self.left)
@@ -84,22 +97,24 @@ class ErasureStatement(Encoded):
             raise Invalid(
                 "a number in a statement about an erasure is out of range", reason="bad-statement"
             )
-        if account_id(self.cluster, self.signing_key) != self.node:
-            raise Corrupt("a statement is signed by another key", reason="wrong-key")
+        if changed.get((self.node, self.key_version)) != self.signing_key and (
+            self.key_version != FIRST_KEYS
+            or account_id(self.cluster, self.signing_key) != self.node
+        ):
+            raise Corrupt(
+                "a statement is signed by another key than the account's, or nothing shows how "
+                "the account came to it",
+                reason="wrong-key",
+            )
         verify(self.signing_key, STATEMENT_TAG, self.message(), self.signature)
 
 
 @dataclass(frozen=True)
-class ErasureCertificate(Encoded):
-    """Everything that shows offline that a record was erased, and by whom nothing is left.
-
-    ``genesis`` and ``terms`` are canonical bytes and say who wrote the ledger; ``proof`` is
-    the ``transaction-proof`` of the erasing transaction.  ``openers`` are the accounts that
-    could ever open something of the record: its owner, and whoever had a grant to read.
-    """
+class ErasureCertificateV1(Encoded):
+    """The first form of a certificate, of nodes that never changed their keys; read only."""
 
     KIND = "erasure-certificate"
-    MAX_BYTES = 32 << 20
+    MAX_BYTES = CERTIFICATE_BYTES_MAX
 
     cluster: ClusterId
     record: RecordId
@@ -110,6 +125,59 @@ class ErasureCertificate(Encoded):
     statements: tuple[ErasureStatement, ...]
     openers: tuple[AccountId, ...]
     made_ms: int
+
+
+@dataclass(frozen=True)
+class ErasureCertificate(Encoded):
+    """Everything that shows offline that a record was erased, and by whom nothing is left.
+
+    ``genesis`` and ``terms`` are canonical bytes and say who wrote the ledger; ``proof`` is
+    the ``transaction-proof`` of the erasing transaction.  ``openers`` are the accounts that
+    could ever open something of the record: its owner, and whoever had a grant to read.
+    ``key_changes`` are the ``transaction-proof``s of the changes that brought the keys of
+    those statements that were not signed with an account's first ones.
+    """
+
+    KIND = "erasure-certificate"
+    VERSION = 2
+    MAX_BYTES = CERTIFICATE_BYTES_MAX
+
+    cluster: ClusterId
+    record: RecordId
+    genesis: bytes
+    terms: tuple[bytes, ...]
+    proof: bytes
+    cluster_map: ClusterMap
+    statements: tuple[ErasureStatement, ...]
+    openers: tuple[AccountId, ...]
+    made_ms: int
+    key_changes: tuple[bytes, ...] = ()
+
+
+def read_certificate(data: bytes) -> ErasureCertificate:
+    """A certificate of any version.
+
+    Raises:
+        Invalid: it is none.
+    """
+    first = decode_quickly(
+        {(ErasureCertificateV1.KIND, ErasureCertificateV1.VERSION): ErasureCertificateV1},
+        data,
+        max_bytes=CERTIFICATE_BYTES_MAX,
+    )
+    if first is None:
+        return ErasureCertificate.decode(data)
+    return ErasureCertificate(
+        first.cluster,
+        first.record,
+        first.genesis,
+        first.terms,
+        first.proof,
+        first.cluster_map,
+        first.statements,
+        first.openers,
+        first.made_ms,
+    )
 
 
 @dataclass(frozen=True)
@@ -141,10 +209,13 @@ class Exposure:
         return not self.missing
 
 
-def exposure_of(certificate: ErasureCertificate, erased_height: int) -> Exposure:
+def exposure_of(
+    certificate: ErasureCertificate, erased_height: int, changed: KeyNames = NO_CHANGES
+) -> Exposure:
     """Check all statements against each other and the map; what is missing.
 
-    ``erased_height`` is that of the proved transaction.
+    ``erased_height`` is that of the proved transaction; ``changed`` are the keys that the
+    proofs of ``key_changes`` show.
 
     Raises:
         Corrupt: ``bad-certificate``: a statement is not what it is taken for; the message
@@ -157,7 +228,7 @@ def exposure_of(certificate: ErasureCertificate, erased_height: int) -> Exposure
         raise _bad("it has more statements than a cluster has nodes")
     for statement in certificate.statements:
         try:
-            statement.check()
+            statement.check(changed)
         except HcefsError as error:
             raise _bad(f"the statement of {statement.node}: {error.message}") from error
         if (statement.cluster, statement.record) != (certificate.cluster, certificate.record):

@@ -18,10 +18,12 @@ from hcefs.access.facts import AccountKind, Action
 from hcefs.cli.cluster_files import ClusterFolder
 from hcefs.cli.main import app
 from hcefs.client.client import Client
+from hcefs.client.erasure_check import check_certificate
 from hcefs.crypto import accounts
 from hcefs.crypto.accounts import AccountKeys, is_sealed, load_account
 from hcefs.crypto.passphrase import Argon2Cost
 from hcefs.errors import HcefsError, Unauthenticated
+from hcefs.evidence.erasure import read_certificate
 from hcefs.ids import AccountId, BlobId, RecordId
 from tests.services.rig import HOUR_MS, MARK, Rig
 
@@ -288,3 +290,15 @@ async def test_a_node_changes_its_keys_and_its_layouts_stay_good(rig: Rig) -> No
             blob = receipt.ref.blob
             stream = await rig.doctor.get(rig.record, blob, grant=rig.read_grant.grant)
             assert await stream.read() == MARK * 40_000
+
+    # Its word that an erased record is gone counts, under the keys that it has now.
+    record = (await rig.patient.open_record()).record
+    await rig.patient.erase(record)
+    certificate = await rig.patient.erasure_certificate(record, wait_seconds=20)
+    versions = {each.node: each.key_version for each in certificate.statements}
+    assert versions[node.account] == 2
+    assert len(certificate.key_changes) == 1
+    checked = check_certificate(read_certificate(certificate.encode()), rig.cluster)
+    assert checked.exposure.complete
+    states = await rig.patient.erasure_states(record)
+    assert [state.problem for state in states] == [""] * len(rig.nodes)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from hcefs.access.facts import AccountKind
 from hcefs.encoding import Encoded
-from hcefs.evidence.erasure import ErasureCertificate, ErasureStatement
+from hcefs.evidence.erasure import ErasureCertificate, ErasureCertificateV1, ErasureStatement
 from hcefs.formats.erasure import ErasureProgress, ErasureStage
 from hcefs.ids import GrantId, HoldId
 from hcefs.integrity import blake3_digest
@@ -21,8 +22,18 @@ from hcefs.ledger.inclusion import prove_transaction
 from hcefs.ledger.machine import Outcome
 from hcefs.ledger.transactions import Transaction, Upgrade
 from hcefs.ledger.transactions_erasure import EraseRecord, LiftHold, PlaceHold, SetRetention
+from hcefs.ledger.transactions_keys import rotate_keys
 from tests.unit.ledger.clusters import OPERATORS, Cluster
-from tests.unit.ledger.scenario import DAY_MS, START_MS, grant_id, record_id, seed
+from tests.unit.ledger.scenario import (
+    DAY_MS,
+    START_MS,
+    grant_id,
+    public_key,
+    record_id,
+    seed,
+    signing_key,
+    token_key,
+)
 
 RECORD = record_id("r")
 HOLD = HoldId(seed("hold")[:16])
@@ -99,6 +110,65 @@ def certificate() -> ErasureCertificate:
     )
 
 
+def first_form() -> ErasureCertificateV1:
+    """The same, as it was written before nodes could change their keys."""
+    made = certificate()
+    return ErasureCertificateV1(
+        made.cluster,
+        made.record,
+        made.genesis,
+        made.terms,
+        made.proof,
+        made.cluster_map,
+        made.statements,
+        made.openers,
+        made.made_ms,
+    )
+
+
+@functools.cache
+def changed_certificate() -> ErasureCertificate:
+    """Of a world of its own, where one node changed its keys before it signed."""
+    made = Chain()
+    for version in (3, 4):
+        made.submit(Upgrade(version, made.height + 2), *OPERATORS)
+        made.register(f"spacer-{version}", AccountKind.INSTITUTION, *OPERATORS)
+    made.populate()
+    made.submit(EraseRecord(RECORD, b""), "pat")
+    erased = made.blocks[-1]
+    signing = signing_key("n1-again")
+    made.submit(
+        rotate_keys(
+            made.genesis.cluster,
+            made.account("n1"),
+            2,
+            signing,
+            token_key("n1-again"),
+            public_key("n1-again"),
+            seed("spki-again"),
+        ),
+        "n1",
+    )
+    change = prove_transaction(made.blocks[-1], 0).encode()
+    height = erased.header.height
+    first, *others = (statement_of(made, name, height) for name in ("n1", "n2", "n3", "n4"))
+    first = replace(first, key_version=2, signing_key=signing.public_key, signature=b"").signed(
+        signing
+    )
+    return ErasureCertificate(
+        cluster=made.genesis.cluster,
+        record=RECORD,
+        genesis=made.genesis.encode(),
+        terms=(),
+        proof=prove_transaction(erased, 0).encode(),
+        cluster_map=made.map,
+        statements=(first, *others),
+        openers=(made.account("pat"),),
+        made_ms=START_MS + DAY_MS,
+        key_changes=(change,),
+    )
+
+
 def transactions() -> dict[str, Transaction]:
     """One of each kind."""
     return {
@@ -118,7 +188,8 @@ def formats() -> dict[str, Encoded]:
         "erasure": view.erasure(RECORD),
         "erasure-progress": ErasureProgress(RECORD, 7, ErasureStage.ROWS, 1, 2, 3, 4, 5, 0),
         "erasure-statement": certificate().statements[0],
-        "erasure-certificate": certificate(),
+        "erasure-certificate": first_form(),
+        "erasure-certificate-2": changed_certificate(),
     }
     return {name: each for name, each in found.items() if each is not None}
 

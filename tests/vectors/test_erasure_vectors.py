@@ -10,7 +10,12 @@ import pytest
 
 from hcefs.access import erasure_facts
 from hcefs.client.erasure_check import check_certificate
-from hcefs.evidence.erasure import ErasureCertificate, ErasureStatement
+from hcefs.evidence.erasure import (
+    ErasureCertificate,
+    ErasureCertificateV1,
+    ErasureStatement,
+    read_certificate,
+)
 from hcefs.formats.erasure import ErasureProgress
 from hcefs.integrity import blake3_digest
 from hcefs.ledger.block import Block
@@ -30,9 +35,9 @@ FORMATS = {
         erasure_facts.Erasure,
         ErasureProgress,
         ErasureStatement,
-        ErasureCertificate,
+        ErasureCertificateV1,
     )
-}
+} | {"erasure-certificate-2": ErasureCertificate}
 
 
 def test_the_code_still_writes_the_frozen_bytes() -> None:
@@ -54,9 +59,10 @@ def test_formats(kind: str) -> None:
     assert FORMATS[kind].decode(data).encode() == data
 
 
-def test_the_certificate_is_complete() -> None:
-    data = bytes.fromhex(FROZEN["formats"]["erasure-certificate"])
-    assert check_certificate(ErasureCertificate.decode(data)).exposure.complete
+@pytest.mark.parametrize("name", ["erasure-certificate", "erasure-certificate-2"])
+def test_the_certificate_is_complete(name: str) -> None:
+    data = bytes.fromhex(FROZEN["formats"][name])
+    assert check_certificate(read_certificate(data)).exposure.complete
 
 
 def test_the_chain_replays_to_the_erasure() -> None:

@@ -15,11 +15,20 @@ from hcefs.evidence.erasure import (
     ErasureStatement,
     MissingNode,
     exposure_of,
+    read_certificate,
 )
 from hcefs.ids import ClusterId, RecordId
 from hcefs.ledger.inclusion import TransactionProof
 from hcefs.placement.cluster_map import NodeState
-from tests.vectors.generate_erasure import RECORD, certificate, statement_of, world
+from tests.unit.ledger.scenario import signing_key
+from tests.vectors.generate_erasure import (
+    RECORD,
+    certificate,
+    changed_certificate,
+    first_form,
+    statement_of,
+    world,
+)
 
 HEIGHT = TransactionProof.decode(certificate().proof).header.height
 NAMES = ("n1", "n2", "n3", "n4")
@@ -130,6 +139,61 @@ def test_what_proves_nothing(name: str) -> None:
     with pytest.raises(Corrupt) as caught:
         check_certificate(BAD[name]())
     assert caught.value.reason in ("bad-certificate", "bad-transaction-proof")
+
+
+def test_a_node_that_changed_its_keys_signs_with_the_new_ones() -> None:
+    checked = check_certificate(changed_certificate())
+    assert checked.exposure.complete
+    assert [each.key_version for each in checked.certificate.statements] == [2, 1, 1, 1]
+
+
+def first_again(**changes: object) -> ErasureCertificate:
+    """The statement of the node that changed its keys, changed and signed with those."""
+    whole = changed_certificate()
+    first = replace(whole.statements[0], signature=b"", **changes)  # type: ignore[arg-type]
+    signed = first.signed(signing_key("n1-again"))
+    return replace(whole, statements=(signed, *whole.statements[1:]))
+
+
+BAD_CHANGES: dict[str, Callable[[], ErasureCertificate]] = {
+    "no proof": lambda: replace(changed_certificate(), key_changes=()),
+    "the new key under the first version": lambda: first_again(key_version=1),
+    "the new key under a later version": lambda: first_again(key_version=3),
+    "the new key of another node": lambda: first_again(node=world().account("n2")),
+    "a proof of something else": lambda: replace(
+        changed_certificate(), key_changes=(changed_certificate().proof,)
+    ),
+    "a proof twice": lambda: replace(
+        changed_certificate(), key_changes=changed_certificate().key_changes * 2
+    ),
+    "a proof that nothing needs": lambda: replace(
+        changed_certificate(), statements=changed_certificate().statements[1:]
+    ),
+    "no proof at all": lambda: replace(changed_certificate(), key_changes=(b"\x80",)),
+    "a proof that the writer did not sign": lambda: replace(
+        changed_certificate(),
+        key_changes=(
+            replace(
+                TransactionProof.decode(changed_certificate().key_changes[0]),
+                signature=bytes(64),
+            ).encode(),
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CHANGES)
+def test_changes_of_keys_that_prove_nothing(name: str) -> None:
+    with pytest.raises(Corrupt) as caught:
+        check_certificate(BAD_CHANGES[name]())
+    assert caught.value.reason in ("bad-certificate", "bad-transaction-proof")
+
+
+def test_certificates_of_both_versions_are_read() -> None:
+    assert read_certificate(first_form().encode()) == certificate()
+    assert read_certificate(certificate().encode()) == certificate()
+    with pytest.raises(Invalid):
+        read_certificate(b"\x80")
 
 
 def test_a_certificate_of_another_cluster() -> None:
