@@ -12,6 +12,8 @@ Invariants:
   written again before any other receipt, because nobody knows whether they are there.  Such
   a receipt of a request that was refused stays: it tells too much, never too little.
 * No receipt is earlier than the one before it or than the last cut.
+* One write at a time reaches the disk, also when who asked for it goes away: a write that
+  nobody waits for any more could end after a later one, and set the end of the chain back.
 * The chain goes on from what the ledger has anchored; where the disk contradicts that,
   nothing is written, and so nothing is served.
 
@@ -24,7 +26,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.errors import Exhausted, HcefsError, Unavailable
@@ -45,6 +48,7 @@ NOTED_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 _Waiting = tuple[Sequence[ReceiptDraft], "asyncio.Future[None] | None"]
 
 
@@ -70,6 +74,7 @@ class ReceiptLog:
         self._waiting = 0
         self._task: asyncio.Task[None] | None = None
         self._later: asyncio.Task[None] | None = None
+        self._held: set[asyncio.Task[Any]] = set()
 
     @property
     def head(self) -> ReceiptHead | None:
@@ -106,8 +111,18 @@ class ReceiptLog:
             Unavailable: ``receipts-forked``: nothing may be served.
             HcefsError: the disk failed.
         """
+        await self._to_its_end(self._resume())
+
+    async def _resume(self) -> None:
         async with self._writing:
             await self._resumed()
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for what writes under the lock; it goes on when its caller is cancelled."""
+        task = self._runtime.spawn(work, name="receipts-held")
+        self._held.add(task)
+        task.add_done_callback(self._held.discard)
+        return await asyncio.shield(task)
 
     async def cut(self, anchored: ReceiptBatch | None) -> ReceiptBatch | None:
         """The next batch after the last one that the ledger has; None when there is nothing.
@@ -115,6 +130,9 @@ class ReceiptLog:
         Raises:
             HcefsError: the disk failed, or the chain on it is damaged.
         """
+        return await self._to_its_end(self._cut(anchored))
+
+    async def _cut(self, anchored: ReceiptBatch | None) -> ReceiptBatch | None:
         async with self._writing:
             head = await self._resumed()
             rows, moved = self.store.moved(head, self._runtime.now_ms())
@@ -136,7 +154,7 @@ class ReceiptLog:
             self._later.cancel()
         if self._queue:
             self._begin()
-        tasks = [task for task in (self._later, self._task) if task is not None]
+        tasks = [task for task in (self._later, self._task, *self._held) if task is not None]
         await asyncio.gather(*tasks, return_exceptions=True)
 
     # -- the writer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -237,3 +238,57 @@ async def test_what_nobody_waits_for_is_written_too() -> None:
     await disk.log.write([request(1)])
     await disk.log.close()
     assert numbers(disk.receipts()) == [0, 1]
+
+
+async def test_a_cut_whose_caller_goes_away_does_not_set_the_chain_back() -> None:
+    """Its write is under way in a thread; what is written next waits for it."""
+    disk = Disk()
+    await disk.log.write([request(0)])
+    begun, go, whole = threading.Event(), threading.Event(), disk.store.write
+
+    def slow(rows: Rows) -> None:
+        if not begun.is_set():
+            begun.set()
+            assert go.wait(10)
+        whole(rows)
+
+    disk.store.write = slow  # type: ignore[method-assign]
+    disk.runtime.now += 1_000
+    cutting = asyncio.create_task(disk.log.cut(None))
+    await asyncio.to_thread(begun.wait, 10)
+    cutting.cancel()
+    await asyncio.gather(cutting, return_exceptions=True)
+    assert cutting.cancelled()
+    following = asyncio.create_task(disk.log.write([request(1)]))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not following.done()
+    go.set()
+    await following
+    assert numbers(disk.receipts()) == [0, 1]
+    disk.open()
+    await disk.log.write([request(2)])
+    assert numbers(disk.receipts()) == [0, 1, 2]
+
+
+async def test_closing_waits_for_a_write_that_nobody_waits_for() -> None:
+    disk = Disk()
+    await disk.log.write([request(0)])
+    begun, go, whole = threading.Event(), threading.Event(), disk.store.write
+
+    def slow(rows: Rows) -> None:
+        begun.set()
+        assert go.wait(10)
+        whole(rows)
+
+    disk.store.write = slow  # type: ignore[method-assign]
+    cutting = asyncio.create_task(disk.log.cut(None))
+    await asyncio.to_thread(begun.wait, 10)
+    cutting.cancel()
+    await asyncio.gather(cutting, return_exceptions=True)
+    closing = asyncio.create_task(disk.log.close())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not closing.done()
+    go.set()
+    await closing
