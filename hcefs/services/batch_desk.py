@@ -1,7 +1,7 @@
 """The front desk for batches: one proof for many payloads, each under a right of its own.
 
 The twin of :meth:`hcefs.services.desk.Desk.admit`, on the same path: can the node
-answer, who asks, may they, and the receipt of it: one for each group of blobs and for each
+answer, who asks, may they, and the receipt of it: one for each right that it uses and for each
 reason that some of them are refused.
 """
 
@@ -167,12 +167,13 @@ class BatchDesk:
         # Before anything is waited for: a block may come, or more of the same account.
         if denial is None:
             self._desk.standing.enter(permit)
-        if entry and (denial is not None or refused):
-            self._desk.rates.denied(presented.proof.presenter)
         drafts = _drafts(
             asked, presented, action, self._desk.view.height, refused, denial,
             peer=None if entry else gateway,
         )  # fmt: skip
+        denied = sum(not draft.permitted for draft in drafts)
+        if entry and denied:
+            self._desk.rates.denied(presented.proof.presenter, denied)
         await self._desk.evidence.record(asked.proof, drafts)
         if denial is not None:
             raise await self._told(presented, denial, began) if entry else denial
@@ -236,30 +237,29 @@ def _drafts(
     *,
     peer: AccountId | None,
 ) -> list[ReceiptDraft]:
-    """The receipts of a batch: for each group what is permitted, and what is not by reason.
+    """The receipts of a batch: for each right what is permitted, and what is not by reason.
 
-    ``denial`` is why nothing of it is.  A receipt never names no blob: that would be the
-    record as a whole.
+    A right is a token on a record, however many groups name it: who asks chooses the
+    groups, and is not to choose how much is written.  ``denial`` is why nothing of it is
+    permitted.  A receipt never names no blob: that would be the record as a whole.
     """
     hashes = [blake3_digest(token) for token in asked.tokens]
-    drafts = []
+    parts: dict[tuple[int, RecordId, str], tuple[HcefsError | None, list[BlobId]]] = {}
     for group in presented.groups:
-        parts: dict[str, tuple[HcefsError | None, list[BlobId]]] = {}
-        if denial is not None or not refused:
-            parts[""] = (denial, list(group.ids()))
-        else:
-            for blob in group.ids():
-                error = refused.get((group.record, blob))
-                reason = error.reason if error is not None else ""
-                parts.setdefault(reason, (error, []))[1].append(blob)
-        use = presented.tokens[group.token].use
-        drafts += [
+        for blob in group.ids():
+            error = denial or refused.get((group.record, blob))
+            key = (group.token, group.record, error.reason if error is not None else "")
+            parts.setdefault(key, (error, []))[1].append(blob)
+    drafts = []
+    for (token, record, _), (error, blobs) in parts.items():
+        use = presented.tokens[token].use
+        drafts.append(
             decision_draft(
                 presented.proof,
                 use.account,
                 use.grant,
-                hashes[group.token],
-                group.record,
+                hashes[token],
+                record,
                 tuple(blobs),
                 action=action,
                 request=asked.request,
@@ -267,8 +267,7 @@ def _drafts(
                 height=height,
                 denial=error,
             )
-            for error, blobs in parts.values()
-        ]
+        )
     return drafts
 
 

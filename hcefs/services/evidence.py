@@ -53,13 +53,13 @@ class DenialLimit:
         self._runtime = runtime
         self._counts: OrderedDict[AccountId, tuple[int, int]] = OrderedDict()
 
-    def take(self, account: AccountId) -> bool:
-        """Whether another denial of this account may be receipted now."""
+    def take(self, account: AccountId, denials: int = 1) -> bool:
+        """Whether more denials of this account may be receipted now."""
         second = int(self._runtime.monotonic())
         begun, count = self._counts.pop(account, (second, 0))
         if begun != second:
             begun, count = second, 0
-        self._counts[account] = (begun, count + 1)
+        self._counts[account] = (begun, count + denials)
         if len(self._counts) > DENIED_ACCOUNTS_MAX:
             self._counts.popitem(last=False)
         return count < DENIALS_A_SECOND
@@ -131,11 +131,11 @@ class Evidence:
             await self._release(proof, drafts)
             return
         if release:
-            self._limit(drafts[0].presenter)
+            self._limit(drafts[0].presenter, len(drafts))
         await self._log.write(drafts)
 
-    def _limit(self, presenter: AccountId) -> None:
-        if not self._denials.take(presenter):
+    def _limit(self, presenter: AccountId, denials: int) -> None:
+        if not self._denials.take(presenter, denials):
             self._metrics.count("denials_limited_total")
             raise Exhausted(
                 f"more than {DENIALS_A_SECOND} requests of this account were denied at this holder "

@@ -2,6 +2,8 @@
 
 Two buckets for each account: one for every request that it has proved to be its own, one
 for those of them that were refused, so that nobody tries rights by the thousand.
+A batch that is refused leaves as many receipts as it names rights, and is counted as many
+times: its account is in debt afterwards, by at most what ``RETRY_MS_MAX`` pays back.
 Invariants: nothing waits here, too much is answered with the delay after which it would
 not be; only who has proved to be an active account takes a place in the table; a place is
 taken from whoever asked longest ago.
@@ -74,11 +76,12 @@ class Rates:
             raise self._refused("requests", requests, self._requests)
         requests.left -= 1
 
-    def denied(self, account: AccountId) -> None:
-        """Count that a request of the account was refused for want of a right."""
+    def denied(self, account: AccountId, count: int = 1) -> None:
+        """Count that so much of a request of the account was refused for want of a right."""
         _, denials = self._buckets(account)
         denials.refill(self._denials, self._runtime.monotonic())
-        denials.left = max(0.0, denials.left - 1)
+        debt = self._denials * RETRY_MS_MAX / 1000
+        denials.left = max(-debt, denials.left - count)
 
     def _buckets(self, account: AccountId) -> tuple[_Bucket, _Bucket]:
         found = self._known.get(account)

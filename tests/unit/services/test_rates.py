@@ -9,7 +9,7 @@ from hcefs.errors import Exhausted
 from hcefs.ids import AccountId
 from hcefs.metrics import Metrics
 from hcefs.runtime import SystemRuntime
-from hcefs.services.rates import Rates
+from hcefs.services.rates import RETRY_MS_MAX, Rates
 
 
 class Clock(SystemRuntime):
@@ -69,6 +69,20 @@ def test_denials_have_a_bucket_of_their_own() -> None:
     clock.now += 1.0
     rates.ask(ANNA)
     assert metrics.value("rate_limited_total", limit="denials") == 1
+
+
+def test_many_denials_at_once_are_a_debt_that_time_pays() -> None:
+    rates, clock, _ = made()
+    rates.denied(ANNA, 4 + 10)
+    assert refused(rates, ANNA).reason == "too-many-denials"
+    clock.now += 10.0
+    assert refused(rates, ANNA).retry_after_ms <= 2_000
+    clock.now += 1.0
+    rates.ask(ANNA)
+    rates.denied(ANNA, 1_000_000)
+    assert refused(rates, ANNA).retry_after_ms == RETRY_MS_MAX
+    clock.now += RETRY_MS_MAX / 1000 + 1
+    rates.ask(ANNA)
 
 
 def test_the_table_is_bounded() -> None:
