@@ -4,7 +4,10 @@ Invariants: only owners name and refuse; an opening is of records of one patient
 practitioner whom a standing naming of each record covers (decided by
 :func:`hcefs.access.rights.decide_opening`); it becomes one grant to read for each record,
 for the purpose BTG, not to be shared, that ends by itself; an opening is reviewed by
-somebody else, after its end, and stays listed as not reviewed until then.
+somebody else, after its end, and stays listed as not reviewed until then.  To an erased
+record no naming, refusal or opening comes; what there is ends and is reviewed as ever.
+
+Who is not named learns nothing of a record, not even whether it exists.
 
 Work and memory are bounded: records of an opening, standing namings of a record, and
 openings of one practitioner that nobody has reviewed.
@@ -37,7 +40,7 @@ from hcefs.ledger.outcome import (
     Outcome,
 )
 from hcefs.ledger.rules_protocol import require_rights
-from hcefs.ledger.rules_records import required_record
+from hcefs.ledger.rules_records import living_record, required_record
 from hcefs.ledger.signers import only_signer, require_operators, verified_signers
 from hcefs.ledger.state import (
     EMERGENCY_POLICY_KEY,
@@ -120,6 +123,7 @@ def _begin_naming(
     state: Overlay, view: StateView, signer: Account, new: NewNaming, context: BlockContext
 ) -> None:
     _owned(view, signer, new.record)
+    living_record(view, new.record)
     emergencies = Emergencies(state)
     if view.grant(new.naming) is not None or view.emergency_naming(new.naming) is not None:
         raise Conflict(f"{new.naming} exists: draw another random id", reason="naming-exists")
@@ -191,6 +195,7 @@ def refuse(
     signer = only_signer(verified_signers(view, signed, context.genesis.cluster))
     for record in transaction.records:
         _owned(view, signer, record)
+        living_record(view, record)
         if not transaction.refuse:
             state.delete(refusal_key(record))
         elif not view.emergency_refused(record):
@@ -223,8 +228,9 @@ def open_(
     owners: set[AccountId] = set()
     for record in transaction.records:
         naming = _naming_for(emergencies, view, signer, record)
+        # Before anything else is said of the record: most records are none of the opener's.
         decide_opening(view, signer, naming).require()
-        owners.add(required_record(view, record).owner)
+        owners.add(living_record(view, record).owner)
         if naming is not None:
             grant = _grant(transaction.opening, naming, signer, until_ms, context)
             events.append(_give(state, view, grant))
@@ -286,7 +292,6 @@ def _naming_for(
     emergencies: Emergencies, view: StateView, opener: Account, record: RecordId
 ) -> EmergencyNaming | None:
     """The naming that covers an account: its own, or that of its institution."""
-    required_record(view, record)
     for grantee in (opener.account, opener.admitted_by):
         found = emergencies.naming_for(record, grantee)
         if found is not None:

@@ -151,8 +151,8 @@ def answer(
 def _check_patient(view: StateView, requester: AccountId, transaction: RequestAccess) -> None:
     """Whether the request is to a patient, and for a record of that one.
 
-    What does not exist and what is another's gets one answer, so that no refusal tells
-    which records exist.
+    What does not exist, what is another's and what was erased gets one answer, so that no
+    refusal tells which records exist, or did.
     """
     patient = view.account(transaction.patient)
     if patient is None or patient.kind is not AccountKind.PATIENT or not patient.active:
@@ -161,7 +161,11 @@ def _check_patient(view: StateView, requester: AccountId, transaction: RequestAc
         raise Invalid("who owns a record needs no request for it", reason="own-record")
     if transaction.record is not None:
         record = view.record(transaction.record)
-        if record is None or record.owner != patient.account:
+        if (
+            record is None
+            or record.owner != patient.account
+            or view.erasure(record.record) is not None
+        ):
             raise NotFound(
                 "the patient has no such record: check both ids", reason="unknown-record"
             )

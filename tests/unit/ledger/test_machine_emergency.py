@@ -38,6 +38,7 @@ from hcefs.ledger.transactions_emergency import (
     ReviewEmergency,
     SetEmergencyPolicy,
 )
+from hcefs.ledger.transactions_erasure import EraseRecord
 from tests.unit.ledger.scenario import (
     Scenario,
     grant_id,
@@ -313,7 +314,8 @@ def test_an_opening_is_one_short_grant_for_each_record(ward: Ward) -> None:
         ({"records": (record_id("r"),) * 2}, (), "doc", "bad-records"),
         ({}, ("r2",), "doc", "emergency-not-named"),
         ({}, ("r", "r2"), "doc", "emergency-not-named"),
-        ({}, ("nowhere",), "doc", "unknown-record"),
+        # Whether it exists is told to nobody whom no naming means.
+        ({}, ("nowhere",), "doc", "emergency-not-named"),
         ({}, ("r", "s"), "doc", "several-patients"),
         ({}, ("r",), "far doc", "emergency-not-named"),
         ({}, ("r",), "pat", "emergency-not-named"),
@@ -551,3 +553,24 @@ def test_malformed_transactions(transaction: Any, reason: str) -> None:
     with pytest.raises(Invalid) as caught:
         transaction.check()
     assert caught.value.reason == reason
+
+
+def test_nothing_about_emergencies_comes_to_an_erased_record(ward: Ward) -> None:
+    ward.name("n", "doc")
+    ward.submit(ward.opened(), "doc")
+    ward.submit(EraseRecord(record_id("r"), seed("order")), *OPERATORS)
+    assert ward.asks() == "erased"
+    cases: list[tuple[Transaction, str, str]] = [
+        (ward.opened("e2"), "doc", "erased"),
+        (ward.opened("e2"), "far doc", "emergency-not-named"),
+        (NameEmergency((ward.naming("n2", "doc2"),)), "pat", "erased"),
+        (RefuseEmergency((record_id("r"),), True, put_key("k")), "pat", "erased"),
+        (NameEmergency((ward.naming("n2", "doc2"),)), "pat2", "not-the-owner"),
+    ]
+    for made, signer, reason in cases:
+        assert ward.refusal(made, signer).reason == reason, made
+    # What there is comes to its end.
+    ward.submit(CloseEmergency(grant_id("e")), "doc")
+    ward.submit(ReviewEmergency(grant_id("e"), True, b""), "clinic")
+    ward.submit(EndNaming((grant_id("n"),)), "pat")
+    assert Emergencies(ward.state).totals() == EmergencyTotals(1, 0, 0)

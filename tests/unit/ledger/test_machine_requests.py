@@ -19,9 +19,18 @@ from hcefs.ledger.rules_requests import (
 )
 from hcefs.ledger.state import ask_key, asks_by_key, asks_by_prefix, asks_to_key, asks_to_prefix
 from hcefs.ledger.transactions import DeactivateAccount, RevokeGrant
+from hcefs.ledger.transactions_erasure import EraseRecord
 from hcefs.ledger.transactions_requests import AnswerRequest
 from tests.unit.ledger.rights_world import RightsWorld, ask_id
-from tests.unit.ledger.scenario import DAY_MS, START_MS, Scenario, grant_id, public_key, record_id
+from tests.unit.ledger.scenario import (
+    DAY_MS,
+    START_MS,
+    Scenario,
+    grant_id,
+    public_key,
+    record_id,
+    seed,
+)
 
 
 @pytest.fixture
@@ -250,3 +259,14 @@ def test_who_was_deactivated_neither_asks_nor_is_asked(world: RightsWorld) -> No
     assert world.refusal(world.ask("q"), "doc").reason == "inactive-account"
     world.submit(DeactivateAccount(world.account("pat")), "clinic")
     assert world.refusal(world.ask("q"), "doc2").reason == "unknown-patient"
+
+
+def test_nobody_asks_for_an_erased_record(world: RightsWorld) -> None:
+    world.submit(EraseRecord(record_id("r"), seed("order")), "o1", "o2")
+    refusals = [
+        world.refusal(world.ask("q", record=record_id(name)), "doc") for name in ("r", "none")
+    ]
+    assert [(each.reason, each.message) for each in refusals] == [
+        ("unknown-record", refusals[0].message)
+    ] * 2
+    world.submit(world.ask("q", record=None), "doc")
