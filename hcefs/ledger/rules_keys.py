@@ -60,6 +60,7 @@ def rotate_keys(
     if bool(transaction.spki) != (account.kind == AccountKind.NODE):
         raise Invalid("nodes, and only nodes, give the SHA-256 of their TLS key", reason="bad-spki")
     _check_new(account, transaction)
+    _check_tls_key(view, account, transaction.spki)
     message = transaction.message(cluster)
     verify(transaction.signing_key, ROTATE_SIGNING_TAG, message, transaction.signing_key_proof)
     verify(transaction.token_key, ROTATE_TOKEN_TAG, message, transaction.token_key_proof)
@@ -113,6 +114,24 @@ def rotate_generation(
         raise Invalid("the next generation needs a key of its own", reason="bad-key")
     record = replace(record, generation=record.generation + 1)
     return Outcome((add_generation(state, record, transaction.next_public_key, context),))
+
+
+def _check_tls_key(view: StateView, account: Account, spki: bytes) -> None:
+    """Check that a node does not take the TLS key of another one.
+
+    Nothing proves that it holds a TLS key, and peers tell each other apart by it: a node
+    that named another's would have that one's connections taken for its own.
+    """
+    if spki == account.spki:
+        return
+    current = view.cluster_map()
+    for node in current.nodes if current is not None else ():
+        other = view.account(node.account)
+        if other is not None and other.account != account.account and other.spki == spki:
+            raise Conflict(
+                "another node of the cluster map has this TLS key: make one for this node alone",
+                reason="spki-taken",
+            )
 
 
 def _check_new(account: Account, transaction: RotateKeys) -> None:

@@ -14,10 +14,12 @@ from hcefs.ledger.cluster_facts import ProtocolSchedule, ProtocolStep
 from hcefs.ledger.state import PROTOCOL_KEY
 from hcefs.ledger.transactions import SignedTransaction, Transaction, sign_transaction
 from hcefs.ledger.transactions_keys import RotateGeneration, RotateKeys, rotate_keys
+from tests.unit.ledger.clusters import Cluster
 from tests.unit.ledger.scenario import (
     Scenario,
     public_key,
     record_id,
+    seed,
     signing_key,
     token_key,
 )
@@ -208,3 +210,34 @@ def test_an_account_that_has_ended_changes_nothing() -> None:
     assert isinstance(refused, Denied)
     assert not isinstance(refused, Unauthenticated)
     assert refused.reason == "inactive-account"
+
+
+def test_a_node_does_not_take_the_tls_key_of_another() -> None:
+    made = Cluster(3, 4)
+    made.state.write({PROTOCOL_KEY: world().state.get(PROTOCOL_KEY)})
+    other = made.party("n2")
+    taking = rotate_keys(
+        made.genesis.cluster,
+        made.account("n1"),
+        2,
+        signing_key("n1 v2"),
+        token_key("n1 v2"),
+        public_key("n1 v2"),
+        other.spki,
+    )
+    assert made.refusal(taking, "n1").reason == "spki-taken"
+    assert fact(made, "n1").key_version == 1
+    made.submit(change(made, "n1"), "n1")
+    assert fact(made, "n1").spki == made.party("n1").spki
+    # One that was never seen is its own.
+    third = rotate_keys(
+        made.genesis.cluster,
+        made.account("n2"),
+        2,
+        signing_key("n2 v2"),
+        token_key("n2 v2"),
+        public_key("n2 v2"),
+        seed("a new TLS key"),
+    )
+    made.submit(third, "n2")
+    assert fact(made, "n2").spki == seed("a new TLS key")
