@@ -194,6 +194,7 @@ class Desk:
         self._strangers = Gate("waiting strangers", STRANGERS_MAX, runtime)
         self._spki: dict[bytes, Node] = {}
         self._spki_epoch = 0
+        self._spki_height = 0
         self.settled: Callable[[], None] = lambda: None
         """Raises ``Unavailable`` while this node has to catch up before it serves."""
 
@@ -372,13 +373,15 @@ class Desk:
         if current is None:
             raise Unavailable("the ledger has no cluster map yet", reason="no-map")
         spki = peer_spki(context)
-        if self._spki_epoch != current.epoch:
+        # A node may have changed its key since: at most one more look for each height.
+        unseen = spki not in self._spki and self._spki_height != self.view.height
+        if self._spki_epoch != current.epoch or unseen:
             self._spki = {}
             for node in current.nodes:
                 account = self.view.account(node.account)
                 if account is not None and node.state in GIVING:
                     self._spki[account.spki] = node
-            self._spki_epoch = current.epoch
+            self._spki_epoch, self._spki_height = current.epoch, self.view.height
         found = self._spki.get(spki) if spki else None
         if found is not None and found.state not in states:
             found = None
