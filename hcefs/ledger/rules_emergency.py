@@ -61,6 +61,7 @@ from hcefs.ledger.state_emergency import (
     openings_of_key,
     unreviewed_key,
     unreviewed_of_key,
+    withdrawn_key,
 )
 from hcefs.ledger.transactions import SignedTransaction
 from hcefs.ledger.transactions_emergency import (
@@ -190,9 +191,22 @@ def refuse(
     transaction: RefuseEmergency,
     context: BlockContext,
 ) -> Outcome:
-    """Record or withdraw the refusal of an owner; what it is worth, the policy says."""
+    """Record or withdraw the refusal of an owner; what it is worth, the policy says.
+
+    A withdrawal counts once, by the ledger's state: otherwise a writer could undo a later
+    refusal with an old one, which the owner did sign.  A refusal that is repeated permits
+    nothing.
+    """
     require_rights(view, context)
     signer = only_signer(verified_signers(view, signed, context.genesis.cluster))
+    if not transaction.refuse:
+        used = withdrawn_key(signer.account, transaction.key)
+        if state.get(used) is not None:
+            raise Conflict(
+                "this withdrawal was made before: make another one, with a new random key",
+                reason="withdrawal-repeated",
+            )
+        state.put(used, b"")
     for record in transaction.records:
         _owned(view, signer, record)
         living_record(view, record)

@@ -40,6 +40,7 @@ and, from protocol version 4 on::
     emergency-named/<record>/<grantee>  <naming id> (while it stands)
     emergency-named-of/<owner>/<naming>  "" (while it stands)
     emergency-refusal/<record>         EmergencyRefusal
+    emergency-withdrawn/<owner>/<key>  "" (keys of withdrawals of refusals; kept)
     emergency-opening/<id>             EmergencyOpening
     emergency-openings-of/<account>/<u64 height>/<opening>  "" (patient and opener)
     emergency-unreviewed/<u64 ms>/<opening>  "" (by when it is to be reviewed)

@@ -16,7 +16,7 @@ from hcefs.access.emergency import (
     EmergencyOpening,
     EmergencyTotals,
 )
-from hcefs.ids import AccountId, GrantId, RecordId
+from hcefs.ids import AccountId, GrantId, PutKey, RecordId
 from hcefs.ledger.state import State, naming_key
 
 EMERGENCY_TOTALS_KEY = b"emergency-totals"
@@ -37,6 +37,10 @@ def named_of_prefix(owner: AccountId) -> bytes:
 
 def named_of_key(owner: AccountId, naming: GrantId) -> bytes:
     return named_of_prefix(owner) + naming
+
+
+def withdrawn_key(owner: AccountId, key: PutKey) -> bytes:
+    return b"emergency-withdrawn/" + owner + b"/" + key
 
 
 def opening_key(opening: GrantId) -> bytes:

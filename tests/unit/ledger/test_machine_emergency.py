@@ -270,6 +270,11 @@ def test_a_refusal_is_withdrawn_and_made_again(ward: Ward) -> None:
     for key, refuse in (("1", True), ("2", False), ("3", True)):
         ward.submit(RefuseEmergency(r, refuse, put_key(key)), "pat")
         assert ward.view.emergency_refused(r[0]) is refuse
+    # Whoever has an old withdrawal cannot have it applied once more, not even the writer.
+    old = RefuseEmergency(r, False, put_key("2"))
+    assert ward.refusal(old, "pat").reason == "withdrawal-repeated"
+    assert ward.view.emergency_refused(r[0])
+    ward.submit(RefuseEmergency((record_id("s"),), False, put_key("2")), "pat2")
     wish = RefuseEmergency(r, False, put_key("4"))
     assert ward.refusal(wish, "doc").reason == "not-the-owner"
 
