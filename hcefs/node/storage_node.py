@@ -433,6 +433,7 @@ class StorageNode:
             lambda now: self.care.scrub(now),
             lambda dry_run: self.care.collect(dry_run),
             ErasureAnswers(self._log, eraser, keys),
+            rates,
         )
         self.care = DiskCare(
             runtime,

@@ -12,6 +12,7 @@ from hcefs.ids import BlobBase, RecordId
 from hcefs.metrics import Metrics
 from hcefs.runtime import Runtime
 from hcefs.services.erasure_answers import ErasureAnswers
+from hcefs.services.rates import Rates
 from hcefs.services.repair_answers import RepairAnswers
 from hcefs.services.serving import served
 from hcefs.transport.limit import Gate
@@ -41,10 +42,13 @@ class AdminService:
         scrub: Scrub | None = None,
         collect: Collect | None = None,
         erasures: ErasureAnswers | None = None,
+        rates: Rates | None = None,
     ) -> None:
         """``inventory`` lists what is here of some partitions of a profile; ``repairs``
         answers about the repair of a storage node; ``scrub`` tells of its scrub, and hurries
-        it when told so; ``collect`` plans or does; ``erasures`` answers about erased records."""
+        it when told so; ``collect`` plans or does; ``erasures`` answers about erased records;
+        ``rates`` bound what accounts may ask."""
+        self._rates = rates
         self._erasures = erasures
         self._repairs = repairs
         self._scrub = scrub
@@ -161,10 +165,14 @@ class AdminService:
         record = RecordId(request.record_id)
         now_ms = self.runtime.now_ms()
         proof = self._verifier.present_plain(request.proof, method="erasure", now_ms=now_ms)
+        if self._rates is not None:
+            self._rates.ask(proof.presenter)
         asker, known = self._view.account(proof.presenter), self._view.record(record)
         is_owner = known is not None and known.owner == proof.presenter
         staff = (AccountKind.OPERATOR, AccountKind.NODE)
         if asker is None or not asker.active or not (is_owner or asker.kind in staff):
+            if self._rates is not None:
+                self._rates.denied(proof.presenter)
             raise Denied(
                 "the erasure of a record is for operators, nodes and its owner to ask about",
                 reason="not-the-owner",
