@@ -43,7 +43,7 @@ def check_anchor(proof: TransactionProof, terms: Terms) -> ReceiptBatch:
 
 def find_anchor(block: Block, batch: ReceiptBatch) -> TransactionProof | None:
     """The proof that a block anchors a batch, or None when it does not."""
-    for index, found in transactions_of(block):
+    for index, found in transactions_of(block, batch.node):
         if isinstance(found, AnchorReceipts) and found.batch == batch:
             return prove_transaction(block, index)
     return None

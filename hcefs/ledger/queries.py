@@ -282,7 +282,10 @@ class Questions:
             proof
             for height in dict.fromkeys(heights)
             for proof in self._proofs(
-                height, lambda each: inclusion.is_about_account(each, cluster, account)
+                height,
+                lambda each: inclusion.is_about_account(each, cluster, account),
+                account,
+                inclusion.REGISTERS,
             )
         ]
 
@@ -294,14 +297,17 @@ class Questions:
             proof
             for height in heights
             for proof in self._proofs(
-                height, lambda each: inclusion.is_about_grant(each, grant, found.record)
+                height,
+                lambda each: inclusion.is_about_grant(each, grant, found.record),
+                grant,
+                inclusion.EMERGENCIES,
             )
         ]
 
     def record_proofs(self, asker: Account | None, record: RecordId) -> list[TransactionProof]:
         """How a record was opened; for whom :meth:`record` answers."""
         found = self.record(asker, record)
-        return self._proofs(found.height, lambda each: inclusion.opens_record(each, record))
+        return self._proofs(found.height, lambda each: inclusion.opens_record(each, record), record)
 
     def record_end(
         self, asker: Account | None, record: RecordId
@@ -336,7 +342,7 @@ class Questions:
         found = next((each for each in ends if isinstance(each, Erasure)), None)
         if found is None:
             raise _not_found()
-        return self._proofs(found.height, lambda each: inclusion.erases(each, record))
+        return self._proofs(found.height, lambda each: inclusion.erases(each, record), record)
 
     def leaf_proofs(
         self, asker: Account | None, record: RecordId, index: int
@@ -350,13 +356,19 @@ class Questions:
         if found is None:
             raise _not_found()
         leaf, height = found
-        return self._proofs(height, lambda each: inclusion.appends(each, record, leaf.commitment))
+        commitment = leaf.commitment
+        return self._proofs(
+            height, lambda each: inclusion.appends(each, record, commitment), commitment
+        )
 
-    def _proofs(self, height: int, wanted: Callable[[Transaction], bool]) -> list[TransactionProof]:
+    def _proofs(
+        self, height: int, wanted: Callable[[Transaction], bool], *holding: bytes
+    ) -> list[TransactionProof]:
+        """Proofs of what is wanted of one block; its bytes hold one of ``holding``."""
         block = self._log.block(height)
         return [
             inclusion.prove_transaction(block, index)
-            for index, each in inclusion.transactions_of(block)
+            for index, each in inclusion.transactions_of(block, *holding)
             if wanted(each)
         ]
 
