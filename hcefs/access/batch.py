@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from hcefs.access.facts import Action
 from hcefs.access.token import TOKEN_BYTES_MAX, VerifiedToken
-from hcefs.access.verifier import Presented, Verifier
+from hcefs.access.verifier import Presented, Proven, Verifier, nobody
 from hcefs.crypto.signing import RequestProof
 from hcefs.errors import Denied, HcefsError, Invalid
 from hcefs.ids import AccountId, BlobId, RecordId
@@ -115,6 +115,7 @@ def present_batch(
     gateway: AccountId,
     now_ms: int,
     remember_nonce: bool,
+    proven: Proven = nobody,
 ) -> PresentedBatch:
     """Establish who presents a batch; the twin of :meth:`Verifier.present`.
 
@@ -131,6 +132,7 @@ def present_batch(
         now_ms=now_ms,
         remember_nonce=remember_nonce,
     )
+    proven(body.presenter)
     verified = tuple(verifier.verify_token(token) for token in tokens)
     return PresentedBatch(body, verified, tuple(groups))
 

@@ -24,6 +24,7 @@ Source: docs/ARCHITECTURE.md, "Rights"; docs/decisions/0003-tokens-only-narrow.m
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -50,6 +51,13 @@ NONCES_MAX: Final = 1 << 17
 """Live nonces: about 2,000 requests a second at a window of a minute, 24 MB."""
 
 _BUCKET_MS: Final = 1_000
+
+Proven = Callable[[AccountId], None]
+"""Told of an account that has proved to be the presenter of a request; raises to refuse it."""
+
+
+def nobody(presenter: AccountId) -> None:
+    """Who asks is of no concern."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +168,7 @@ class Verifier:
         gateway: AccountId,
         now_ms: int,
         remember_nonce: bool,
+        proven: Proven = nobody,
     ) -> Presented:
         """Establish who presents ``token`` for exactly this request.
 
@@ -167,6 +176,8 @@ class Verifier:
         own at the entry node, the TLS peer's at a shard holder, zero when the
         client came directly.  ``blob`` None means the record as a whole.  Only
         the entry node remembers nonces: holders see one proof many times.
+        ``proven`` is told who asks before any token is looked at, which is dearer than
+        the proof, and may refuse it.
 
         Raises:
             Invalid: malformed proof or token.
@@ -191,10 +202,10 @@ class Verifier:
         if blake3_digest(token) != body.token_hash:
             raise _mismatch("another token")
         self._check_signature(signed)
-        verified = self.verify_token(token)
         if remember_nonce:
             self._nonces.remember(body.presenter, body.nonce, body.time_ms, now_ms)
-        return Presented(body, verified)
+        proven(body.presenter)
+        return Presented(body, self.verify_token(token))
 
     def present_scope(
         self,

@@ -18,6 +18,7 @@ from hcefs.access.batch import (
     whole_records,
 )
 from hcefs.access.facts import Action
+from hcefs.access.verifier import nobody
 from hcefs.crypto.signing import SignedProof
 from hcefs.errors import Denied, HcefsError, Invalid
 from hcefs.evidence.receipt import ReceiptDraft
@@ -144,6 +145,8 @@ class BatchDesk:
         action = _action(asked.method)
         verifier = self._desk.verifier
         now, began = self._desk.runtime.now_ms(), self._desk.runtime.monotonic()
+        # One that puts was counted when it was greeted.
+        counted = entry and action is Action.READ
         presented = present_batch(
             verifier,
             asked.tokens,
@@ -153,9 +156,8 @@ class BatchDesk:
             gateway=gateway,
             now_ms=now,
             remember_nonce=entry,
+            proven=self._desk.rates.ask if counted else nobody,
         )
-        if entry and action is Action.READ:  # one that puts was counted when it was greeted
-            self._desk.rates.ask(presented.proof.presenter)
         denial: HcefsError | None = None
         try:
             refused = authorize_batch(verifier, presented, action, now)

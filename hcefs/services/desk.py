@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from hcefs.access.facts import Action, LedgerView
-from hcefs.access.verifier import Presented, Verifier
+from hcefs.access.verifier import Presented, Verifier, nobody
 from hcefs.crypto.signing import SignedProof
 from hcefs.erasure.scheme import Profile, profile_named
 from hcefs.errors import (
@@ -252,9 +252,8 @@ class Desk:
             gateway=gateway,
             now_ms=now,
             remember_nonce=entry,
+            proven=self.rates.ask if entry else nobody,
         )
-        if entry:
-            self.rates.ask(presented.proof.presenter)
         permit = Permit(self, presented, action, height, now, owner)
         denial: Denied | None = None
         try:

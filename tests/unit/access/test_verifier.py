@@ -271,6 +271,29 @@ def test_a_key_change_ends_tokens_that_were_verified_before(desk: Desk) -> None:
     assert desk.refuses(Unauthenticated, proof) == "token-signature"
 
 
+def test_who_asks_is_counted_before_a_token_is_looked_at(desk: Desk) -> None:
+    """A token costs more to check than a proof, so that whoever brings bad ones has a rate."""
+    asked: list[AccountId] = []
+
+    def counted(presenter: AccountId) -> None:
+        asked.append(presenter)
+        if len(asked) > 2:
+            raise Exhausted("too many", reason="too-many-requests")
+
+    bad = b"no token at all"
+    for nonce, kind in ((b"1" * 16, Invalid), (b"2" * 16, Invalid), (b"3" * 16, Exhausted)):
+        proof = desk.proof(bad, nonce=nonce)
+        with pytest.raises(kind):
+            desk.present(proof, bad, proven=counted)
+    assert len(asked) == 3
+    # Neither a forged nor a replayed proof is counted against whom it names.
+    with pytest.raises(Denied):
+        desk.present(proof, bad, proven=counted)
+    with pytest.raises(Unauthenticated):
+        desk.present(desk.proof(signer=key_of(STRANGER)), proven=counted)
+    assert len(asked) == 3
+
+
 def test_a_replay_is_refused_where_nonces_are_remembered(desk: Desk) -> None:
     proof = desk.proof()
     desk.present(proof, remember_nonce=False)
