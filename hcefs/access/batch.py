@@ -161,7 +161,7 @@ def authorize_batch(
                 served += 1
             else:
                 refused[group.record, blob] = denial
-    if not served:
+    if refused and not served:
         raise next(iter(refused.values()))
     return refused
 
@@ -183,6 +183,22 @@ def whole_records(
     )
 
 
+def served_part(batch: PresentedBatch, refused: Refused) -> PresentedBatch:
+    """What of a batch is served, one group for each token and record.
+
+    To be decided again, and again, while it is served.
+    """
+    parts: dict[tuple[int, RecordId], list[BlobId]] = {}
+    for group in batch.groups:
+        blobs = [blob for blob in group.ids() if (group.record, blob) not in refused]
+        if blobs:
+            parts.setdefault((group.token, group.record), []).extend(blobs)
+    groups = tuple(
+        BatchGroup(token, record, b"".join(blobs)) for (token, record), blobs in parts.items()
+    )
+    return PresentedBatch(batch.proof, batch.tokens, groups)
+
+
 class _Decisions:
     """The decisions of one batch at one moment.
 
@@ -199,9 +215,19 @@ class _Decisions:
         self._action = action
         self._now_ms = now_ms
         self._answers: dict[tuple[int, bytes, bytes, bool], Denied | None] = {}
+        self._records: dict[tuple[int, RecordId], Denied | None] = {}
 
     def denial(self, group: BatchGroup, blob: BlobId | None) -> Denied | None:
         """Why a blob of the group, or its record as a whole, may not be served."""
+        if blob is not None:
+            return self._decide(group, blob)
+        # Many groups may name one record by one token.
+        right = (group.token, group.record)
+        if right not in self._records:
+            self._records[right] = self._decide(group, None)
+        return self._records[right]
+
+    def _decide(self, group: BatchGroup, blob: BlobId | None) -> Denied | None:
         token = self._batch.tokens[group.token]
         presented = _presented(self._batch.proof, token, group.record, blob)
         try:

@@ -15,6 +15,7 @@ from hcefs.access.batch import (
     Refused,
     authorize_batch,
     present_batch,
+    served_part,
     whole_records,
 )
 from hcefs.access.facts import Action
@@ -55,14 +56,12 @@ class BatchPermit:
         self, desk: Desk, presented: PresentedBatch, action: Action, refused: Refused
     ) -> None:
         self._desk = desk
-        self._presented = presented
+        # What is not served needs no decision: this one is made twice a second.
+        self._served = served_part(presented, refused)
         self._action = action
-        self._refused = refused
         # A token of which nothing is served rests on nothing, and nothing waits for its end.
         self.grants = frozenset(
-            presented.tokens[group.token].use.grant
-            for group in presented.groups
-            if any((group.record, blob) not in refused for blob in group.ids())
+            presented.tokens[group.token].use.grant for group in self._served.groups
         )
         """See :class:`hcefs.services.standing.Permission`."""
 
@@ -90,10 +89,8 @@ class BatchPermit:
         now = self._desk.runtime.now_ms()
         height = self._desk.view.height
         self._desk.follower.require_fresh()
-        refused = authorize_batch(self._desk.verifier, self._presented, self._action, now)
-        for name, error in refused.items():
-            if name not in self._refused:
-                raise error
+        for error in authorize_batch(self._desk.verifier, self._served, self._action, now).values():
+            raise error
         self._height, self._decided_ms = height, now
 
 

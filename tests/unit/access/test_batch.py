@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from hcefs.access import rights
 from hcefs.access import token as token_module
 from hcefs.access.batch import (
     BLOBS_MAX,
@@ -20,6 +21,7 @@ from hcefs.access.batch import (
     batch_digest,
     check_batch,
     present_batch,
+    served_part,
     whole_records,
 )
 from hcefs.access.facts import Action
@@ -520,3 +522,39 @@ def test_presenters_need_the_right_to_use_the_token() -> None:
     bound = narrow(DOCTORS, Narrowing(presenter=NURSE), key_of(DOCTOR).public_key)
     assert lent.decide([bound], GROUPS, presenter=NURSE) == {}
     assert lent.denies([bound], GROUPS, presenter=OWNER) == "token-check"
+
+
+def test_a_record_is_decided_once_however_many_groups_name_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Decisions are made again twice a second for as long as a batch is served."""
+    desk = Desk()
+    blobs = [BlobId(number.to_bytes(16, "big") + b"\x00\x01") for number in range(1, 301)]
+    groups = tuple(group(RECORD, blob) for blob in blobs)
+    batch = desk.present(groups=groups)
+    decided: list[BlobId | None] = []
+    decide = rights.decide
+
+    def counted(view: Any, request: Any, now_ms: int) -> Any:
+        decided.append(request.blob)
+        return decide(view, request, now_ms)
+
+    monkeypatch.setattr(rights, "decide", counted)
+    assert authorize_batch(desk.verifier, batch, Action.READ, NOW_MS) == {}
+    assert decided == [None]
+    assert whole_records(desk.verifier, batch, Action.READ, NOW_MS) == {RECORD}
+    assert decided == [None] * 2
+
+
+def test_what_is_refused_is_not_decided_again() -> None:
+    desk = Desk(view=view(grant(blob=BLOB)))
+    batch = desk.present(groups=(group(RECORD, BLOB, OTHER_BLOB), group(RECORD, BLOB)))
+    refused = authorize_batch(desk.verifier, batch, Action.READ, NOW_MS)
+    assert set(refused) == {(RECORD, OTHER_BLOB)}
+    part = served_part(batch, refused)
+    assert part.groups == (group(RECORD, BLOB, BLOB),)
+    assert authorize_batch(desk.verifier, part, Action.READ, NOW_MS) == {}
+    # Two tokens for one blob, of which one may not: nothing of it is served.
+    nothing = served_part(batch, {(RECORD, BLOB): refused[RECORD, OTHER_BLOB], **refused})
+    assert nothing.groups == ()
+    assert authorize_batch(desk.verifier, nothing, Action.READ, NOW_MS) == {}
