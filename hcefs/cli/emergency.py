@@ -1,5 +1,7 @@
 """``emergency``: break the glass, and look at what was broken.
 
+What patients do beforehand is in :mod:`hcefs.cli.namings`.
+
 Notes never leave this machine: the ledger gets their BLAKE3 digest.
 """
 
@@ -13,12 +15,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from hcefs.access.emergency import (
-    EmergencyNaming,
-    EmergencyOpening,
-    EmergencyPolicy,
-    EmergencyRefusal,
-)
+from hcefs.access.emergency import EmergencyOpening, EmergencyPolicy, EmergencyRefusal
 from hcefs.cli.bringup import OPERATORS, THRESHOLD
 from hcefs.cli.cluster_files import ClusterFolder
 from hcefs.cli.options import DEFAULT_FOLDER, AsOption, FolderOption, JsonOption, folder
@@ -113,93 +110,6 @@ async def _by_operators(
     return await client.submit(signed)
 
 
-@app.command("name")
-@verb
-def name(
-    records: RecordsArgument,
-    account: AsOption,
-    to: Annotated[
-        list[str],
-        typer.Option("--to", metavar="ACCOUNT", help="Practitioner or institution; repeatable."),
-    ],
-    directory: FolderOption = Path(DEFAULT_FOLDER),
-    as_json: JsonOption = False,
-) -> None:
-    """Say, as their owner, who may open records in an emergency; delivers the sealed keys."""
-    layout = folder(directory)
-    wanted, grantees = _records(records), [layout.account_id(each) for each in to]
-
-    async def work() -> list[EmergencyNaming]:
-        async with client_of(layout, account) as client:
-            return await client.name_emergency(wanted, grantees)
-
-    found = run(work())
-    _show_namings(layout, found, as_json=as_json)
-
-
-@app.command("named")
-@verb
-def named(
-    account: AsOption,
-    patient: Annotated[
-        str, typer.Argument(metavar="[PATIENT]", help="Whose records; by default one's own.")
-    ] = "",
-    directory: FolderOption = Path(DEFAULT_FOLDER),
-    as_json: JsonOption = False,
-) -> None:
-    """List who is named; of another patient, what names this account or its institution."""
-    layout = folder(directory)
-    owner = layout.account_id(patient) if patient else None
-
-    async def work() -> list[EmergencyNaming]:
-        async with client_of(layout, account) as client:
-            return await client.namings(owner)
-
-    _show_namings(layout, run(work()), as_json=as_json)
-
-
-@app.command("unname")
-@verb
-def unname(
-    namings: Annotated[list[str], typer.Argument(metavar="NAMING...", help="Ids (grt-...).")],
-    account: AsOption,
-    directory: FolderOption = Path(DEFAULT_FOLDER),
-    as_json: JsonOption = False,
-) -> None:
-    """End namings, and what is open under them."""
-    layout = folder(directory)
-    ended = [GrantId.parse(each) for each in namings]
-
-    async def work() -> Submitted:
-        async with client_of(layout, account) as client:
-            return await client.end_namings(ended)
-
-    _show_done(run(work()), "ended", {"namings": [each.text for each in ended]}, as_json=as_json)
-
-
-@app.command("refuse")
-@verb
-def refuse(
-    records: RecordsArgument,
-    account: AsOption,
-    withdraw: Annotated[
-        bool, typer.Option("--withdraw", help="Take an earlier refusal back.")
-    ] = False,
-    directory: FolderOption = Path(DEFAULT_FOLDER),
-    as_json: JsonOption = False,
-) -> None:
-    """Refuse, as their owner, that anybody opens records in an emergency."""
-    layout, wanted = folder(directory), _records(records)
-
-    async def work() -> Submitted:
-        async with client_of(layout, account) as client:
-            return await client.refuse_emergency(wanted, refuse=not withdraw)
-
-    what = "withdrawn" if withdraw else "refused"
-    facts = {"records": [each.text for each in wanted], "refused": not withdraw}
-    _show_done(run(work()), what, facts, as_json=as_json)
-
-
 @app.command("open")
 @verb
 def open_(
@@ -213,7 +123,7 @@ def open_(
     as_json: JsonOption = False,
 ) -> None:
     """Open records of one patient in an emergency; the patient sees it, and it is reviewed."""
-    layout, wanted, digest = folder(directory), _records(records), _digest(note)
+    layout, wanted, digest = folder(directory), record_ids(records), _digest(note)
 
     async def work() -> EmergencyOpening:
         async with client_of(layout, account) as client:
@@ -354,7 +264,12 @@ def _state(opening: EmergencyOpening, now_ms: int) -> str:
     return "justified" if all(each.justified for each in opening.reviews) else "unjustified"
 
 
-def _records(texts: list[str]) -> list[RecordId]:
+def record_ids(texts: list[str]) -> list[RecordId]:
+    """The ids of records in arguments.
+
+    Raises:
+        Invalid: one is none.
+    """
     return [RecordId.parse(text) for text in texts]
 
 
@@ -375,33 +290,6 @@ def _digest(note: Path | None) -> bytes:
     if note.stat().st_size > NOTE_BYTES_MAX:
         raise Invalid(f"a note has at most {NOTE_BYTES_MAX} bytes", reason="bad-file")
     return blake3_digest(note.read_bytes())
-
-
-def _show_done(done: Submitted, what: str, facts: dict[str, Any], *, as_json: bool) -> None:
-    def human(console: Console) -> None:
-        console.print(Text(f"{what} at height {done.height}"), style="green")
-
-    show({**facts, "height": done.height, "time_ms": done.time_ms}, as_json=as_json, human=human)
-
-
-def _show_namings(layout: ClusterFolder, found: list[EmergencyNaming], *, as_json: bool) -> None:
-    names = Names(layout)
-
-    def human(console: Console) -> None:
-        rows = [[each.naming, each.record, names.of(each.grantee)] for each in found]
-        print_table(console, ("NAMING", "RECORD", "NAMED"), rows, empty="nobody is named")
-
-    data = [
-        {
-            "naming": each.naming.text,
-            "record": each.record.text,
-            "owner": each.owner.text,
-            "grantee": each.grantee.text,
-            "height": each.height,
-        }
-        for each in found
-    ]
-    show(data, as_json=as_json, human=human)
 
 
 def _show_opening(layout: ClusterFolder, opening: EmergencyOpening, *, as_json: bool) -> None:

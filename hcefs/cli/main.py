@@ -29,6 +29,7 @@ from hcefs.cli import (
     listing,
     many,
     members,
+    namings,
     node,
     record,
     repair,
@@ -59,6 +60,7 @@ app.add_typer(request.app, name="request")
 guardians.register()
 app.add_typer(keys.app, name="keys")
 app.add_typer(cap.app, name="cap")
+namings.register()
 app.add_typer(emergency.app, name="emergency")
 app.add_typer(evidence.app, name="evidence")
 members.register()

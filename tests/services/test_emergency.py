@@ -312,6 +312,7 @@ async def test_the_command_line_from_naming_to_review(
         each["record"] for each in await hcefs("emergency", "named", "--as", "patient")
     }
     why = ("--role", "RESCUE", "--reason", "TRAUMA", "--minutes", "5")
+    deliver_all = ("emergency", "deliver", "--as", "patient")
     note = tmp_path / "why.txt"
     note.write_text("found unresponsive")
     opened = await hcefs("emergency", "open", record, "--as", "rescuer", *why, "--note", str(note))
@@ -330,7 +331,12 @@ async def test_the_command_line_from_naming_to_review(
     assert (await rig.patient.record(ward.record)).generation == 1
     await hcefs("emergency", "refuse", record, "--as", "patient")
     await hcefs("emergency", "open", record, "--as", "rescuer", *why, fails="emergency-refused")
-    await hcefs("emergency", "unname", ward.naming.naming.text, "--as", "patient")
+    naming = ward.naming.naming.text
+    again = await hcefs("emergency", "deliver", naming, "--as", "patient")
+    assert [each["naming"] for each in again] == [naming]
+    assert naming in {each["naming"] for each in await hcefs(*deliver_all)}
+    await hcefs("emergency", "unname", naming, "--as", "patient")
+    await hcefs("emergency", "deliver", naming, "--as", "patient", fails="no-such-naming")
     shown = await asyncio.to_thread(runner.invoke, app, ["emergency", "list", "--as", "patient"])
     assert "justified" in shown.output
     assert f"{record} is refused" in shown.output
