@@ -17,6 +17,7 @@ from hcefs.cli import (
     certificate,
     chaos,
     cluster,
+    consent,
     demo,
     emergency,
     erasure,
@@ -56,6 +57,7 @@ chaos.add_to(app)
 app.add_typer(account.app, name="account")
 app.add_typer(record.app, name="record")
 app.add_typer(grant.app, name="grant")
+consent.register()
 app.add_typer(request.app, name="request")
 guardians.register()
 app.add_typer(keys.app, name="keys")
