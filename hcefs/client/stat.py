@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from hcefs.access import emergency
 from hcefs.access.facts import Account, Generation, Grant
 from hcefs.access.token import read_use
 from hcefs.client import keys as sealed
@@ -533,8 +534,10 @@ def metadata_of(core: Core, key: sealed.BlobKey) -> Metadata | None:
 
 
 def _no_box(grant: Grant) -> NotFound:
-    return NotFound(
-        f"no key box for {grant.grant} opens this: ask the account that gave the grant to deliver "
-        "its key again",
-        reason="no-key-box",
-    )
+    advice = "ask the account that gave the grant to deliver its key again"
+    if grant.purposes == (emergency.PURPOSE,):
+        advice = (
+            "where the patient named an institution, its key opens it (`--desk`); else the patient "
+            "delivers it again (`hcefs emergency deliver`)"
+        )
+    return NotFound(f"no key box for {grant.grant} opens this: {advice}", reason="no-key-box")
