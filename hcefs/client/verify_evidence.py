@@ -20,6 +20,7 @@ import json
 import sys
 import zipfile
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
 from blake3 import blake3
@@ -673,6 +674,15 @@ def verify_file(path: str, cluster: str = "") -> Report:
         return bundle.report
 
 
+def moment(time_ms: int) -> str:
+    """A time as people read it; a number that is no time stays one."""
+    try:
+        found = datetime.fromisoformat("1970-01-01T00:00:00") + timedelta(milliseconds=time_ms)
+    except OverflowError:
+        return f"{time_ms} ms"
+    return f"{found:%Y-%m-%d %H:%M:%S} UTC"
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, add_help=True)
@@ -705,8 +715,8 @@ def main(arguments: list[str] | None = None) -> int:
         )
     for access in report.accesses:
         print(
-            f"    access {access['request']}: {access['method']} by {access['by']} for "
-            f"{access['purpose']}, {access['reason']}"
+            f"    access {access['request']} at {moment(access['time_ms'])}: {access['method']} by "
+            f"{access['by']} for {access['purpose']}, {access['reason']}"
         )
     for line in report.wrong:
         print(f"  WRONG   {line}")
