@@ -216,7 +216,12 @@ def _show(
         columns = ("WHEN", "WHO", "WHY", "WHAT", "DECISION", "SERVED", "AT", "HOLDERS", "PROOF")
         print_table(console, columns, rows, right=("SERVED", "HOLDERS"), empty="nobody touched it")
         console.print()
-        print_fields(console, [("record", audit.record), ("made", time_text(audit.made_ms))])
+        facts = [
+            ("record", audit.record),
+            ("cluster", file.genesis.cluster),
+            ("made", time_text(audit.made_ms)),
+        ]
+        print_fields(console, facts)
         _print_verdict(console, audit)
         if note:
             console.print(Text(note))

@@ -72,7 +72,8 @@ def up(
             style="green",
         )
         console.print(Text(f"folder  {layout.root}"))
-        console.print(Text("next    hcefs account create hospital --kind institution"))
+        if set(layout.account_names()) <= set(OPERATORS):
+            console.print(Text("next    hcefs account create hospital --kind institution"))
 
     show(data, as_json=as_json, human=human)
 

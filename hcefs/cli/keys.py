@@ -70,7 +70,9 @@ def rotate(
             )
             rows = [[names.of(grant.granter), grant.record, grant.grant] for grant in givers]
             print_table(console, ("GIVER", "RECORD", "GRANT"), rows)
-        console.print(Text("Shares of guardians are of the old keys: run `hcefs keys guard` anew"))
+        console.print(
+            Text("If guardians have shares, those are of the old keys: run `hcefs keys guard` anew")
+        )
 
     data = {
         "account": keys.account.text,

@@ -104,7 +104,6 @@ def put_many(
                 ("blobs", f"{len(stored)}, {size_text(total)}"),
                 ("packs", len({receipt.ref.blob.base for _, receipt in stored})),
                 ("durable", f"at least {weakest.durable_shards} of {weakest.total_shards} shards"),
-                ("list them", f"hcefs ls {record} --as {account} --long"),
             ],
         )
 

@@ -15,7 +15,7 @@ import typer
 from hcefs.access.facts import PURPOSES, Action
 from hcefs.cli.cluster_files import ClusterFolder
 from hcefs.errors import Invalid
-from hcefs.formats.record_class import Confidentiality, known_sensitivities
+from hcefs.formats.record_class import SENSITIVITIES, Confidentiality, known_sensitivities
 
 DEFAULT_FOLDER = "hcefs-cluster"
 _SECONDS: Final = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -186,7 +186,15 @@ def parse_sensitivities(text: str) -> tuple[str, ...]:
     Raises:
         Invalid: unknown (``unknown-sensitivity``).
     """
-    return known_sensitivities(dict.fromkeys(word.upper() for word in _words(text)))
+    found = dict.fromkeys(word.upper() for word in _words(text))
+    unknown = next((word for word in found if word not in SENSITIVITIES), None)
+    if unknown is not None:
+        raise Invalid(
+            f"{unknown[:80]!r} is no sensitivity: use codes of HL7 v3-ActCode, such as "
+            f"{', '.join(SENSITIVITIES)}",
+            reason="unknown-sensitivity",
+        )
+    return known_sensitivities(found)
 
 
 def _words(text: str) -> list[str]:

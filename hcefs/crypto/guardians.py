@@ -316,6 +316,6 @@ def _damaged(guardian: AccountId) -> Corrupt:
 
 def _too_few(given: int, threshold: int) -> Invalid:
     return Invalid(
-        f"{given} shares are here, {threshold} are needed: ask more guardians",
+        f"{given} of the {threshold} shares that are needed are here: ask more guardians",
         reason="too-few-shares",
     )
