@@ -35,6 +35,7 @@ from hcefs.ids import ClusterId, GrantId, HoldId, RecordId
 from hcefs.integrity import blake3_digest
 from hcefs.ledger.transactions import Transaction
 from hcefs.ledger.transactions_erasure import EraseRecord, LiftHold, PlaceHold, SetRetention
+from hcefs.runtime import SystemRuntime
 
 WAIT_SECONDS = 3_600.0
 DOCUMENT_BYTES_MAX = 256 << 20
@@ -194,7 +195,7 @@ def erase(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the certificate there.")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; for scripts.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what stands in its way.")
     ] = False,
@@ -299,12 +300,14 @@ def _hold_data(hold: Hold) -> dict[str, Any]:
 
 def _show_end(layout: ClusterFolder, record: RecordId, end: RecordEnd, *, as_json: bool) -> None:
     known, erasure = end.retention, end.erasure
+    obstacles = end.obstacles(SystemRuntime().now_ms())
     data = {
         "record": record.text,
         "retain_until_ms": known.retain_until_ms if known else None,
         "jurisdiction": known.jurisdiction if known else None,
         "holds": [_hold_data(hold) for hold in end.standing],
         "erased_height": erasure.height if erasure else None,
+        "obstacles": list(obstacles),
     }
 
     def human(console: Console) -> None:
@@ -319,6 +322,13 @@ def _show_end(layout: ClusterFolder, record: RecordId, end: RecordEnd, *, as_jso
         fields.append(("holds", len(end.standing) or "none stands"))
         if erasure is not None:
             fields.append(("erased", f"at height {erasure.height}, {time_text(erasure.time_ms)}"))
+        elif obstacles == ("no-retention",):
+            fields.append(
+                ("erasing it", "possible now for operators; if it is empty, for its owner")
+            )
+        else:
+            refused = f"refused now: {', '.join(obstacles)}"
+            fields.append(("erasing it", refused if obstacles else "possible now"))
         print_fields(console, fields)
 
     show(data, as_json=as_json, human=human)

@@ -57,6 +57,20 @@ class RecordEnd:
         """The holds that stand."""
         return tuple(hold for hold in self.holds if hold.stands)
 
+    def obstacles(self, now_ms: int) -> tuple[str, ...]:
+        """For what reasons an erasure would be refused now.
+
+        ``no-retention`` counts for an owner only, and not while the record is empty.
+        """
+        found = ["erased"] if self.erasure is not None else []
+        if self.standing:
+            found.append("on-hold")
+        if self.retention is None:
+            found.append("no-retention")
+        elif now_ms < self.retention.retain_until_ms:
+            found.append("retained")
+        return tuple(found)
+
 
 @dataclass(frozen=True)
 class ErasureState:

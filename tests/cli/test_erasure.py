@@ -119,7 +119,21 @@ def test_the_end_of_a_record(prepared: ClusterFolder, capsys: pytest.CaptureFixt
     assert data["erased_height"] == world().height
     assert data["retain_until_ms"] is None
     erasure._show_end(prepared, RecordId(b"r" * 16), RecordEnd(None, (), None), as_json=False)
-    assert "no date is set" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "no date is set" in shown
+    assert "possible now for operators" in shown
+
+
+def test_what_stands_in_the_way_of_an_erasure() -> None:
+    view = world().view
+    hold = Hold(RECORD, HoldId(b"h" * 16), bytes(32), world().account("clinic"), 5, 6, 0)
+    kept = view.retention(RECORD)
+    assert kept is not None
+    date = kept.retain_until_ms
+    assert RecordEnd(kept, (hold,), None).obstacles(date - 1) == ("on-hold", "retained")
+    assert RecordEnd(kept, (replace(hold, lifted_height=9),), None).obstacles(date) == ()
+    assert RecordEnd(kept, (), view.erasure(RECORD)).obstacles(date) == ("erased",)
+    assert RecordEnd(None, (), None).obstacles(date) == ("no-retention",)
 
 
 def test_who_may_not_know_the_readers_is_told_whom_to_ask() -> None:
