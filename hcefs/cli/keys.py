@@ -7,6 +7,7 @@ whoever runs the verb again goes on where it stopped.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from hcefs.access.facts import Grant
+from hcefs.access.facts import AccountKind, Grant
 from hcefs.cli.cluster_files import ClusterFolder
 from hcefs.cli.options import DEFAULT_FOLDER, AsOption, FolderOption, JsonOption, folder
 from hcefs.cli.output import print_fields, print_table, show, verb
@@ -57,7 +58,8 @@ def rotate(
 ) -> None:
     """Change an account's keys: the old ones are dead at once, the account stays."""
     layout = folder(directory)
-    keys, givers, renewed = _rotate(layout, account, records=records)
+    keys, done = _rotate(layout, account, records=records)
+    givers, renewed = done.givers, done.renewed
     names = Names(layout)
 
     def human(console: Console) -> None:
@@ -70,9 +72,10 @@ def rotate(
             )
             rows = [[names.of(grant.granter), grant.record, grant.grant] for grant in givers]
             print_table(console, ("GIVER", "RECORD", "GRANT"), rows)
-        console.print(
-            Text("If guardians have shares, those are of the old keys: run `hcefs keys guard` anew")
-        )
+        advice = "If guardians have shares, those are of the old keys: run `hcefs keys guard` anew"
+        if done.is_node:
+            advice = "Restart the node now: until then it reports nothing, and plans wait for it"
+        console.print(Text(advice))
 
     data = {
         "account": keys.account.text,
@@ -90,9 +93,7 @@ def rotate(
     show(data, as_json=as_json, human=human)
 
 
-def _rotate(
-    layout: ClusterFolder, name: str, *, records: bool
-) -> tuple[AccountKeys, list[Grant], list[RecordId]]:
+def _rotate(layout: ClusterFolder, name: str, *, records: bool) -> tuple[AccountKeys, _Changed]:
     path = layout.key_file(name)
     pending = path.with_name(path.name + NEXT_SUFFIX)
     runtime = SystemRuntime()
@@ -115,8 +116,16 @@ def _rotate(
     # The ledger has the new keys: only now may the old ones go.
     pending.replace(path)
     sync_folder(path.parent)
-    givers, renewed = run(_after(layout, new, records=records))
-    return new, givers, renewed
+    return new, run(_after(layout, new, records=records))
+
+
+@dataclass(frozen=True)
+class _Changed:
+    """What follows from new keys: whom to ask for theirs, and the records that were renewed."""
+
+    givers: list[Grant]
+    renewed: list[RecordId]
+    is_node: bool
 
 
 async def _change(layout: ClusterFolder, keys: AccountKeys, new: AccountKeys) -> None:
@@ -124,16 +133,15 @@ async def _change(layout: ClusterFolder, keys: AccountKeys, new: AccountKeys) ->
         await client.change_keys(new)
 
 
-async def _after(
-    layout: ClusterFolder, new: AccountKeys, *, records: bool
-) -> tuple[list[Grant], list[RecordId]]:
-    """What is done with the new keys: records renewed, and whom to ask for theirs."""
+async def _after(layout: ClusterFolder, new: AccountKeys, *, records: bool) -> _Changed:
+    """Renew the records with the new keys, if that is wanted, and ask what else follows."""
     async with Client(layout.load_connection(), new) as client:
         renewed = []
         for record in await client.records() if records else []:
             await client.rotate(record.record)
             renewed.append(record.record)
-        return await client.key_givers(), renewed
+        kind = (await client.fresh_account(new.account)).kind
+        return _Changed(await client.key_givers(), renewed, kind == AccountKind.NODE)
 
 
 async def _is_current(layout: ClusterFolder, keys: AccountKeys) -> bool:
