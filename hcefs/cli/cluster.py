@@ -67,9 +67,9 @@ def up(
     }
 
     def human(console: Console) -> None:
+        count = len(layout.node_numbers())
         console.print(
-            Text(f"cluster {connection.cluster} serves: ledger and {len(connection.nodes)} nodes"),
-            style="green",
+            Text(f"cluster {connection.cluster} serves: ledger and {count} nodes"), style="green"
         )
         console.print(Text(f"folder  {layout.root}"))
         if set(layout.account_names()) <= set(OPERATORS):

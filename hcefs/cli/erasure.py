@@ -29,7 +29,7 @@ from hcefs.client.erasure import RecordEnd
 from hcefs.client.erasure_check import CheckedErasure, check_certificate
 from hcefs.client.ledger import Submitted
 from hcefs.durable_files import replace_file
-from hcefs.errors import Denied, Invalid
+from hcefs.errors import Conflict, Denied, Invalid
 from hcefs.evidence.erasure import ErasureCertificate, read_certificate
 from hcefs.ids import ClusterId, GrantId, HoldId, RecordId
 from hcefs.integrity import blake3_digest
@@ -217,6 +217,7 @@ def erase(
     if dry_run:
         _show_end(layout, wanted, end, as_json=as_json)
         return
+    _require_time(end)
     if end.erasure is None and not yes and not typer.confirm(
         f"Erase {wanted} for ever? Nobody can bring it back.", err=True
     ):  # fmt: skip
@@ -271,6 +272,20 @@ async def _submit(
 async def _end(layout: ClusterFolder, record: RecordId, account: str) -> RecordEnd:
     async with client_of(layout, account or OPERATORS[0]) as client:
         return await client.record_end(record)
+
+
+def _require_time(end: RecordEnd) -> None:
+    """Say before anybody is asked, and in days, that it is too early; the ledger decides.
+
+    Raises:
+        Conflict: ``retained``.
+    """
+    if end.retention is not None and "retained" in end.obstacles(SystemRuntime().now_ms()):
+        raise Conflict(
+            f"this record must be kept until {time_text(end.retention.retain_until_ms)} by the "
+            f"law of {end.retention.jurisdiction}: erase it after that",
+            reason="retained",
+        )
 
 
 def _standing(text: str) -> GrantId:

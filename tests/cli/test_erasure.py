@@ -15,6 +15,7 @@ from hcefs.cli import erasure
 from hcefs.cli.cluster_files import ClusterFolder
 from hcefs.client.erasure import RecordEnd
 from hcefs.client.erasure_check import check_certificate
+from hcefs.errors import Conflict
 from hcefs.ids import ClusterId, HoldId, RecordId
 from tests.cli.conftest import Invoke
 from tests.vectors.generate_erasure import RECORD, certificate, world
@@ -134,6 +135,11 @@ def test_what_stands_in_the_way_of_an_erasure() -> None:
     assert RecordEnd(kept, (replace(hold, lifted_height=9),), None).obstacles(date) == ()
     assert RecordEnd(kept, (), view.erasure(RECORD)).obstacles(date) == ("erased",)
     assert RecordEnd(None, (), None).obstacles(date) == ("no-retention",)
+    later = replace(kept, retain_until_ms=4_102_444_800_000)
+    with pytest.raises(Conflict, match="until 2100-01-01") as refused:
+        erasure._require_time(RecordEnd(later, (), None))
+    assert refused.value.reason == "retained"
+    erasure._require_time(RecordEnd(replace(kept, retain_until_ms=1), (), None))
 
 
 def test_who_may_not_know_the_readers_is_told_whom_to_ask() -> None:
