@@ -25,7 +25,7 @@ from hcefs.cli.record import RecordArgument
 from hcefs.cli.record import app as record_app
 from hcefs.cli.session import Names, client_of, run
 from hcefs.client.client import Client
-from hcefs.client.erasure import RecordEnd
+from hcefs.client.erasure import ErasureState, RecordEnd
 from hcefs.client.erasure_check import CheckedErasure, check_certificate
 from hcefs.client.ledger import Submitted
 from hcefs.durable_files import replace_file
@@ -230,7 +230,9 @@ def erase(
                 done = await _submit(layout, client, made, account)
                 note(f"erased at height {done.height}; nodes delete now", quiet=as_json)
             seconds = WAIT_SECONDS if wait else 0.0
-            return await client.erasure_certificate(wanted, wait_seconds=seconds)
+            return await client.erasure_certificate(
+                wanted, wait_seconds=seconds, watch=_Watch(quiet=as_json)
+            )
 
     certificate = run(work())
     if out is not None:
@@ -272,6 +274,25 @@ async def _submit(
 async def _end(layout: ClusterFolder, record: RecordId, account: str) -> RecordEnd:
     async with client_of(layout, account or OPERATORS[0]) as client:
         return await client.record_end(record)
+
+
+class _Watch:
+    """Says on standard error whom a certificate waits for, and why, whenever that changes."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._last = ""
+
+    def __call__(self, states: list[ErasureState]) -> None:
+        lacking = [
+            f"node {each.node.node_id} ({each.problem or each.stage})"
+            for each in states
+            if each.statement is None
+        ]
+        line = f"not confirmed by {', '.join(lacking)}" if lacking else ""
+        if line and line != self._last:
+            note(line, quiet=self._quiet)
+        self._last = line
 
 
 def _require_time(end: RecordEnd) -> None:

@@ -8,6 +8,7 @@ other.  Source: docs/decisions/0036-erasure-and-legal-hold.md.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from hcefs.access.erasure_facts import Erasure, Hold, Retention
@@ -265,12 +266,17 @@ class ErasureClient(NodeClient):
         )
 
     async def erasure_certificate(
-        self, record: RecordId, *, wait_seconds: float = 0.0
+        self,
+        record: RecordId,
+        *,
+        wait_seconds: float = 0.0,
+        watch: Callable[[list[ErasureState]], None] | None = None,
     ) -> ErasureCertificate:
         """Collect the certificate of an erasure; it may be incomplete, and says so itself.
 
         With ``wait_seconds`` nodes that are still deleting are asked again until then; nodes
-        that do not answer are not waited for longer than that either.
+        that do not answer are not waited for longer than that either.  ``watch`` is handed
+        what they say each time.
 
         Raises:
             NotFound: ``not-erased``.
@@ -282,6 +288,8 @@ class ErasureClient(NodeClient):
         until = self.runtime.monotonic() + wait_seconds
         while True:
             states = await self.erasure_states(record)
+            if watch is not None:
+                watch(states)
             done = all(state.stage == ErasureStage.DONE.name.lower() for state in states)
             if done or self.runtime.monotonic() >= until:
                 break

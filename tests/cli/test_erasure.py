@@ -13,7 +13,7 @@ from rich.console import Console
 from hcefs.access.erasure_facts import Hold
 from hcefs.cli import erasure
 from hcefs.cli.cluster_files import ClusterFolder
-from hcefs.client.erasure import RecordEnd
+from hcefs.client.erasure import UNKNOWN, ErasureState, RecordEnd
 from hcefs.client.erasure_check import check_certificate
 from hcefs.errors import Conflict
 from hcefs.ids import ClusterId, HoldId, RecordId
@@ -140,6 +140,18 @@ def test_what_stands_in_the_way_of_an_erasure() -> None:
         erasure._require_time(RecordEnd(later, (), None))
     assert refused.value.reason == "retained"
     erasure._require_time(RecordEnd(replace(kept, retain_until_ms=1), (), None))
+
+
+def test_who_is_waited_for_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = world().map.nodes[:2]
+    silent = ErasureState(first, UNKNOWN, None, "wrong-key: signed by another key")
+    watch = erasure._Watch(quiet=False)
+    watch([silent, ErasureState(second, "rows", None)])
+    watch([silent, ErasureState(second, "rows", None)])
+    said = capsys.readouterr().err
+    assert said.count("not confirmed by") == 1
+    assert f"node {first.node_id} (wrong-key: signed by another key)" in said
+    assert f"node {second.node_id} (rows)" in said
 
 
 def test_who_may_not_know_the_readers_is_told_whom_to_ask() -> None:
