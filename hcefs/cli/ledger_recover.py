@@ -320,11 +320,14 @@ def _signed_here(layout: ClusterFolder, found: Proposal, prepare: Path | None) -
     signed = sign_here(layout, found.statement)
     if prepare is not None:
         replace_file(prepare, signed.encode())
-        note(
-            f"{len(signed.signatures)} of {threshold} operators have signed {prepare}; the others "
-            f"sign it with `hcefs ledger sign {prepare.name} --as NAME`, then: hcefs ledger "
-            f"recover --statement {prepare}"
-        )
+        count, then = len(signed.signatures), f"hcefs ledger recover --statement {prepare}"
+        if count < threshold:
+            note(
+                f"{count} of {threshold} operators have signed {prepare}; the others sign it with "
+                f"`hcefs ledger sign {prepare.name} --as NAME`, then: {then}"
+            )
+        else:
+            note(f"{count} operators have signed {prepare}, {threshold} must; next: {then}")
     elif len(signed.signatures) < threshold:
         raise Denied(
             f"the keys of {len(signed.signatures)} operators are here, {threshold} must sign: use "

@@ -163,7 +163,7 @@ def class_text(found: RecordClass | HcefsError | None) -> str:
     if found is None:
         return "-"
     if isinstance(found, HcefsError):
-        return f"unreadable ({found.reason})"
+        return "erased" if found.reason == "erased" else f"unreadable ({found.reason})"
     return " ".join((found.confidentiality.name, ",".join(found.sensitivities))).strip()
 
 
