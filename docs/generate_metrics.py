@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from hcefs.metrics import FAMILIES, LABEL_SETS_MAX, OTHER, PREFIX, SECONDS, Family
+from hcefs.metrics import FAMILIES, LABEL_SETS_MAX, OTHER, PREFIX, SECONDS, SERIES_MAX, Family
 
 PAGE = Path(__file__).resolve().parent / "METRICS.md"
 
@@ -29,6 +29,9 @@ inside the operator's network.
 - No name and no label tells of a record, a blob, an account or a grant. A label value that does
   not look like a word of the program, or that would be one more than {LABEL_SETS_MAX} different
   ones of a family, is counted as `{OTHER}`.
+- **Cardinality:** a process shows at most {SERIES_MAX:,} time series, if peers managed to fill
+  every family with made-up words; a busy node shows some hundreds. `hcefs bench scrape` counts
+  them, and measures how long a scrape takes while the node serves.
 - The usual `{PREFIX}process_*` families (memory, processor time, open files, start time) come with
   them where the operating system tells.
 

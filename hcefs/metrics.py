@@ -26,12 +26,23 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any, Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.exposition import choose_encoder
 
 from hcefs.errors import Invalid, Unavailable
 
 _logger = logging.getLogger(__name__)
+
+# The library adds to every counter and histogram the time of its making, which says no more
+# than the start of the process and takes a third of the page.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 PREFIX: Final = "hcefs_"
 LABEL_SETS_MAX = 256
@@ -116,6 +127,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         "receipt_anchor_age_seconds", "Age of the oldest receipt that is not anchored; 0: none."
     ),
     _gauge("receipt_bytes", "Bytes of all receipts on this disk."),
+    _gauge("receipts_forked", "1 while the receipts here contradict those that are anchored."),
     _counter("unauthenticated_total", "Requests whose caller did not prove who it is."),
     # Puts and gets
     _counter("puts_total", "Puts by outcome.", "outcome"),
@@ -140,8 +152,9 @@ FAMILIES: Final[tuple[Family, ...]] = (
     # What is on the disk
     _gauge("shards", "Shards on the disk."),
     _gauge("shard_bytes", "Bytes of shards on the disk."),
-    _gauge("disk_free_bytes", "Bytes free on the disk of the shards."),
-    _gauge("disk_total_bytes", "Bytes that the disk of the shards has."),
+    _gauge("disk_free_bytes", "Bytes free on the disk of the data folder."),
+    _gauge("disk_total_bytes", "Bytes that the disk of the data folder has."),
+    _gauge("disk_reserve_bytes", "Bytes of that disk that shards never use."),
     _counter("corrupt_shards_total", "Shards found damaged, by a read or by the scrub."),
     _counter("scrub_bytes_total", "Bytes that the scrub has read."),
     _counter("scrub_shards_total", "Shards that the scrub has read."),
@@ -161,6 +174,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     _gauge(
         "scrub_oldest_unverified_seconds", "Age of the reading that lies longest ago, of any shard."
     ),
+    _gauge("scrub_cycle_seconds", "Seconds in which the scrub is to read everything."),
     _gauge("restoring_rows", "Rows of seats that are still to be restored after a lost database."),
     _gauge("disk_state", "1 for what the disk is fit for: ok, full or failing.", "state"),
     _histogram("disk_call_seconds", "Seconds of one call of the shards' disk.", "call"),
@@ -209,6 +223,12 @@ FAMILIES: Final[tuple[Family, ...]] = (
         "n",
     ),
     _gauge(
+        "blobs_by_margin",
+        "The same blobs and packs by their live shards beyond k: below-k, or 0 to m.",
+        "margin",
+    ),
+    _gauge("blobs_short", "Those of them that have fewer than n live shards."),
+    _gauge(
         "repair_backlog", "Shards that this node is to rebuild, by live shards beyond k.", "margin"
     ),
     _gauge("repair_oldest_seconds", "Age of the oldest shard that this node is to rebuild."),
@@ -255,6 +275,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     _gauge("ledger_term", "Term of the ledger that is followed: 1, and one more a recovery."),
     _gauge("ledger_fork_proofs", "Proofs kept here that a writer signed two histories."),
     _gauge("ledger_lease_age_seconds", "Age of the newest signed head: the node's lease."),
+    _gauge("ledger_lease_max_seconds", "Age of the lease at which nodes refuse, by the genesis."),
     _gauge("ledger_lag_blocks", "Blocks that signed heads tell of and that are not applied here."),
     _counter("ledger_transactions_total", "Transactions applied, by outcome.", "outcome"),
     _histogram("ledger_commit_seconds", "Seconds from a submit to its answer."),
@@ -266,11 +287,31 @@ FAMILIES: Final[tuple[Family, ...]] = (
     _counter("ledger_snapshot_parts_total", "Parts of ledger snapshots served."),
     _gauge("ledger_followers", "Followers connected to the writer."),
     _gauge("cluster_map_epoch", "Epoch of the cluster map in force."),
+    _gauge("cluster_map_nodes", "Nodes in the map, by their state.", "state"),
+    _gauge("cluster_map_warnings", "What the map cannot keep: caps of zones, racks and hosts."),
+    _gauge("seats", "Seats that the map gives this node, by profile.", "profile"),
+    _gauge("node_weight", "Weight of this node in the map; 0: it is in none."),
     # The process
+    _gauge("serving", "1 while this process does its work: a node serves, the ledger writes."),
+    _gauge("clock_timestamp_seconds", "This process's clock: seconds since 1970."),
+    _gauge("clock_skew_max_seconds", "Distance of two clocks that the genesis permits."),
+    _gauge(
+        "certificate_expiry_timestamp_seconds",
+        "When the TLS certificate in use expires: own, or authority; seconds since 1970.",
+        "certificate",
+    ),
     _gauge("erasure_kernel_info", "1 for the erasure kernel in use.", "kernel"),
     _gauge("build_info", "1 for the version of the software.", "version"),
 )
 """Everything that is measured."""
+
+SERIES_MAX: Final = sum(
+    (LABEL_SETS_MAX + 1 if family.labels else 1)
+    * (len(family.buckets) + 3 if family.type == "histogram" else 1)
+    for family in FAMILIES
+)
+"""Time series that one process can ever show, whatever its peers send; those of the library's
+process collector come to it."""
 
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+/-]{0,63}")
 

@@ -112,6 +112,8 @@ class DiskCare:
         metrics.set("scrub_progress", lambda: self.scrubber.status().done)
         metrics.set("scrub_superfluous_shards", lambda: self.scrubber.comparer.last_superfluous)
         metrics.set("scrub_oldest_unverified_seconds", self.scrubber.oldest_seconds)
+        metrics.set("scrub_cycle_seconds", config.scrub_cycle_s)
+        metrics.set("disk_reserve_bytes", reserve_bytes)
         for state in STATES:
             metrics.set("disk_state", partial(self._is_in, state), state=state)
 

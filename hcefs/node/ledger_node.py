@@ -20,6 +20,7 @@ from hcefs.ledger.writer import LedgerWriter
 from hcefs.metrics import Metrics
 from hcefs.node.emergency_gauges import emergency_gauges
 from hcefs.node.ledger_start import LedgerStart
+from hcefs.node.process_gauges import clock_gauges, map_gauges
 from hcefs.runtime import Runtime
 from hcefs.services.admin_service import AdminService
 from hcefs.services.handlers import (
@@ -56,6 +57,7 @@ class LedgerNode:
         Without one nobody is asked: only where an operator has said that nobody can be.
         """
         self._runtime = runtime
+        self._genesis = genesis
         self.metrics = Metrics()
         self.log = log
         self.writer = LedgerWriter(log, key, runtime, genesis)
@@ -112,6 +114,9 @@ class LedgerNode:
         self.metrics.set("ledger_fork_proofs", lambda: len(self.log.fork_proofs()))
         self.snapshots.gauges(self.metrics)
         emergency_gauges(self.metrics, self.log, self._runtime)
+        self.metrics.set("serving", lambda: float(self.writer.running))
+        clock_gauges(self.metrics, self._genesis, self._runtime)
+        map_gauges(self.metrics, self.log, None)
         await self.beginning.start()
         self.snapshots.start()
 

@@ -14,6 +14,7 @@ from hcefs.ledger.writer import LedgerWriter
 from hcefs.metrics import Metrics, MetricsServer
 from hcefs.node.ledger_node import CALLS_MAX, LedgerNode
 from hcefs.node.logs import configure
+from hcefs.node.process_gauges import certificate_gauges, disk_gauges
 from hcefs.node.servers import Port, load_genesis, load_identity, until_signal
 from hcefs.runtime import Runtime, SystemRuntime
 from hcefs.transport.dial import TlsDialer
@@ -38,7 +39,7 @@ class LedgerProcess:
         self._page: MetricsServer | None = None
         genesis = load_genesis(config.genesis)
         key = load_account(config.writer_key).signing_key
-        identity = load_identity(config.tls)
+        self._identity = identity = load_identity(config.tls)
         dialer = None if alone else TlsDialer(runtime, identity)
         if alone:
             log.warning("this ledger writes without asking any follower, as an operator said")
@@ -82,6 +83,8 @@ class LedgerProcess:
 
     async def start(self) -> None:
         """Commit and serve; whatever comes of it, :meth:`stop` is to follow."""
+        certificate_gauges(self.metrics, self._identity)
+        disk_gauges(self.metrics, self._config.data)
         self._page = self.metrics.serve(self._config.metrics_address)
         await self.node.start()
         for port in (self._clients, self._peers):

@@ -32,6 +32,7 @@ from hcefs.ledger.transactions import SignedTransaction, Transaction, sign_trans
 from hcefs.metrics import Metrics
 from hcefs.node.disk_care import DiskCare
 from hcefs.node.emergency_gauges import emergency_gauges
+from hcefs.node.process_gauges import clock_gauges, map_gauges
 from hcefs.node.repairs import Repairs
 from hcefs.placement.cluster_map import Node
 from hcefs.placement.ring import Seat, seats
@@ -171,6 +172,7 @@ class StorageNode:
         self.metrics = metrics = parts.metrics if parts.metrics is not None else Metrics()
         self._limits = limits = parts.limits
         genesis, keys, upkeep_config = parts.genesis, parts.keys, parts.upkeep
+        self._genesis = genesis
         self.account = keys.account
         self.stores = parts.stores
         ensure_placed(self.stores)
@@ -700,7 +702,9 @@ class StorageNode:
         emergency_gauges(metrics, self._log, self._runtime)
         metrics.set("pending_blobs", self._collector.pending)
 
-        metrics.set("cluster_map_epoch", self._epoch)
+        metrics.set("serving", lambda: float(self.able()))
+        clock_gauges(metrics, self._genesis, self._runtime)
+        map_gauges(metrics, self._log, self.account)
         metrics.set("moving_seats", lambda: len(self._rebalancer.waiting()))
         metrics.set("upkeep_rate_bytes", lambda: self._throttle.rate)
         self.repairs.repairer.gauges()

@@ -18,6 +18,7 @@ from hcefs.node.ledger_join import join_by_snapshot
 from hcefs.node.ledger_link import GrpcLedgerLink
 from hcefs.node.ledger_submit import LedgerSubmitter
 from hcefs.node.logs import configure
+from hcefs.node.process_gauges import certificate_gauges
 from hcefs.node.servers import Port, load_genesis, load_identity, until_signal
 from hcefs.node.storage_node import PEER_CALLS_FACTOR, NodeParts, StorageNode
 from hcefs.runtime import Runtime, SystemRuntime
@@ -47,7 +48,7 @@ class StorageProcess:
         self._page: MetricsServer | None = None
         self._health: asyncio.Task[None] | None = None
         genesis = load_genesis(config.genesis)
-        identity = load_identity(config.tls)
+        self._identity = identity = load_identity(config.tls)
         dialer = TlsDialer(runtime, identity)
         keys = load_account(config.account)
         with contextlib.ExitStack() as undo:
@@ -178,6 +179,7 @@ class StorageProcess:
 
     async def start(self) -> None:
         """Follow and serve; whatever comes of it, :meth:`stop` is to follow."""
+        certificate_gauges(self.metrics, self._identity)
         self._page = self.metrics.serve(self._config.metrics_address)
         await self.node.start()
         for port in (self._clients, self._peers):

@@ -194,6 +194,15 @@ def spki_hash(certificate: bytes) -> bytes:
     return hashlib.sha256(_spki(_load(certificate))).digest()
 
 
+def expiry_seconds(certificate: bytes) -> float:
+    """When a certificate's validity ends: seconds since 1970.  Takes PEM or DER.
+
+    Raises:
+        Invalid: the bytes are not a certificate.
+    """
+    return _load(certificate).not_valid_after_utc.timestamp()
+
+
 # --- gRPC credentials --------------------------------------------------------
 
 

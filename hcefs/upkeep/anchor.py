@@ -98,6 +98,7 @@ class ReceiptAnchorer:
         self._metrics.set("receipts_unanchored", self.unanchored)
         self._metrics.set("receipt_anchor_age_seconds", self.age_seconds)
         self._metrics.set("receipt_bytes", self._bytes)
+        self._metrics.set("receipts_forked", lambda: float(self._forked))
 
     def unanchored(self) -> int:
         """How many receipts the ledger does not have yet."""

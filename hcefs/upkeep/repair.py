@@ -166,14 +166,18 @@ class Repairer:
             seconds = self.left_seconds()
             return -1.0 if seconds is None else seconds
 
-        widest = max(profile.m for profile in PROFILES.values())
-        for margin in (None, -1, *range(widest + 1)):
+        for margin in (None, *self._margins()):
             name = margin_text(margin)
             metrics.set("repair_backlog", partial(_backlog, queue, name), margin=name)
         metrics.set("repair_oldest_seconds", lambda: age(queue.oldest_ms(), 0.0))
         metrics.set("repair_pace_bytes", lambda: self.meter.pace(runtime.monotonic()).bytes)
         metrics.set("repair_left_seconds", left)
         metrics.set("repair_whole_age_seconds", lambda: age(self.whole_ms, -1.0))
+
+    @staticmethod
+    def _margins() -> range:
+        """From beyond recovery to all shards of the widest profile."""
+        return range(-1, max(profile.m for profile in PROFILES.values()) + 1)
 
     # -- the job
 
@@ -239,8 +243,13 @@ class Repairer:
         gone = set(before.by_live) - set(stock.by_live) if before is not None else set()
         for profile, live in gone:
             self._metrics.set("blobs_by_live_shards", 0, profile=profile, n=str(live))
+        margins = dict.fromkeys(map(margin_text, self._margins()), 0)
         for (profile, live), blobs in sorted(stock.by_live.items()):
             self._metrics.set("blobs_by_live_shards", blobs, profile=profile, n=str(live))
+            margins[margin_text(live - profile_named(profile).k)] += blobs
+        for name, blobs in margins.items():
+            self._metrics.set("blobs_by_margin", blobs, margin=name)
+        self._metrics.set("blobs_short", stock.degraded + stock.lost + stock.unreachable)
         self._metrics.set("repair_waiting_rows", stock.waiting)
         self._metrics.set("repair_pass_seconds", (stock.ended_ms - stock.began_ms) / 1000)
 
