@@ -351,3 +351,14 @@ def revoke_goals(rows: Sequence[Mapping[str, Any]], lease_s: float, renewal_s: f
             name = f"{case}: ms until it refuses everybody"
             goals.append(_at_most(name, round(lease_s * 1000), value))
     return goals
+
+
+# --- scrape ---------------------------------------------------------------------------
+
+SCRAPE_MS: Final = 50
+
+
+def scrape_goals(row: Mapping[str, Any]) -> list[Goal]:
+    """The goals of ``hcefs bench scrape``."""
+    found = (float(row["busy_ms"]["p50"]), "")
+    return [_at_most("a page of metrics of a busy node: p50 ms", SCRAPE_MS, found)]

@@ -54,6 +54,8 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
         shown += [rebuild_table(result), client_table(result["clients"])]
     if result["benchmark"] == "scrub":
         shown.append(scrub_table(result["scrub"]))
+    if result["benchmark"] == "scrape":
+        shown.append(scrape_table(result["scrape"]))
     if result["benchmark"] == "revoke":
         shown.append(revoke_table(result["cases"]))
     if result["benchmark"] == "small":
@@ -398,6 +400,17 @@ def ledger_table(found: Mapping[str, Mapping[str, float]]) -> Table:
     """What the ledger costs."""
     rows = [[name, number(cost["best"]), number(cost["median"])] for name, cost in found.items()]
     return Table("The ledger", ("WHAT", "BEST", "MEDIAN"), rows, ("BEST", "MEDIAN"))
+
+
+def scrape_table(found: Mapping[str, Any]) -> Table:
+    """What Prometheus waits for, of a node at rest and of one that serves."""
+    columns = ("NODE", "p50 ms", "p95 ms", "p99 ms", "SERIES", "KIB")
+    size = [str(found["series"]), number(found["page_bytes"] / 1024)]
+    rows = [
+        [state, *(number(found[f"{state}_ms"][each]) for each in ("p50", "p95", "p99")), *size]
+        for state in ("idle", "busy")
+    ]
+    return Table("Fetching the page of metrics", columns, rows, columns[1:])
 
 
 def goals_table(goals: Sequence[Mapping[str, Any]]) -> Table:

@@ -210,6 +210,23 @@ def repair(
     _perform(measure, as_json=as_json, out=out, work=work)
 
 
+@app.command("scrape")
+@verb
+def scrape(
+    seed: SeedOption = DEFAULT_SEED,
+    quick: QuickOption = False,
+    as_json: JsonOption = False,
+    out: OutOption = None,
+    work: WorkOption = None,
+) -> None:
+    """How long a scrape of a node's metrics takes while the node serves, and how many there are."""
+    _require_benchmarks()
+    from benchmarks import scrape as pages
+
+    measure = _with_effort(pages, "random", seed, quick)
+    _perform(measure, as_json=as_json, out=out, work=work)
+
+
 @app.command("revoke")
 @verb
 def revoke(
