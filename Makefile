@@ -69,6 +69,8 @@ proto: venv
 proto-check: venv
 	$(BIN)/python proto/generate.py --check
 	$(BIN)/python docs/generate_metrics.py --check
+	$(BIN)/python deploy/grafana/generate.py --check
+	$(BIN)/python deploy/prometheus/tests/generate.py --check
 
 check: lint types contracts proto-check test slices
 

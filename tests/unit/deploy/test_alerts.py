@@ -161,7 +161,7 @@ def test_cardinality_is_bounded() -> None:
         for word in words:
             labels = dict.fromkeys(family.labels, f"w{word}")
             if family.type == "counter":
-                metrics.count(family.name, **labels)
+                metrics.count(family.name, 1, **labels)
             elif family.type == "gauge":
                 metrics.set(family.name, 1, **labels)
             else:

@@ -25,7 +25,7 @@ from hcefs.errors import Conflict, Denied, HcefsError, Invalid, Unavailable
 from hcefs.runtime import SystemRuntime
 from hcefs.transport import tls
 from hcefs.transport.status import from_rpc_error
-from hcefs.transport.tls import Identity, issue, new_authority, spki_hash
+from hcefs.transport.tls import Identity, expiry_seconds, issue, new_authority, spki_hash
 
 DAY_MS = 86_400_000
 
@@ -390,3 +390,13 @@ def test_the_environment_leaves_only_tls_1_3() -> None:
         check=True,
     )
     assert result.stdout.split() == ["refused", "TLSv1.3"]
+
+
+def test_expiry() -> None:
+    pair = new_authority("cluster one", now_ms=1_000 * DAY_MS)
+    certificate, _ = issue(*pair, "node 1", ["localhost"], now_ms=1_000 * DAY_MS)
+    days = (expiry_seconds(certificate) * 1000 + tls.BACKDATE_MS) / DAY_MS - 1_000
+    assert days == tls.LEAF_DAYS
+    assert expiry_seconds(pair[0]) > expiry_seconds(certificate)
+    with pytest.raises(Invalid):
+        expiry_seconds(b"junk")
