@@ -64,6 +64,31 @@ async def test_a_round_brings_everything_back_and_says_so(world: Repairing) -> N
     assert world.cluster.metrics.value("repaired_shards_total") == 4
 
 
+async def test_metrics_show_each_blob_by_its_margin(world: Repairing) -> None:
+    """Blobs are counted by one node each, so all nodes look; what they lack they cannot bring."""
+    me = node(world)
+    shown: dict[str, float] = {}
+
+    async def look() -> None:
+        shown.clear()
+        metrics = world.cluster.metrics
+        for each in sorted(world.cluster.holders):
+            repairer = world.repairer(each)
+            repairer.now()
+            await world.run(repairer)
+            for margin in ("below-k", "0", "1", "2"):
+                found = metrics.value("blobs_by_margin", margin=margin)
+                shown[margin] = shown.get(margin, 0) + found
+            shown["short"] = shown.get("short", 0) + metrics.value("blobs_short")
+
+    blobs = await blobs_at(world, me, 5)
+    total = sum(1 for _ in world.cluster.stores[me].shards.inventory())
+    lost = blobs[0][0]
+    world.lose(lost, 0, 1, 2)
+    await look()
+    assert shown == {"below-k": 1, "0": 0, "1": 0, "2": total - 1, "short": 1}
+
+
 async def test_the_least_margin_of_all_rows_comes_first(world: Repairing) -> None:
     """Not in the order of rows, nor in that in which they were lost."""
     me = node(world)
