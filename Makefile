@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: venv demo test test-long crash chaos sim slices mutations check lint types contracts proto proto-check vectors lock clean
+.PHONY: venv demo test test-long alerts crash chaos sim slices mutations check lint types contracts proto proto-check vectors lock clean
 
 venv: .venv/.installed
 
@@ -48,6 +48,11 @@ chaos: venv
 SEEDS ?= 1000
 sim: venv
 	$(BIN)/hcefs sim --seeds $(SEEDS)
+
+# Needs promtool and prometheus (Debian package prometheus): the cases of all alerts, and a real
+# cluster that is scraped, hurt and mended.
+alerts: venv
+	$(BIN)/pytest -q -m "long or not long" tests/unit/deploy tests/cluster/test_prometheus.py
 
 # Bugs planted on purpose: each must be caught.
 mutations: venv
