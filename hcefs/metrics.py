@@ -21,7 +21,7 @@ import math
 import re
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any, Final
@@ -371,14 +371,17 @@ class Metrics:
         found = self.registry.get_sample_value(sample, labels)
         return 0.0 if found is None else found
 
-    def serve(self, address: str) -> MetricsServer:
+    def serve(self, address: str, pages: Mapping[str, Page] | None = None) -> MetricsServer:
         """Serve ``/metrics`` on ``host:port`` (port 0: any free one) in a daemon thread.
+
+        ``pages`` are others by their path.  Their functions run in the server's threads:
+        they must be quick and safe there; one that raises is answered with 500 and logged.
 
         Raises:
             Invalid: not an address.
             Unavailable: it cannot be listened on (``address-in-use``).
         """
-        return MetricsServer(self.registry, address)
+        return MetricsServer(self.registry, address, pages)
 
     def _child(self, name: str, kind: str, labels: dict[str, str]) -> Any:
         family = self._families[name]
@@ -398,13 +401,29 @@ class Metrics:
         return collector.labels(*values)
 
 
-class MetricsServer:
-    """An HTTP server of one page; ``close`` it, or use it as a context manager."""
+@dataclass(frozen=True)
+class Body:
+    """An answer of a page: its HTTP status and its JSON."""
 
-    def __init__(self, registry: CollectorRegistry, address: str) -> None:
+    status: int
+    json: bytes
+
+
+Page = Callable[[], Body]
+
+
+class MetricsServer:
+    """A small HTTP server; ``close`` it, or use it as a context manager."""
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        address: str,
+        pages: Mapping[str, Page] | None = None,
+    ) -> None:
         host, port = _split_address(address)
         try:
-            self._server = _Server(registry, host, port)
+            self._server = _Server(registry, host, port, pages or {})
         except OSError as error:
             raise Unavailable(
                 f"metrics cannot be served on {address}: {error.strerror or 'unknown host'}; "
@@ -446,8 +465,11 @@ CONNECTION_SECONDS = 5.0
 class _Server(HTTPServer):
     """A few threads at most; each connection serves one request."""
 
-    def __init__(self, registry: CollectorRegistry, host: str, port: int) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, host: str, port: int, pages: Mapping[str, Page]
+    ) -> None:
         self.registry = registry
+        self.pages = pages
         self._connections: dict[threading.Thread, socket.socket] = {}
         self._lock = threading.Lock()
         family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -503,16 +525,33 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
 
     def do_GET(self) -> None:
-        if self.path.partition("?")[0] != "/metrics":
-            self.send_error(404, explain="The metrics are at /metrics")
+        path = self.path.partition("?")[0]
+        page = self.server.pages.get(path)
+        if page is not None:
+            self._answer_page(path, page)
+            return
+        if path != "/metrics":
+            known = ", ".join(("/metrics", *self.server.pages))
+            self.send_error(404, explain=f"There are: {known}")
             return
         encode, content_type = choose_encoder(self.headers.get("Accept", ""))
-        page = encode(self.server.registry)
-        self.send_response(200)
+        self._send(200, content_type, encode(self.server.registry))
+
+    def _answer_page(self, path: str, page: Page) -> None:
+        try:
+            body = page()
+        except Exception:  # the edge: whoever asks gets an answer, the log gets the trace
+            _logger.warning("the page %s cannot be made", path, exc_info=True)
+            body = Body(500, b'{"ok":false,"reason":"a fault of the process; its log has it"}\n')
+        self._send(body.status, "application/json", body.json)
+
+    def _send(self, status: int, content_type: str, data: bytes) -> None:
+        self.send_response(status)
         self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(page)))
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Cache-Control", "no-store")
         self.end_headers()
-        self.wfile.write(page)
+        self.wfile.write(data)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: a scrape every few seconds is no news."""

@@ -93,18 +93,22 @@ class LedgerNode:
             app_hash=self.log.app_hash,
             lease_age_ms=max(0, age),
             epoch=current.epoch if current else 0,
-            warnings=self._warnings(),
+            warnings=self.unwritable(),
         )
 
-    def _warnings(self) -> list[str]:
-        if self.writer.running:
-            return []
-        failure = self.beginning.failure
-        if failure is not None:
-            return [failure.message]
-        if self.log.failure is not None:
-            return [self.log.failure.message]
-        return [self.beginning.waits_for or "the writer does not run; see the log"]
+    def unwritable(self) -> list[str]:
+        """Why this ledger commits nothing now; nothing while its writer runs."""
+        return (
+            []
+            if self.writer.running
+            else self.unready()
+            or [self.beginning.waits_for or "the writer does not run; see the log"]
+        )
+
+    def unready(self) -> list[str]:
+        """Why this ledger answers nobody rightly: it has failed, and waiting does not help."""
+        failure = self.beginning.failure or self.log.failure
+        return [failure.message] if failure is not None and not self.writer.running else []
 
     async def start(self) -> None:
         """Begin to commit; whatever comes of it, :meth:`stop` is to follow."""

@@ -12,6 +12,7 @@ from hcefs.ledger.log import LedgerLog
 from hcefs.ledger.snapshot import SNAPSHOT_RULE, SnapshotRule
 from hcefs.ledger.writer import LedgerWriter
 from hcefs.metrics import Metrics, MetricsServer
+from hcefs.node.health import LoopBeat, ledger_pages
 from hcefs.node.ledger_node import CALLS_MAX, LedgerNode
 from hcefs.node.logs import configure
 from hcefs.node.process_gauges import certificate_gauges, disk_gauges
@@ -19,6 +20,7 @@ from hcefs.node.servers import Port, load_genesis, load_identity, until_signal
 from hcefs.runtime import Runtime, SystemRuntime
 from hcefs.transport.dial import TlsDialer
 
+HEALTH_SECONDS = 0.5
 log = logging.getLogger(__name__)
 
 
@@ -37,6 +39,8 @@ class LedgerProcess:
         self._runtime = runtime
         self._config = config
         self._page: MetricsServer | None = None
+        self._beat = LoopBeat(runtime)
+        self._health: asyncio.Task[None] | None = None
         genesis = load_genesis(config.genesis)
         key = load_account(config.writer_key).signing_key
         self._identity = identity = load_identity(config.tls)
@@ -85,14 +89,36 @@ class LedgerProcess:
         """Commit and serve; whatever comes of it, :meth:`stop` is to follow."""
         certificate_gauges(self.metrics, self._identity)
         disk_gauges(self.metrics, self._config.data)
-        self._page = self.metrics.serve(self._config.metrics_address)
+        pages = ledger_pages(self.node, self._beat)
+        self._page = self.metrics.serve(self._config.metrics_address, pages)
         await self.node.start()
         for port in (self._clients, self._peers):
+            await port.set_serving(not self.node.unready())
             await port.start()
-            await port.set_serving(True)
+        self._health = self._runtime.spawn(self._watch(), name="health")
+
+    async def _watch(self) -> None:
+        """Keep the health service in step with the page."""
+        shown = not self.node.unready()
+        while True:
+            self._beat.beat()
+            ready = not self.node.unready()
+            if ready != shown:
+                shown = ready
+                log.info("this ledger %s", "serves" if ready else "does not serve now")
+                for port in (self._clients, self._peers):
+                    await port.set_serving(ready)
+            await self._runtime.sleep(HEALTH_SECONDS)
+
+    @property
+    def health_address(self) -> str:
+        """Where the metrics and the health pages are, once it is started."""
+        return self._page.address if self._page is not None else ""
 
     async def stop(self) -> None:
         """End what :meth:`start` began, and close the log."""
+        if self._health is not None:
+            self._health.cancel()
         await asyncio.gather(self._clients.stop(), self._peers.stop())
         await self.node.stop()
         if self._page is not None:

@@ -34,8 +34,9 @@ from hcefs.node.disk_care import DiskCare
 from hcefs.node.emergency_gauges import emergency_gauges
 from hcefs.node.process_gauges import clock_gauges, map_gauges
 from hcefs.node.repairs import Repairs
-from hcefs.placement.cluster_map import Node
+from hcefs.placement.cluster_map import ClusterMap, Node
 from hcefs.placement.ring import Seat, seats
+from hcefs.placement.waves import SeatName
 from hcefs.runtime import Runtime
 from hcefs.services.admin_service import AdminService
 from hcefs.services.audit_service import AuditService
@@ -616,14 +617,9 @@ class StorageNode:
 
     def _warnings(self) -> list[str]:
         current = self._log.cluster_map()
-        warnings = list(current.warnings()) if current is not None else []
-        for check in (self.follower.require_fresh, self.desk.cluster_map):
-            try:
-                check()
-            except HcefsError as error:
-                warnings.append(error.message)
         return [
-            *warnings,
+            *(current.warnings() if current is not None else ()),
+            *self.unready(),
             *self.care.warnings(),
             *self._rebalancer.warnings(),
             *self.watcher.warnings(),
@@ -710,14 +706,27 @@ class StorageNode:
         self.repairs.repairer.gauges()
         self.anchorer.gauges()
 
+    def unready(self) -> list[str]:
+        """Why this node may not answer now, each with what to do; nothing when it may."""
+        found = []
+        for check in (self.follower.require_fresh, self.desk.cluster_map):
+            try:
+                check()
+            except HcefsError as error:
+                found.append(error.message)
+        return found
+
     def able(self) -> bool:
         """Whether this node may answer now: fresh lease, and named by the map."""
-        try:
-            self.follower.require_fresh()
-            self.desk.cluster_map()
-        except HcefsError:
-            return False
-        return True
+        return not self.unready()
+
+    def map(self) -> ClusterMap | None:
+        """The map in this node's replica; None before the first."""
+        return self._log.cluster_map()
+
+    def arrived(self) -> frozenset[SeatName]:
+        """The seats in flight that have arrived, by this node's replica."""
+        return self._log.arrived()
 
     async def start(self) -> None:
         """Follow the ledger and keep up; whatever comes of it, :meth:`stop` is to follow."""

@@ -14,6 +14,7 @@ from hcefs.ledger.follower import Follower
 from hcefs.ledger.log import LedgerLog
 from hcefs.ledger.snapshot import SNAPSHOT_RULE, SnapshotRule
 from hcefs.metrics import Metrics, MetricsServer
+from hcefs.node.health import LoopBeat, storage_pages
 from hcefs.node.ledger_join import join_by_snapshot
 from hcefs.node.ledger_link import GrpcLedgerLink
 from hcefs.node.ledger_submit import LedgerSubmitter
@@ -46,6 +47,7 @@ class StorageProcess:
         self._config = config
         self._runtime = runtime
         self._page: MetricsServer | None = None
+        self._beat = LoopBeat(runtime)
         self._health: asyncio.Task[None] | None = None
         genesis = load_genesis(config.genesis)
         self._identity = identity = load_identity(config.tls)
@@ -161,6 +163,11 @@ class StorageProcess:
         """What looks whether the other nodes answer."""
         return self.node.watcher
 
+    @property
+    def health_address(self) -> str:
+        """Where the metrics and the health pages are, once it is started."""
+        return self._page.address if self._page is not None else ""
+
     def able(self) -> bool:
         """See :meth:`StorageNode.able`."""
         return self.node.able()
@@ -169,6 +176,7 @@ class StorageProcess:
         """Keep the health service in step with :meth:`able`."""
         shown: bool | None = None
         while True:
+            self._beat.beat()
             able = self.able()
             if able != shown:
                 shown = able
@@ -180,7 +188,8 @@ class StorageProcess:
     async def start(self) -> None:
         """Follow and serve; whatever comes of it, :meth:`stop` is to follow."""
         certificate_gauges(self.metrics, self._identity)
-        self._page = self.metrics.serve(self._config.metrics_address)
+        pages = storage_pages(self.node, self._beat)
+        self._page = self.metrics.serve(self._config.metrics_address, pages)
         await self.node.start()
         for port in (self._clients, self._peers):
             await port.set_serving(False)

@@ -14,33 +14,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from hcefs.placement.availability import Answer, HealthFacts, other_epoch, row_counts
 from hcefs.placement.changes import seats_of
 from hcefs.placement.cluster_map import ClusterMap, NodeState, Table
-from hcefs.placement.waves import REBUILD, SeatName
 
-
-@dataclass(frozen=True)
-class Answer:
-    """Yes or no, why, and whether the facts sufficed for a conclusion."""
-
-    yes: bool
-    reason: str
-    is_known: bool = True
-
-
-@dataclass(frozen=True)
-class HealthFacts:
-    """What was found out about nodes during one epoch.
-
-    ``healthy`` says for each node that was asked whether it serves; a node that is
-    missing was not heard of.  ``done`` are seats in flight that have arrived.
-    ``damaged`` are seats whose holder serves but lacks shards (its repair is queued).
-    """
-
-    epoch: int
-    healthy: Mapping[int, bool]
-    done: Collection[SeatName] = frozenset()
-    damaged: Collection[SeatName] = frozenset()
+__all__ = ["Answer", "HealthFacts", "InventoryFacts", "ok_to_stop", "safe_to_remove"]
 
 
 @dataclass(frozen=True)
@@ -57,16 +35,6 @@ class InventoryFacts:
     only_copies: Mapping[int, int] = field(default_factory=dict)
 
 
-def _other_epoch(cluster_map: ClusterMap, epoch: int) -> Answer | None:
-    if epoch == cluster_map.epoch:
-        return None
-    return Answer(
-        False,
-        f"the facts are of epoch {epoch}, the map of epoch {cluster_map.epoch}: collect them again",
-        is_known=False,
-    )
-
-
 # --- stopping ---------------------------------------------------------------------------
 
 
@@ -79,7 +47,7 @@ def ok_to_stop(cluster_map: ClusterMap, node_id: int, facts: HealthFacts) -> Ans
     node = cluster_map.node(node_id)
     if node is None or node.state is NodeState.REMOVED:
         return Answer(False, f"the map has no node {node_id}")
-    other = _other_epoch(cluster_map, facts.epoch)
+    other = other_epoch(cluster_map, facts.epoch)
     if other is not None:
         return other
     unknown: Answer | None = None
@@ -95,26 +63,10 @@ def ok_to_stop(cluster_map: ClusterMap, node_id: int, facts: HealthFacts) -> Ans
 
 
 def _table_survives(table: Table, node_id: int, facts: HealthFacts) -> Answer:
-    sources = {move.partition: (move.seat, move.source) for move in table.moving}
     needed = table.k + 1
     unknown: Answer | None = None
-    for partition, row in enumerate(table.node_rows):
-        seat, source = sources.get(partition, (-1, REBUILD))
-        if node_id not in row and source != node_id:
-            continue
-        least = most = 0
-        silent: list[int] = []
-        for number, holder in enumerate(row):
-            name = SeatName(table.profile, partition, number)
-            arrived = number != seat or name in facts.done
-            # Until a seat has arrived, its older shards are at the source only.
-            keepers = [holder] if arrived else [holder, source]
-            if name in facts.damaged or REBUILD in keepers:
-                continue
-            states = [False if k == node_id else facts.healthy.get(k) for k in keepers]
-            least += all(state is True for state in states)
-            most += all(state is not False for state in states)
-            silent += [k for k, state in zip(keepers, states, strict=True) if state is None]
+    for row in row_counts(table, facts, without=node_id):
+        partition, least, most = row.partition, row.least, row.most
         if most < needed:
             return Answer(
                 False,
@@ -124,8 +76,8 @@ def _table_survives(table: Table, node_id: int, facts: HealthFacts) -> Answer:
         if least < needed and unknown is None:
             unknown = Answer(
                 False,
-                f"partition {partition} of {table.profile} depends on node {silent[0]}, of which "
-                "nothing was heard: no conclusion",
+                f"partition {partition} of {table.profile} depends on node {row.silent[0]}, of "
+                "which nothing was heard: no conclusion",
                 is_known=False,
             )
     return unknown or Answer(True, "")
@@ -150,7 +102,7 @@ def safe_to_remove(cluster_map: ClusterMap, node_id: int, facts: InventoryFacts)
             f"node {node_id} still has {held} seats, or is their source or target: drain it, or "
             "wait for the plan",
         )
-    other = _other_epoch(cluster_map, facts.epoch)
+    other = other_epoch(cluster_map, facts.epoch)
     if other is not None:
         return other
     for table in cluster_map.tables:

@@ -141,6 +141,11 @@ class Watcher:
         failures = self._failures or {}
         return tuple(sorted(each for each, count in failures.items() if count >= FAILURES))
 
+    def heard(self) -> dict[int, bool]:
+        """Whether each node that was pinged answers; empty before the first round."""
+        # Replaced whole after each round, so other threads may ask.
+        return {each: count < FAILURES for each, count in dict(self._failures or {}).items()}
+
     def warnings(self) -> list[str]:
         """What a person must see to."""
         return [text for text in (self._cut_off, self._blocked) if text]
@@ -189,18 +194,18 @@ class Watcher:
             for job in jobs:
                 job.cancel()
         fresh = fresh and not self._stale()
-        before = self._failures
-        self._failures = {}
+        before, after = self._failures, dict[int, int]()
         for node, answer in zip(others, answers, strict=True):
             # A connection that is closed under a ping ends it as cancelled.
             problem = answer if isinstance(answer, str) else type(answer).__name__
             was = before.get(node.node_id, 0)
             count = 0 if not problem else min(FAILURES, was + 1) if fresh else was
-            self._failures[node.node_id] = count
+            after[node.node_id] = count
             if count >= FAILURES > was:
                 log.warning("node %d cannot be reached (%s)", node.node_id, problem)
             elif was >= FAILURES > count:
                 log.info("node %d is back", node.node_id)
+        self._failures = after
 
     async def _ping(self, node: Node, own: Pulse) -> str:
         """Why a node counts as away for this once; empty when it is there."""

@@ -15,7 +15,7 @@ import pytest
 
 from hcefs import metrics as module
 from hcefs.errors import Invalid, Unavailable
-from hcefs.metrics import FAMILIES, LABEL_SETS_MAX, Metrics
+from hcefs.metrics import FAMILIES, LABEL_SETS_MAX, Body, Metrics
 
 
 @pytest.fixture
@@ -194,3 +194,20 @@ def test_a_port_in_use_is_named(metrics: Metrics) -> None:
         metrics.serve(server.address)
     assert caught.value.reason == "address-in-use"
     assert server.address in caught.value.message
+
+
+def test_other_pages(metrics: Metrics, caplog: pytest.LogCaptureFixture) -> None:
+    def broken() -> Body:
+        raise RuntimeError("no")
+
+    pages = {"/health/live": lambda: Body(503, b'{"ok":false}'), "/health/ready": broken}
+    with metrics.serve("127.0.0.1:0", pages) as server:
+        assert fetch(server.port, "/health/live?x=1") == (503, '{"ok":false}')
+        status, text = fetch(server.port, "/health/ready")
+        assert status == 500
+        assert '"ok":false' in text
+        status, text = fetch(server.port, "/health")
+        assert status == 404
+        assert "/health/live" in text
+        assert fetch(server.port)[0] == 200
+    assert "/health/ready cannot be made" in caplog.text
