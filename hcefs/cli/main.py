@@ -19,6 +19,7 @@ from hcefs.cli import (
     cluster,
     consent,
     demo,
+    doctor,
     emergency,
     erasure,
     evidence,
@@ -54,6 +55,7 @@ many.add_to(app)
 listing.add_to(app)
 demo.add_to(app)
 chaos.add_to(app)
+doctor.add_to(app)
 app.add_typer(account.app, name="account")
 app.add_typer(record.app, name="record")
 app.add_typer(grant.app, name="grant")

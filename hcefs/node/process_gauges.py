@@ -22,7 +22,7 @@ from hcefs.ledger.log import LedgerLog
 from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import ClusterMap, NodeState
 from hcefs.runtime import Runtime
-from hcefs.transport.tls import Identity, expiry_seconds
+from hcefs.transport.tls import Identity, validity
 
 _DERIVED: Final = (__name__, "seats")
 
@@ -41,7 +41,7 @@ def certificate_gauges(metrics: Metrics, identity: Identity) -> None:
         Invalid: one of them is no certificate.
     """
     for name, pem in (("own", identity.certificate), ("authority", identity.authority)):
-        expiry = expiry_seconds(pem)
+        expiry = validity(pem).until_ms / 1000
         metrics.set("certificate_expiry_timestamp_seconds", expiry, certificate=name)
 
 

@@ -44,7 +44,7 @@ from typing import Any
 
 import grpc
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -194,13 +194,45 @@ def spki_hash(certificate: bytes) -> bytes:
     return hashlib.sha256(_spki(_load(certificate))).digest()
 
 
-def expiry_seconds(certificate: bytes) -> float:
-    """When a certificate's validity ends: seconds since 1970.  Takes PEM or DER.
+@dataclass(frozen=True)
+class Validity:
+    """From when to when a certificate is valid (milliseconds), and the hosts that it names."""
+
+    from_ms: int
+    until_ms: int
+    hosts: tuple[str, ...]
+
+
+def validity(certificate: bytes) -> Validity:
+    """When a certificate is valid, and for which hosts.  Takes PEM or DER.
 
     Raises:
         Invalid: the bytes are not a certificate.
     """
-    return _load(certificate).not_valid_after_utc.timestamp()
+    loaded = _load(certificate)
+    try:
+        names = loaded.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        names = x509.SubjectAlternativeName([])
+    addresses = (str(address) for address in names.get_values_for_type(x509.IPAddress))
+    return Validity(
+        int(loaded.not_valid_before_utc.timestamp() * 1000),
+        int(loaded.not_valid_after_utc.timestamp() * 1000),
+        (*names.get_values_for_type(x509.DNSName), *addresses),
+    )
+
+
+def is_issued_by(certificate: bytes, authority: bytes) -> bool:
+    """Whether the authority signed a certificate; says nothing about its validity.
+
+    Raises:
+        Invalid: one of the two is not a certificate.
+    """
+    try:
+        _load(certificate).verify_directly_issued_by(_load(authority))
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 # --- gRPC credentials --------------------------------------------------------

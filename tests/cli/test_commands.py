@@ -18,6 +18,7 @@ GRANT = "grt-" + "33" * 16
 
 COMMANDS = [
     ["up"],
+    ["doctor"],
     ["status"],
     ["down"],
     ["put"],
