@@ -33,6 +33,7 @@ from hcefs.cli.new_node import (
     tls_of,
     write_certificate,
 )
+from hcefs.cli.place import load_place
 from hcefs.cli.ports import HOST, reserved_ports
 from hcefs.cli.processes import Processes
 from hcefs.client.ledger import LedgerClient
@@ -106,6 +107,12 @@ async def bring_up(
         Unavailable: a process ended, or does not serve in time.
     """
     with contextlib.ExitStack() as held:
+        if load_place(layout.ledger) is not None:
+            raise Invalid(
+                f"the processes of the cluster in {layout.root} have machines of their own: start "
+                "them there, then run `hcefs found` here",
+                reason="other-machines",
+            )
         if layout.exists():
             have = len(layout.node_numbers())
             if nodes not in (0, have):
@@ -139,9 +146,29 @@ def check_node_count(nodes: int) -> None:
         )
 
 
-async def _start(layout: ClusterFolder, runtime: Runtime, report: Report) -> None:
+async def found(layout: ClusterFolder, runtime: Runtime, *, report: Report) -> None:
+    """Make a cluster serve whose processes run on machines of their own; may be repeated.
+
+    Raises:
+        Invalid: too few nodes, or the processes are for this machine (``one-machine``).
+        Unavailable: a process does not serve in time.
+    """
+    if load_place(layout.ledger) is None:
+        raise Invalid(
+            f"the cluster in {layout.root} is one of `hcefs up`, which starts it and sets its map",
+            reason="one-machine",
+        )
+    check_node_count(len(layout.node_numbers()))
+    with layout.locked():
+        await _start(layout, runtime, report, here=False)
+
+
+async def _start(
+    layout: ClusterFolder, runtime: Runtime, report: Report, *, here: bool = True
+) -> None:
+    """``here``: the processes are this machine's, and those that do not run are started."""
     processes = Processes(layout)
-    if not processes.alive(LEDGER):
+    if here and not processes.alive(LEDGER):
         report("starting the ledger")
         processes.start_ledger()
     await wait_serving(layout, LEDGER, runtime)
@@ -150,7 +177,7 @@ async def _start(layout: ClusterFolder, runtime: Runtime, report: Report) -> Non
         new_map = await _first_map(layout, client, operators, runtime, report)
         numbers, joining = await _taking_part(layout, client, new_map is None)
         for number in numbers + joining:
-            if not processes.alive(node_name(number)):
+            if here and not processes.alive(node_name(number)):
                 report(f"starting node {number}")
                 processes.start_node(number)
         if new_map is not None:
@@ -217,18 +244,36 @@ def prepare(
         Ports(*addresses[i : i + PORTS_PER_PROCESS])
         for i in range(0, len(addresses), PORTS_PER_PROCESS)
     ]
-    layout.root.chmod(0o700)
-    authority, authority_key = new_authority("HCE-FS local cluster", now_ms=runtime.now_ms())
-    layout.authority.parent.mkdir()
-    replace_file(layout.authority, authority)
-    write_private(layout.authority_key, authority_key)
-    cluster = _write_genesis(layout, runtime, lease_ms)
+    cluster = _write_authority(layout, runtime, "HCE-FS local cluster", lease_ms)
     layout.ledger.mkdir(mode=0o700, exist_ok=True)  # the writer's key is there already
     write_certificate(layout, layout.ledger, LEDGER, runtime)
     _write_ledger_config(layout, parties[0])
     for number, node in enumerate(parties[1:], 1):
         make_node(layout, number, node, cluster, parties[0].peer, runtime)
     layout.save_connection(cluster, parties[0].client, [node.client for node in parties[1:]])
+
+
+def prepare_authority(layout: ClusterFolder, runtime: Runtime, *, name: str) -> ClusterId:
+    """Write the authority, the genesis and the operators' keys of a cluster on machines of its own.
+
+    Raises:
+        Conflict: the folder is not empty.
+        Invalid: the name cannot be a certificate's.
+    """
+    _check_empty(layout.root)
+    with layout.locked(), _removed_on_failure(layout.root):
+        return _write_authority(layout, runtime, name, LEASE_MS)
+
+
+def _write_authority(
+    layout: ClusterFolder, runtime: Runtime, name: str, lease_ms: int
+) -> ClusterId:
+    layout.root.chmod(0o700)
+    authority, authority_key = new_authority(name, now_ms=runtime.now_ms())
+    layout.authority.parent.mkdir()
+    replace_file(layout.authority, authority)
+    write_private(layout.authority_key, authority_key)
+    return _write_genesis(layout, runtime, lease_ms)
 
 
 def _write_genesis(layout: ClusterFolder, runtime: Runtime, lease_ms: int) -> ClusterId:
@@ -403,7 +448,10 @@ def plan_first_map(layout: ClusterFolder, seed: bytes) -> ClusterMap:
 
 
 def client_address(layout: ClusterFolder, process: str) -> str:
-    """The client port of a process, from its configuration."""
+    """The client port of a process: where its place says, or its configuration."""
+    place = load_place(layout.folder_of(process))
+    if place is not None:
+        return place.client
     path = layout.config_of(process)
     if process == LEDGER:
         return load_ledger_config(path).client_address
@@ -419,7 +467,7 @@ async def wait_serving(
         Unavailable: the process ended (``process-ended``) or does not serve in time
             (``not-serving``); the message names its log.
     """
-    processes = Processes(layout)
+    processes, is_here = Processes(layout), load_place(layout.folder_of(process)) is None
     address = client_address(layout, process)
     credentials = client_credentials(layout.authority.read_bytes())
     try:
@@ -431,10 +479,16 @@ async def wait_serving(
         ):
             health = health_pb2_grpc.HealthStub(channel)
             while not await _serves(health):
-                if not processes.alive(process):
+                if is_here and not processes.alive(process):
                     raise _ended(layout, processes, process)
                 await runtime.sleep(POLL_SECONDS)
     except TimeoutError:
+        if not is_here:
+            raise Unavailable(
+                f"{process} at {address} does not serve after {seconds:.0f} s: run `hcefs doctor` "
+                "on its machine",
+                reason="not-serving",
+            ) from None
         raise Unavailable(
             f"{process} does not serve after {seconds:.0f} s: its log is "
             f"{layout.log_of(process)}{_quoted(processes.last_words(process))}",

@@ -13,7 +13,8 @@ from rich.text import Text
 from hcefs.cli import ledger_recover
 from hcefs.cli.bringup import OPERATORS, THRESHOLD, upgrade_protocol
 from hcefs.cli.cluster_files import LEDGER, ClusterFolder
-from hcefs.cli.node import ConfigOption
+from hcefs.cli.machines import LEDGER_PORT, Machine, make_ledger
+from hcefs.cli.node import PORT_HELP, ConfigOption, ListenOption, MachineOption
 from hcefs.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption, folder
 from hcefs.cli.output import note, show, verb
 from hcefs.cli.processes import Processes
@@ -22,6 +23,7 @@ from hcefs.config import load_ledger_config, load_node_config
 from hcefs.errors import Conflict, Invalid, NotFound
 from hcefs.ledger.cluster_facts import ProtocolStatus
 from hcefs.ledger.genesis import Genesis
+from hcefs.runtime import SystemRuntime
 
 app = typer.Typer(help="The embedded ledger.", no_args_is_help=True)
 ledger_recover.register(app)
@@ -49,6 +51,29 @@ def start(
     from hcefs.node.ledger_process import run
 
     asyncio.run(run(settings, alone=alone))
+
+
+@app.command("init")
+@verb
+def init(
+    machine: MachineOption,
+    port: Annotated[int, typer.Option("--port", metavar="N", help=PORT_HELP)] = LEDGER_PORT,
+    listen: ListenOption = "",
+    directory: FolderOption = Path(DEFAULT_FOLDER),
+    as_json: JsonOption = False,
+) -> None:
+    """Make the folder of the ledger's machine: copy it there whole, and start it there."""
+    runtime = SystemRuntime()
+    try:
+        made = make_ledger(ClusterFolder(directory), Machine(machine, port, listen), runtime)
+    finally:
+        runtime.close()
+
+    def human(console: Console) -> None:
+        console.print(Text(f"made    {made}"))
+        console.print(Text("next    hcefs node init --machine HOST, for each node"))
+
+    show({"folder": str(made), "machine": machine}, as_json=as_json, human=human)
 
 
 @app.command("upgrade")

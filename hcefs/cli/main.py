@@ -13,6 +13,7 @@ from hcefs.cli import (
     audit,
     bench,
     blob,
+    ca,
     cap,
     certificate,
     chaos,
@@ -56,12 +57,14 @@ listing.add_to(app)
 demo.add_to(app)
 chaos.add_to(app)
 doctor.add_to(app)
+ca.add_to(app)
 app.add_typer(account.app, name="account")
 app.add_typer(record.app, name="record")
 app.add_typer(grant.app, name="grant")
 consent.register()
 app.add_typer(request.app, name="request")
 guardians.register()
+app.add_typer(ca.app, name="ca")
 app.add_typer(keys.app, name="keys")
 app.add_typer(cap.app, name="cap")
 namings.register()

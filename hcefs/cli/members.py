@@ -16,6 +16,7 @@ from rich.console import Console
 
 from hcefs.cli.bringup import OPERATORS, THRESHOLD
 from hcefs.cli.cluster_files import LEDGER, ClusterFolder, node_name
+from hcefs.cli.machines import NODE_PORT, Machine, make_machine
 from hcefs.cli.new_node import (
     PORTS_PER_PROCESS,
     WEIGHT,
@@ -25,7 +26,7 @@ from hcefs.cli.new_node import (
     map_node,
     register_node,
 )
-from hcefs.cli.node import app
+from hcefs.cli.node import PORT_HELP, ListenOption, app
 from hcefs.cli.operators import (
     label,
     load_stage,
@@ -37,6 +38,7 @@ from hcefs.cli.operators import (
 )
 from hcefs.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption, folder
 from hcefs.cli.output import note, print_table, show, size_text, verb
+from hcefs.cli.place import load_place
 from hcefs.cli.ports import HOST, reserved_ports
 from hcefs.cli.processes import Processes
 from hcefs.client.layout import LayoutClient
@@ -46,6 +48,7 @@ from hcefs.ids import AccountId
 from hcefs.placement.changes import next_node_id, seats_of
 from hcefs.placement.cluster_map import ClusterMap, Node, NodeState
 from hcefs.placement.staging import Change, Stage, Verb
+from hcefs.runtime import SystemRuntime
 
 _ANY_ACCOUNT = AccountId(b"\xff" * AccountId.SIZE)
 """Stands for that of a node which is yet to be made."""
@@ -114,6 +117,50 @@ async def _list(layout: ClusterFolder) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+@app.command("init")
+@verb
+def init(
+    machine: Annotated[
+        list[str],
+        typer.Option(
+            "--machine",
+            metavar="HOST",
+            help="How others reach it: DNS name or IP address; may be repeated.",
+        ),
+    ],
+    port: Annotated[int, typer.Option("--port", metavar="N", help=PORT_HELP)] = NODE_PORT,
+    listen: ListenOption = "",
+    zone: ZoneOption = "",
+    rack: RackOption = "",
+    directory: FolderOption = Path(DEFAULT_FOLDER),
+    as_json: JsonOption = False,
+) -> None:
+    """Make folders of nodes on machines of their own: copy each to its machine, whole.
+
+    Without --zone they are in three zones in turn.
+    """
+    layout, runtime = folder(directory), SystemRuntime()
+    try:
+        with layout.locked():
+            made = [
+                make_machine(layout, Machine(each, port, listen), runtime, zone=zone, rack=rack)
+                for each in machine
+            ]
+    finally:
+        runtime.close()
+    data = [
+        {"node": number, "folder": str(path), "machine": each}
+        for (number, path), each in zip(made, machine, strict=True)
+    ]
+
+    def human(console: Console) -> None:
+        for each in data:
+            console.print(f"made    {each['folder']} for {each['machine']}")
+        console.print("next    copy each to its machine, start them, then: hcefs found")
+
+    show({"nodes": data}, as_json=as_json, human=human)
 
 
 @app.command("add")
@@ -286,7 +333,17 @@ def _next_number(layout: ClusterFolder, current: ClusterMap, staged: Stage) -> i
 async def _make(
     layout: ClusterFolder, number: int, operators: LayoutClient, *, quiet: bool
 ) -> None:
-    """Files, account and process of a node, as far as they are missing."""
+    """Files, account and process of a node, as far as they are missing.
+
+    Raises:
+        NotFound: it is to have a machine of its own and has no folder yet.
+    """
+    if load_place(layout.ledger) is not None and load_place(layout.node(number)) is None:
+        raise NotFound(
+            f"node {number} has no folder yet: `hcefs node init --machine HOST`, copy it to its "
+            "machine, start it there, then repeat this",
+            reason="no-machine",
+        )
     name, runtime = node_name(number), operators.client.runtime
     if not layout.config_of(name).is_file():
         note(f"making keys and a certificate for {name}", quiet=quiet)
@@ -300,7 +357,7 @@ async def _make(
     with contextlib.suppress(Conflict):  # it is registered already
         await register_node(layout, number, operators.client, others)
     processes = Processes(layout)
-    if not processes.alive(name):
+    if load_place(layout.node(number)) is None and not processes.alive(name):
         note(f"starting {name}", quiet=quiet)
         processes.start_node(number)
     await _follows(layout, number, operators)
@@ -313,11 +370,12 @@ async def _follows(layout: ClusterFolder, number: int, operators: LayoutClient) 
         Unavailable: its process ended, or it does not follow in time.
     """
     runtime, processes = operators.client.runtime, Processes(layout)
+    is_here = load_place(layout.node(number)) is None
     address = map_node(layout, number).address
     height = (await operators.client.protocol_version()).height
     until = runtime.monotonic() + FOLLOW_SECONDS
     while runtime.monotonic() < until:
-        if not processes.alive(node_name(number)):
+        if is_here and not processes.alive(node_name(number)):
             break
         try:
             if (await operators.client.status(address)).height >= height:

@@ -6,11 +6,13 @@ may be repeated: what is there is left alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hcefs.access.facts import AccountKind
 from hcefs.cli.cluster_files import ClusterFolder, node_name
+from hcefs.cli.place import Place, load_place
 from hcefs.client.ledger import LedgerClient
 from hcefs.config import NodeConfig, TlsConfig, load_node_config, render_node_config
 from hcefs.crypto.accounts import SEED_SIZE, AccountKeys, load_account
@@ -40,13 +42,20 @@ def generate_keys(cluster: ClusterId, runtime: Runtime) -> AccountKeys:
     return AccountKeys.generate(cluster, runtime.random(4 * SEED_SIZE))
 
 
-def write_certificate(layout: ClusterFolder, folder: Path, name: str, runtime: Runtime) -> None:
+def write_certificate(
+    layout: ClusterFolder,
+    folder: Path,
+    name: str,
+    runtime: Runtime,
+    *,
+    hosts: Sequence[str] = _NAMES,
+) -> None:
     """A certificate of the cluster's authority, and its key, in a process's folder."""
     certificate, key = issue(
         layout.authority.read_bytes(),
         layout.authority_key.read_bytes(),
         name,
-        _NAMES,
+        hosts,
         now_ms=runtime.now_ms(),
     )
     replace_file(folder / "tls.crt", certificate)
@@ -113,16 +122,23 @@ async def register_node(
 
 
 def map_node(layout: ClusterFolder, number: int) -> Node:
-    """A node of the first map, by its configuration."""
+    """A node of the first map, by its configuration, or by its place on another machine."""
     config = load_node_config(layout.config_of(node_name(number)))
+    place = load_place(layout.node(number)) or Place(
+        config.client_address,
+        config.peer_address,
+        zone=ZONES[(number - 1) % len(ZONES)],
+        host=f"host-{number}",
+        weight=WEIGHT,
+    )
     return Node(
         node_id=number,
         account=load_account(config.account).account,
-        address=config.client_address,
-        peer_address=config.peer_address,
-        zone=ZONES[(number - 1) % len(ZONES)],
-        rack="",
-        host=f"host-{number}",
-        weight=WEIGHT,
+        address=place.client,
+        peer_address=place.peer,
+        zone=place.zone,
+        rack=place.rack,
+        host=place.host,
+        weight=place.weight,
         state=NodeState.UP,
     )

@@ -19,6 +19,20 @@ ConfigOption = Annotated[
     Path, typer.Option("--config", metavar="FILE", help="The process's configuration.")
 ]
 
+MachineOption = Annotated[
+    str,
+    typer.Option("--machine", metavar="HOST", help="How others reach it: DNS name or IP address."),
+]
+ListenOption = Annotated[
+    str,
+    typer.Option(
+        "--listen",
+        metavar="ADDRESS",
+        help="Where it listens; by default its IP address, or everywhere if it has a name.",
+    ),
+]
+PORT_HELP = "The client port; the peer and the metrics port are the next two."
+
 
 @app.callback()
 def group() -> None:

@@ -19,6 +19,10 @@ GRANT = "grt-" + "33" * 16
 COMMANDS = [
     ["up"],
     ["doctor"],
+    ["found"],
+    ["ca", "init"],
+    ["ledger", "init"],
+    ["node", "init"],
     ["status"],
     ["down"],
     ["put"],

@@ -1,0 +1,1 @@
+"""What `deploy/` holds, checked with the tools that will read it."""
