@@ -290,8 +290,13 @@ async def _add(
             staged = load_stage(layout, current)
             old = current.node(node_id_of(current, replaced)) if replaced else None
             number = _next_number(layout, current, staged)
+            place = load_place(layout.node(number))
             if old is not None:
                 zone, rack, weight = old.zone, old.rack, old.weight
+            elif place is not None:
+                zone, rack = zone or place.zone, rack or place.rack
+            if place is not None:
+                host = host or place.host
             planned = Node(
                 number, _ANY_ACCOUNT, "-", "-", zone or ZONES[(number - 1) % len(ZONES)], rack,
                 host or f"host-{number}", weight, NodeState.JOINING,

@@ -142,6 +142,13 @@ def test_ten_commands_make_a_cluster_on_six_machines(site: Path) -> None:
     config = site / machines[3] / "var/lib/hcefs/node-4/config.toml"
     advice = json.loads(run(f"hcefs doctor --config {config} --json"))
     assert advice["result"] != "problem", advice
+    # One more machine joins.
+    seventh = f"{machines[0].rpartition('.')[0]}.17"
+    run(f"hcefs node init --machine {seventh}")
+    run(f"rsync hcefs-cluster/nodes/7/ {seventh}:/var/lib/hcefs/node-7/")
+    run(f"ssh {seventh} sudo systemctl enable --now hcefs-node@7")
+    (staged,) = json.loads(run("hcefs node add --json"))["staged"]
+    assert seventh in staged, "its host is the machine"
 
 
 def _logs(site: Path) -> str:
