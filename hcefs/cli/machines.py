@@ -9,7 +9,7 @@ the configuration is written last; nothing that exists is overwritten.
 
 Not guaranteed: that private keys never leave the machine that uses them.  They are drawn
 here and copied, as the decision explains.
-Source: docs/decisions/0041-machines-of-their-own.md.
+Source: docs/decisions/0038-machines-of-their-own.md.
 """
 
 from __future__ import annotations

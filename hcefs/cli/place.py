@@ -5,7 +5,7 @@ process's folder has such a file beside its configuration: a configuration says 
 listen, which from elsewhere may be nowhere to connect to.  It holds no secret.
 
 Invariants: what the loader returns was checked whole; an unknown key is an error.
-Source: docs/decisions/0041-machines-of-their-own.md.
+Source: docs/decisions/0038-machines-of-their-own.md.
 """
 
 from __future__ import annotations

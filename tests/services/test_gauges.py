@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hcefs.erasure.scheme import DEFAULT_PROFILE
-from hcefs.transport.tls import expiry_seconds
+from hcefs.transport.tls import validity
 from tests.services.rig import Rig
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("services")]
@@ -35,9 +35,9 @@ async def test_a_node_shows_its_map_and_its_bounds(rig: Rig) -> None:
     config = node.config
     assert metrics.value("disk_reserve_bytes") == config.limits.reserve_mib << 20
     assert metrics.value("scrub_cycle_seconds") == config.upkeep.scrub_cycle_s
-    own = expiry_seconds(config.tls.certificate.read_bytes())
+    own = validity(config.tls.certificate.read_bytes()).until_ms / 1000
     assert metrics.value("certificate_expiry_timestamp_seconds", certificate="own") == own
-    authority = expiry_seconds(config.tls.authority.read_bytes())
+    authority = validity(config.tls.authority.read_bytes()).until_ms / 1000
     name = "certificate_expiry_timestamp_seconds"
     assert metrics.value(name, certificate="authority") == authority
     assert metrics.value("receipts_forked") == 0

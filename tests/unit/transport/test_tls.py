@@ -25,7 +25,7 @@ from hcefs.errors import Conflict, Denied, HcefsError, Invalid, Unavailable
 from hcefs.runtime import SystemRuntime
 from hcefs.transport import tls
 from hcefs.transport.status import from_rpc_error
-from hcefs.transport.tls import Identity, expiry_seconds, issue, new_authority, spki_hash
+from hcefs.transport.tls import Identity, issue, new_authority, spki_hash, validity
 
 DAY_MS = 86_400_000
 
@@ -395,8 +395,8 @@ def test_the_environment_leaves_only_tls_1_3() -> None:
 def test_expiry() -> None:
     pair = new_authority("cluster one", now_ms=1_000 * DAY_MS)
     certificate, _ = issue(*pair, "node 1", ["localhost"], now_ms=1_000 * DAY_MS)
-    days = (expiry_seconds(certificate) * 1000 + tls.BACKDATE_MS) / DAY_MS - 1_000
+    days = (validity(certificate).until_ms + tls.BACKDATE_MS) / DAY_MS - 1_000
     assert days == tls.LEAF_DAYS
-    assert expiry_seconds(pair[0]) > expiry_seconds(certificate)
+    assert validity(pair[0]).until_ms > validity(certificate).until_ms
     with pytest.raises(Invalid):
-        expiry_seconds(b"junk")
+        validity(b"junk")
