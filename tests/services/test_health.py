@@ -37,9 +37,9 @@ async def page(rig: Rig, process: StorageProcess | LedgerProcess, path: str) -> 
 
 
 async def serves(rig: Rig, node: Running) -> bool:
-    async with rig.channel(node.config.client_address) as channel:
-        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
-        return bool(answer.status == SERVING)
+    channel = rig.channel(node.config.client_address)  # the rig's own: it closes it
+    answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+    return bool(answer.status == SERVING)
 
 
 async def test_a_healthy_cluster(rig: Rig) -> None:
