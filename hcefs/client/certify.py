@@ -14,18 +14,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hcefs.access.facts import Grant
-from hcefs.client.channels import Recent
-from hcefs.client.connection import Connection
-from hcefs.client.ledger import ACCOUNT_SECONDS, LedgerClient
-from hcefs.crypto.accounts import AccountKeys
+from hcefs.client.proofs import ProofClient
 from hcefs.errors import Conflict, Corrupt, HcefsError, Unavailable
 from hcefs.evidence.revocation import (
     RevocationCertificate,
+    RevocationStatement,
     SignedStatement,
     must_confirm,
     worst_gap,
 )
-from hcefs.ids import AccountId, GrantId
+from hcefs.ids import GrantId
 from hcefs.ledger.block import SignedHead
 from hcefs.ledger.genesis import Genesis
 from hcefs.ledger.inclusion import TransactionProof
@@ -34,15 +32,10 @@ from hcefs.ledger.transactions import (
     GiveGrant,
     RegisterAccount,
     RevokeGrant,
-    SignedTransaction,
     Transaction,
-    decode_transaction,
 )
-from hcefs.ledger.transactions_keys import RotateKeys
 from hcefs.placement.cluster_map import ClusterMap, Node
-from hcefs.runtime import Runtime
-from hcefs.transport.dial import ServerDialer
-from hcefs.wire.v1 import ledger_pb2, revocation_pb2
+from hcefs.wire.v1 import revocation_pb2
 
 CONFIRM_SECONDS = 6.0
 """A node waits up to five for the block, and as long for what it cuts."""
@@ -52,9 +45,6 @@ HEAD_SECONDS = 0.5
 HEAD_SECONDS_MAX = 2.0
 SPARE_SECONDS = 15.0
 """How long beyond the end of the leases a certificate is tried for, unless told otherwise."""
-
-AT_ONCE = 16
-NODES_MAX = 4096
 
 Progress = Callable[[int, str], None]
 """Told of a node's number and what is known of it: "confirmed", or why it is not heard."""
@@ -93,20 +83,8 @@ class _Round:
         return bool(self.statements) and worst_gap(self.cluster_map, self.silent) is None
 
 
-class CertificateClient(LedgerClient):
+class CertificateClient(ProofClient):
     """The part of a client that gathers the word of nodes on a revocation."""
-
-    def __init__(
-        self,
-        connection: Connection,
-        keys: AccountKeys,
-        runtime: Runtime | None = None,
-        dialer: ServerDialer | None = None,
-    ) -> None:
-        super().__init__(connection, keys, runtime, dialer)
-        self._registered: Recent[AccountId, tuple[bytes, ...]] = Recent(
-            self.runtime, NODES_MAX, ACCOUNT_SECONDS
-        )
 
     async def certify(
         self,
@@ -132,26 +110,23 @@ class CertificateClient(LedgerClient):
             self.genesis(),
             self._head_from(grant.revoked_height),
             self._grant_proofs(grant_id),
-            self._ledger("GetGenesis", ledger_pb2.GetGenesisRequest, ledger_pb2.GetGenesisResponse),
+            self._founding(),
         )
         if within_s is None:
             leases = lapse_ms(first, genesis) - self.runtime.now_ms()
             within_s = max(0, leases) / 1000 + genesis.lease_ms / 1000 + SPARE_SECONDS
         state = await self._rounds(grant, genesis, first, within_s, progress)
-        confirmed = sorted(state.statements)
-        nodes = {node.node_id: node for node in state.cluster_map.nodes}
+        statements = tuple(state.statements[each] for each in sorted(state.statements))
         made = RevocationCertificate(
             genesis=founding.genesis,
             terms=tuple(founding.terms),
             given=given,
             revoked=revoked,
-            registrations=await self._node_registrations(
-                [nodes[each].account for each in confirmed]
-            ),
+            registrations=await self._registrations(statements),
             cluster_map=state.cluster_map.encode(),
             first_head=first.encode(),
             last_head=state.last.encode(),
-            statements=tuple(state.statements[each] for each in confirmed),
+            statements=statements,
         ).sealed()
         return Certified(made, await self.runtime.compute(verify_certificate, made))
 
@@ -263,55 +238,33 @@ class CertificateClient(LedgerClient):
                 state.changed.set()
                 return
 
-    async def _prove(
-        self, ask: Callable[[bytes], ledger_pb2.ProveTransactionsRequest]
-    ) -> list[tuple[Transaction, bytes]]:
-        """What the transactions behind a fact did, and the proof of each, in order."""
-        answer = await self._ledger(
-            "ProveTransactions",
-            lambda: ask(self._authorizer.plain("query")),
-            ledger_pb2.ProveTransactionsResponse,
-        )
-        proofs = [TransactionProof.decode(each) for each in answer.proofs]
-        return [
-            (decode_transaction(SignedTransaction.decode(each.transaction).body), each.encode())
-            for each in proofs
-        ]
-
     async def _grant_proofs(self, grant: GrantId) -> tuple[bytes, bytes]:
         """The proofs that a grant was given, and that it was revoked."""
-        proved = await self._prove(
-            lambda proof: ledger_pb2.ProveTransactionsRequest(proof=proof, grant=bytes(grant))
-        )
-        return _first(GiveGrant, proved), _first(RevokeGrant, proved)
+        proofs = await self._proofs_of(grant=bytes(grant))
+        return _first(GiveGrant, proofs), _first(RevokeGrant, proofs)
 
-    async def _node_registration(self, node: AccountId) -> tuple[bytes, ...]:
+    async def _registration(self, statement: RevocationStatement) -> list[bytes]:
         """The proofs of a node's registration and of the changes of its keys, in order."""
-        known = self._registered.get(node)
-        if known is not None:
-            return known
-        proved = await self._prove(
-            lambda proof: ledger_pb2.ProveTransactionsRequest(proof=proof, account=bytes(node))
-        )
-        changes = (proof for each, proof in proved if isinstance(each, RotateKeys))
-        return self._registered.put(node, (_first(RegisterAccount, proved), *changes))
+        shown = await self._keys_shown(statement.node, statement.key_version)
+        if 1 not in shown:
+            raise _unproved(RegisterAccount)
+        return [shown[version].encode() for version in sorted(shown)]
 
-    async def _node_registrations(self, nodes: list[AccountId]) -> tuple[bytes, ...]:
-        room = asyncio.Semaphore(AT_ONCE)
-
-        async def one(node: AccountId) -> tuple[bytes, ...]:
-            async with room:
-                return await self._node_registration(node)
-
-        shown = await asyncio.gather(*(one(node) for node in nodes))
+    async def _registrations(self, statements: Sequence[bytes]) -> tuple[bytes, ...]:
+        said = [SignedStatement.decode(data).statement for data in statements]
+        shown = await asyncio.gather(*(self._registration(each) for each in said))
         return tuple(proof for each in shown for proof in each)
 
 
-def _first(kind: type[Transaction], proved: Sequence[tuple[Transaction, bytes]]) -> bytes:
-    for transaction, proof in proved:
-        if isinstance(transaction, kind):
-            return proof
-    raise Corrupt(
+def _first(kind: type[Transaction], proofs: Sequence[TransactionProof]) -> bytes:
+    for proof in proofs:
+        if isinstance(proof.unchecked(), kind):
+            return proof.encode()
+    raise _unproved(kind)
+
+
+def _unproved(kind: type[Transaction]) -> Corrupt:
+    return Corrupt(
         f"the ledger proves no {kind.KIND} of what it was asked for: check its address",
         reason="wrong-fact",
     )

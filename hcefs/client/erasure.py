@@ -13,12 +13,10 @@ from dataclasses import dataclass
 
 from hcefs.access.erasure_facts import Erasure, Hold, Retention
 from hcefs.access.facts import Action
-from hcefs.client.channels import Recent
-from hcefs.client.connection import Connection
 from hcefs.client.erasure_check import check_certificate, shown_keys
 from hcefs.client.ledger import Submitted
 from hcefs.client.nodes import NodeClient
-from hcefs.crypto.accounts import AccountKeys
+from hcefs.client.proofs import ProofClient
 from hcefs.errors import Corrupt, Denied, HcefsError, Invalid, NotFound
 from hcefs.evidence.erasure import (
     FIRST_KEYS,
@@ -28,19 +26,13 @@ from hcefs.evidence.erasure import (
 )
 from hcefs.formats.erasure import ErasureStage
 from hcefs.ids import AccountId, GrantId, HoldId, RecordId
-from hcefs.ledger.inclusion import TransactionProof
-from hcefs.ledger.transactions import SignedTransaction, Transaction, decode_transaction
+from hcefs.ledger.transactions import SignedTransaction, Transaction
 from hcefs.ledger.transactions_erasure import EraseRecord, LiftHold, PlaceHold, SetRetention
-from hcefs.ledger.transactions_keys import RotateKeys
 from hcefs.placement.cluster_map import Node
-from hcefs.runtime import Runtime
-from hcefs.transport.dial import ServerDialer
 from hcefs.wire.v1 import admin_pb2, ledger_pb2
 
 ERASURE_SECONDS = 15.0
 ASK_AGAIN_SECONDS = 1.0
-CHANGES_AT_ONCE = 16
-CHANGES_KNOWN_MAX = 4096
 UNKNOWN = "unknown"
 """The stage of a node that does not say."""
 
@@ -87,21 +79,8 @@ class ErasureState:
     key_change: bytes = b""
 
 
-class ErasureClient(NodeClient):
+class ErasureClient(NodeClient, ProofClient):
     """The part of a client that ends records."""
-
-    def __init__(
-        self,
-        connection: Connection,
-        keys: AccountKeys,
-        runtime: Runtime | None = None,
-        dialer: ServerDialer | None = None,
-    ) -> None:
-        super().__init__(connection, keys, runtime, dialer)
-        self._key_changes: Recent[tuple[AccountId, int], bytes] = Recent(
-            self.runtime, CHANGES_KNOWN_MAX
-        )
-        self._proving = asyncio.Semaphore(CHANGES_AT_ONCE)
 
     def prepare(self, transaction: Transaction) -> SignedTransaction:
         """A transaction with this account's signature, for others to co-sign.
@@ -240,30 +219,21 @@ class ErasureClient(NodeClient):
         Raises:
             Corrupt: ``wrong-key``: the ledger shows no such change.
         """
-        known = self._key_changes.get((account, version))
-        if known is not None:
-            return known
-        async with self._proving:
-            answer = await self._ledger(
-                "ProveTransactions",
-                lambda: ledger_pb2.ProveTransactionsRequest(
-                    proof=self._authorizer.plain("query"), account=bytes(account)
-                ),
-                ledger_pb2.ProveTransactionsResponse,
+        change = (await self._keys_shown(account, version)).get(version)
+        if change is None:
+            raise Corrupt(
+                f"a statement is signed with version {version} of the keys of {account}, which "
+                "the ledger does not show",
+                reason="wrong-key",
             )
-        for data in answer.proofs:
-            body = SignedTransaction.decode(TransactionProof.decode(data).transaction).body
-            change = decode_transaction(body)
-            if isinstance(change, RotateKeys) and (change.account, change.key_version) == (
-                account,
-                version,
-            ):
-                return self._key_changes.put((account, version), bytes(data))
-        raise Corrupt(
-            f"a statement is signed with version {version} of the keys of {account}, which the "
-            "ledger does not show",
-            reason="wrong-key",
-        )
+        return change.encode()
+
+    async def _erasing(self, record: RecordId) -> bytes:
+        """The proof of the transaction that erased a record."""
+        proofs = await self._proofs_of(erasure=bytes(record))
+        if len(proofs) != 1:
+            raise _wrong_fact()
+        return proofs[0].encode()
 
     async def erasure_certificate(
         self,
@@ -294,15 +264,13 @@ class ErasureClient(NodeClient):
             if done or self.runtime.monotonic() >= until:
                 break
             await self.runtime.sleep(ASK_AGAIN_SECONDS)
-        founding = await self._ledger(
-            "GetGenesis", ledger_pb2.GetGenesisRequest, ledger_pb2.GetGenesisResponse
-        )
+        founding = await self._founding()
         certificate = ErasureCertificate(
             cluster=self.connection.cluster,
             record=record,
             genesis=founding.genesis,
             terms=tuple(founding.terms),
-            proof=await self._erasure_proof(record),
+            proof=await self._erasing(record),
             cluster_map=await self.cluster_map(),
             statements=tuple(state.statement for state in states if state.statement is not None),
             openers=await self._openers(record),
@@ -311,18 +279,6 @@ class ErasureClient(NodeClient):
         )
         check_certificate(certificate, self.connection.cluster)
         return certificate
-
-    async def _erasure_proof(self, record: RecordId) -> bytes:
-        answer = await self._ledger(
-            "ProveTransactions",
-            lambda: ledger_pb2.ProveTransactionsRequest(
-                proof=self._authorizer.plain("query", record), erasure=bytes(record)
-            ),
-            ledger_pb2.ProveTransactionsResponse,
-        )
-        if len(answer.proofs) != 1:
-            raise _wrong_fact()
-        return bytes(answer.proofs[0])
 
     async def _openers(self, record: RecordId) -> tuple[AccountId, ...]:
         """Who could ever open something of a record, as far as this account may know."""

@@ -25,6 +25,7 @@ from hcefs.client.audit import AuditClient
 from hcefs.client.authorize import Right, Scope
 from hcefs.client.ledger import CALL_SECONDS
 from hcefs.client.listing import Entry, ListClient, Listing
+from hcefs.client.proofs import ProofClient
 from hcefs.client.stat import metadata_of
 from hcefs.encoding import Encoded
 from hcefs.errors import Conflict, HcefsError, NotFound, Unavailable
@@ -85,7 +86,7 @@ class EvidenceBundle(Encoded):
     receipts: tuple[bytes, ...]
 
 
-class EvidenceClient(ListClient, AuditClient):
+class EvidenceClient(ListClient, AuditClient, ProofClient):
     """The part of a client that gathers evidence."""
 
     async def evidence(
@@ -106,9 +107,7 @@ class EvidenceClient(ListClient, AuditClient):
             Unavailable: fewer than ``STATEMENTS_MIN`` nodes state the same.
             Corrupt: a node or the ledger lied.
         """
-        genesis = await self._ledger(
-            "GetGenesis", ledger_pb2.GetGenesisRequest, ledger_pb2.GetGenesisResponse
-        )
+        genesis = await self._founding()
         await self.genesis()  # which is checked against the connection
         right = self._right(grant, None, purpose)
         for _ in range(ATTEMPTS_TO_AGREE):
@@ -232,53 +231,32 @@ class EvidenceClient(ListClient, AuditClient):
         """The transactions behind a record, and those that registered whoever signed them."""
         record = listing.record
         found = await self._proofs_of(record=bytes(record.record))
-        if record.owner == self.account:
-            for grant in await self.grants(record.record):
-                found += await self._proofs_of(grant=bytes(grant.grant))
+        grants = await self.grants(record.record) if record.owner == self.account else []
+        questions = [self._proofs_of(grant=bytes(grant.grant)) for grant in grants]
         for index in range(record.leaf_count):
             leaf = ledger_pb2.LeavesQuestion(record_id=bytes(record.record), first=index, count=1)
-            found += await self._proofs_of(leaf=leaf)
+            questions.append(self._proofs_of(leaf=leaf))
+        for proofs in await asyncio.gather(*questions):
+            found += proofs
         found += anchors
         wanted = {record.owner, *(statement.node for statement in statements)}
         wanted |= {entry.signer for entry in listing}
         wanted |= _signers(found)
-        return _distinct(found + await self._registrations(wanted))
+        return _distinct(found + await self._histories(wanted))
 
-    async def _registrations(self, wanted: set[AccountId]) -> list[TransactionProof]:
-        """How accounts came to the ledger, and those who admitted them."""
+    async def _histories(self, wanted: set[AccountId]) -> list[TransactionProof]:
+        """How accounts came to the ledger, with their keys, and those who admitted them."""
         known: set[AccountId] = set()
         found: list[TransactionProof] = []
         while wanted := wanted - known:
             known |= wanted
-            following: set[AccountId] = set()
-            for account in sorted(wanted):
-                proofs = await self._proofs_of(account=bytes(account))
-                found += proofs
-                following |= _signers(proofs)
-            wanted = following
+            answers = await asyncio.gather(
+                *(self._proofs_of(account=bytes(account)) for account in wanted)
+            )
+            proofs = [proof for answer in answers for proof in answer]
+            found += proofs
+            wanted = _signers(proofs)
         return found
-
-    async def _proofs_of(
-        self,
-        *,
-        account: bytes | None = None,
-        grant: bytes | None = None,
-        record: bytes | None = None,
-        leaf: ledger_pb2.LeavesQuestion | None = None,
-    ) -> list[TransactionProof]:
-        """The transactions behind one fact."""
-        answer = await self._ledger(
-            "ProveTransactions",
-            lambda: ledger_pb2.ProveTransactionsRequest(
-                proof=self._authorizer.plain("query", None),
-                account=account,
-                grant=grant,
-                record=record,
-                leaf=leaf,
-            ),
-            ledger_pb2.ProveTransactionsResponse,
-        )
-        return [TransactionProof.decode(data) for data in answer.proofs]
 
 
 def _signers(proofs: Iterable[TransactionProof]) -> set[AccountId]:

@@ -102,6 +102,12 @@ class LedgerClient(Session):
 
     # -- transactions
 
+    async def _founding(self) -> ledger_pb2.GetGenesisResponse:
+        """The genesis and the statements of all terms, as the ledger serves them: unchecked."""
+        return await self._ledger(
+            "GetGenesis", ledger_pb2.GetGenesisRequest, ledger_pb2.GetGenesisResponse
+        )
+
     async def genesis(self) -> Genesis:
         """The founding document of the cluster.
 
@@ -109,9 +115,7 @@ class LedgerClient(Session):
             Corrupt: ``wrong-genesis``: the ledger serves another cluster.
         """
         if self._genesis is None:
-            answer = await self._ledger(
-                "GetGenesis", ledger_pb2.GetGenesisRequest, ledger_pb2.GetGenesisResponse
-            )
+            answer = await self._founding()
             genesis = Genesis.decode(answer.genesis)
             if genesis.cluster != self.connection.cluster:
                 raise Corrupt(
@@ -125,9 +129,7 @@ class LedgerClient(Session):
     async def terms(self) -> Terms:
         """The terms of the ledger as far as the founding operators' signatures show them."""
         genesis = await self.genesis()
-        answer = await self._ledger(
-            "GetGenesis", ledger_pb2.GetGenesisRequest, ledger_pb2.GetGenesisResponse
-        )
+        answer = await self._founding()
         known = self._terms = founders_terms(genesis, answer.terms)
         return known
 
@@ -140,9 +142,7 @@ class LedgerClient(Session):
         """
         known = self._terms or Terms(genesis)
         if term > known.term:
-            answer = await self._ledger(
-                "GetGenesis", ledger_pb2.GetGenesisRequest, ledger_pb2.GetGenesisResponse
-            )
+            answer = await self._founding()
             known = self._terms = founders_terms(genesis, answer.terms)
         key = known.key_of(term)
         if key is None:

@@ -60,6 +60,14 @@ class TransactionProof(Encoded):
     count: int
     path: tuple[bytes, ...]
 
+    def unchecked(self) -> Transaction:
+        """The transaction that it is about, whether or not it is in that block.
+
+        Raises:
+            Invalid: malformed.
+        """
+        return decode_transaction(SignedTransaction.decode(self.transaction).body)
+
     def check(self, terms: Terms) -> Transaction:
         """The transaction, if it is in a block that the ledger's writer signed.
 
@@ -81,7 +89,7 @@ class TransactionProof(Encoded):
                 header.transaction_root
             ):
                 raise _proves_nothing("its transaction is not in that block")
-            return decode_transaction(SignedTransaction.decode(self.transaction).body)
+            return self.unchecked()
         except HcefsError as error:
             if isinstance(error, Corrupt) and error.reason == "bad-transaction-proof":
                 raise
