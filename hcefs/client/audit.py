@@ -1,7 +1,7 @@
 """Who touched a record: the receipts of all nodes, gathered and proved.
 
 Invariants: every node of the map is asked and is in the result, those without an answer
-with the reason; what leaves here was checked (:func:`hcefs.ledger.audit_file.check_audit`).
+with the reason; what leaves here was checked (:func:`hcefs.ledger.audit_file.check_node`).
 
 Not guaranteed: completeness of a node that lies about its own receipts; docs/AUDIT.md.
 """
@@ -15,7 +15,7 @@ from hcefs.client.nodes import NodeClient
 from hcefs.errors import Corrupt, Denied, HcefsError, Invalid
 from hcefs.evidence.proof import ReceiptProof
 from hcefs.ids import GrantId, RecordId
-from hcefs.ledger.audit_file import Audit, AuditFile, NodeAudit, check_audit
+from hcefs.ledger.audit_file import Audit, AuditFile, NodeAudit, Touch, audit_of, check_node
 from hcefs.ledger.inclusion import TransactionProof
 from hcefs.placement.cluster_map import Node, NodeState
 from hcefs.transport.retry import retrying
@@ -45,26 +45,26 @@ class AuditClient(NodeClient):
         gate = asyncio.Semaphore(NODES_AT_ONCE)
         denials: list[Denied] = []
 
-        async def ask(node: Node) -> NodeAudit:
+        async def ask(node: Node) -> tuple[NodeAudit, list[Touch]]:
             if node.state is NodeState.REMOVED:
-                return _silent(node, "removed", self.runtime.now_ms())
+                return _silent(node, "removed", self.runtime.now_ms()), []
             async with gate:
                 asked_ms = self.runtime.now_ms()
                 try:
                     found = await self._receipts_of(node, record, purpose, asked_ms)
-                    check_audit(AuditFile(genesis, terms.changes, record, asked_ms, (found,)))
+                    touches = await self.runtime.compute(check_node, found, record, terms)
                 except HcefsError as error:
                     if isinstance(error, Denied):
                         denials.append(error)
-                    return _silent(node, error.reason, asked_ms)
-            return found
+                    return _silent(node, error.reason, asked_ms), []
+            return found, touches
 
         answers = await asyncio.gather(*(ask(node) for node in current.nodes))
-        if denials and all(each.problem for each in answers):
+        if denials and all(each.problem for each, _ in answers):
             raise denials[0]
-        ordered = tuple(sorted(answers, key=lambda each: each.node_id))
+        ordered = tuple(sorted((each for each, _ in answers), key=lambda each: each.node_id))
         file = AuditFile(genesis, terms.changes, record, self.runtime.now_ms(), ordered)
-        return file, check_audit(file)
+        return file, audit_of(file, (touch for _, touches in answers for touch in touches))
 
     async def _receipts_of(
         self, node: Node, record: RecordId, purpose: str, asked_ms: int

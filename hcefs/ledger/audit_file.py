@@ -31,7 +31,7 @@ from hcefs.ids import AccountId, RecordId, RequestId
 from hcefs.ledger.anchored import check_anchor
 from hcefs.ledger.genesis import Genesis
 from hcefs.ledger.inclusion import TransactionProof
-from hcefs.ledger.terms import SignedTermChange, founders_terms
+from hcefs.ledger.terms import SignedTermChange, Terms, founders_terms
 
 NODES_MAX = 4096
 LATE_MS = 60_000
@@ -124,28 +124,42 @@ def check_audit(file: AuditFile) -> Audit:
     names = [each.node for each in file.nodes]
     if len(set(names)) != len(names) or len(names) > NODES_MAX:
         raise Invalid("a node is in it twice", reason="bad-file")
-    touches: list[Touch] = []
-    for node in file.nodes:
-        if node.problem:
-            if node.proofs or node.unanchored or node.anchors:
-                raise Invalid("a node that did not answer has receipts in it", reason="bad-file")
-            continue
-        try:
-            anchored = {
-                check_anchor(anchor, terms): (anchor.header.time_ms, anchor.header.height)
-                for anchor in node.anchors
-            }
-            _check_one_history(anchored)
-            own = [*_proved(node, anchored)]
-            own += [Touch(read_receipt(data), 0, 0) for data in node.unanchored]
-        except HcefsError as error:
-            raise Corrupt(f"node {node.node_id}: {error.message}", reason=error.reason) from error
-        _check_named(file, node, own)
-        touches += own
-    touches.sort(key=lambda touch: (touch.receipt.time_ms, touch.receipt.node, _number(touch)))
+    touches = [touch for node in file.nodes for touch in check_node(node, file.record, terms)]
+    return audit_of(file, touches)
+
+
+def check_node(node: NodeAudit, record: RecordId, terms: Terms) -> list[Touch]:
+    """What one node's answer proves; nothing of a node that did not answer.
+
+    Raises:
+        Corrupt, Invalid: as :func:`check_audit`.
+    """
+    if node.problem:
+        if node.proofs or node.unanchored or node.anchors:
+            raise Invalid("a node that did not answer has receipts in it", reason="bad-file")
+        return []
+    try:
+        anchored = {
+            check_anchor(anchor, terms): (anchor.header.time_ms, anchor.header.height)
+            for anchor in node.anchors
+        }
+        _check_one_history(anchored)
+        own = [*_proved(node, anchored)]
+        own += [Touch(read_receipt(data), 0, 0) for data in node.unanchored]
+    except HcefsError as error:
+        raise Corrupt(f"node {node.node_id}: {error.message}", reason=error.reason) from error
+    _check_named(record, node, own)
+    return own
+
+
+def audit_of(file: AuditFile, touches: Iterable[Touch]) -> Audit:
+    """What the nodes of a file say together, whose answers gave ``touches`` when checked."""
+    ordered = sorted(
+        touches, key=lambda touch: (touch.receipt.time_ms, touch.receipt.node, _number(touch))
+    )
     silent = tuple(node for node in file.nodes if node.problem)
-    unexplained = tuple(_unexplained(file, touches))
-    return Audit(file.record, file.made_ms, tuple(touches), silent, unexplained)
+    unexplained = tuple(_unexplained(file, ordered))
+    return Audit(file.record, file.made_ms, tuple(ordered), silent, unexplained)
 
 
 def _number(touch: Touch) -> int:
@@ -177,11 +191,11 @@ def _check_one_history(anchored: Iterable[ReceiptBatch]) -> None:
             )
 
 
-def _check_named(file: AuditFile, node: NodeAudit, touches: Iterable[Touch]) -> None:
+def _check_named(record: RecordId, node: NodeAudit, touches: Iterable[Touch]) -> None:
     seen: set[int] = set()
     for touch in touches:
         receipt = touch.receipt
-        if receipt.node != node.node or receipt.record != file.record:
+        if receipt.node != node.node or receipt.record != record:
             raise Corrupt(
                 f"node {node.node_id}: receipt {receipt.sequence} is about something else",
                 reason="wrong-receipt",
