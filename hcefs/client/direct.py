@@ -282,9 +282,18 @@ class DirectClient(StatClient):
                 async for message in data:
                     yield message
         except HcefsError as error:
-            if error.kind != "denied":
-                self._maps.forget("")  # the seats may have moved since it was fetched
+            if error.kind != "denied" and await self._has_moved(cluster_map):
+                # Under the map in force others have what these holders lack: it may well read.
+                raise other_epoch(cluster_map.epoch, cluster_map.epoch + 1) from error
             raise
+
+    async def _has_moved(self, used: ClusterMap) -> bool:
+        """Whether seats may have moved since a map was fetched."""
+        self._maps.forget("")
+        try:
+            return (await self.cluster_map()).epoch > used.epoch
+        except HcefsError:
+            return False  # what went wrong before is the better news
 
 
 def _always() -> None:

@@ -607,6 +607,38 @@ async def test_a_direct_reader_tells_the_holder_what_it_has_met(rig: Rig) -> Non
     await rig.until(lambda: stores.shards.has(blob.base, 1))
 
 
+async def test_a_direct_reader_with_an_old_map_reads_by_the_newer_one(rig: Rig) -> None:
+    """Two holders have nothing, because two nodes changed places since; a third shard rots."""
+    data = MARK + rig.runtime.random(400_000)
+    receipt = await rig.hospital.put(
+        rig.record, data, grant=rig.append_grant.grant, purpose="TREAT", seal="node"
+    )
+    blob = receipt.ref.blob
+    places = {seat.index: seat.node for seat in rig.seats(bytes(blob.base))}
+    rotten = next(each for each in rig.nodes if each.number == places[2].node_id)
+    (path,) = rotten.config.data.rglob(f"{blob.base.hex()}*")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+    reader = rig.client(rig.keys_of(rig.doctor))
+    current = await reader.cluster_map()
+    swapped = {places[0].node_id: places[1], places[1].node_id: places[0]}
+    old = dataclasses.replace(
+        current,
+        epoch=current.epoch - 1,
+        nodes=tuple(
+            dataclasses.replace(swapped.get(node.node_id, node), node_id=node.node_id)
+            for node in current.nodes
+        ),
+    )
+    reader._maps.put("", old)
+    stream = await reader.get(
+        rig.record, blob, grant=rig.read_grant.grant, purpose="TREAT", mode="direct"
+    )
+    assert await stream.read() == data
+    assert (await reader.cluster_map()).epoch == current.epoch
+
+
 async def test_hints_of_direct_clients_need_the_right_to_the_blob(rig: Rig) -> None:
     node, other, blob = rig.nodes[2], rig.nodes[3], rig.receipt.ref.blob
 
