@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import math
 from dataclasses import replace
 from functools import partial
@@ -12,6 +14,7 @@ from hcefs.access.facts import Action
 from hcefs.client.snapshots import GrpcSnapshotSource
 from hcefs.errors import HcefsError
 from hcefs.ledger.snapshot_join import join
+from hcefs.ledger.snapshot_maker import LOOK_SECONDS
 from hcefs.node.ledger_join import NodeWitnesses
 from hcefs.transport.dial import TlsDialer
 from hcefs.transport.grpc_peers import CHANNEL_OPTIONS
@@ -29,24 +32,42 @@ def _witnessed(rig: Rig, height: int) -> bool:
     return all(node.process.follower.view.snapshots.height == height for node in rig.nodes[:6])
 
 
+async def _all_have(rig: Rig, height: int) -> bool:
+    """Whether all nodes make a snapshot of this height, and it stays the newest."""
+    if rig.ledger.log.height - height >= rig.snapshots.every // 2 + rig.snapshots.delay:
+        return False  # the next one is too near
+    with contextlib.suppress(TimeoutError):
+        # They look once a second; what a node has passed over it does not make any more.
+        async with asyncio.timeout(2 * LOOK_SECONDS):
+            await rig.until(partial(_witnessed, rig, height))
+    return _witnessed(rig, height)
+
+
+def _no_anchors(node: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in time, nor because a test before asked for proofs."""
+    monkeypatch.setattr(node.process.node.anchorer, "_interval", math.inf)
+    monkeypatch.setattr(node.process.node.anchorer, "_hastened", False)
+
+
 async def test_a_fresh_node_joins_through_a_snapshot_and_follows(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Anchors of receipts are blocks, too, and would bring the next snapshot at any moment.
-    for each in rig.nodes:
-        monkeypatch.setattr(each.process.node.anchorer, "_interval", math.inf)
+    for each in (*rig.nodes, rig.stranger):
+        _no_anchors(each, monkeypatch)
     log = rig.ledger.log
     # Blocks are made of transactions: enough of them for a snapshot, and for its name.
     for _ in range(4 * rig.snapshots.every):
         await rig.give(rig.doctor, Action.READ)
         if log.height % rig.snapshots.every == 0:
             await rig.until(partial(_made_at, rig, log.height))
-        if log.offer() is not None and log.height % rig.snapshots.every < 8:
+        offer = log.offer()
+        # An anchor that was on its way can bring the next one before all have made this one.
+        if offer is not None and await _all_have(rig, offer.manifest.height):
             break
-    offer = log.offer()
-    assert offer is not None
+    else:
+        raise AssertionError("no snapshot was made by all nodes")
     # The new node asks the others, of whom one lies: the rest are more.
-    await rig.until(partial(_witnessed, rig, offer.manifest.height))
     liar = rig.nodes[1].process.follower.view
     kept = liar.snapshots.made
     assert kept is not None
@@ -56,6 +77,7 @@ async def test_a_fresh_node_joins_through_a_snapshot_and_follows(
     finally:
         liar.snapshots._made = kept
     node = rig.nodes.pop()
+    _no_anchors(node, monkeypatch)
     try:
         replica = node.process.follower.view
         assert replica.base_height >= offer.manifest.height
