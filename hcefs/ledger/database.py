@@ -338,7 +338,7 @@ def raw_batch() -> rocksdict.WriteBatch:
 
 def open_database(path: Path) -> rocksdict.Rdict:
     """Open or make the database of a log."""
-    path.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return rocksdict.Rdict(str(path), _options())
 
 

@@ -380,6 +380,12 @@ def test_a_head_is_fsynced_only_when_its_block_is_not_here(
     assert written == [True, False, True, True]
 
 
+def test_nobody_else_may_look_into_its_folder(tmp_path: Path, world: Scenario) -> None:
+    log = open_log(tmp_path / "new", world)
+    assert log.path.stat().st_mode & 0o077 == 0
+    log.close()
+
+
 def test_the_first_proof_of_a_fork_stays(tmp_path: Path, world: Scenario) -> None:
     log = open_log(tmp_path, world)
     assert log.fork() is None
