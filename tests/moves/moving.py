@@ -111,7 +111,12 @@ class MovingRig(Rig):
         return made
 
     async def set_map(self, successor: ClusterMap) -> None:
+        """Enter a map, and wait until the view that the next one is planned on has it.
+
+        Who submits is answered when two followers have the block: it need not be this one.
+        """
         await self.decree(SetClusterMap(successor.epoch - 1, successor.encode()))
+        await self.happens(lambda: self.current().epoch >= successor.epoch)
 
     @contextmanager
     def some_wait(self) -> Iterator[None]:
