@@ -117,7 +117,10 @@ def open_(
     account: AsOption,
     role: Annotated[str, typer.Option("--role", metavar="CODE", help="One of the policy's.")],
     reason: Annotated[str, typer.Option("--reason", metavar="CODE", help="One of the policy's.")],
-    minutes: Annotated[int, typer.Option("--minutes", help="How long; at most 60.")] = 60,
+    minutes: Annotated[
+        int | None,
+        typer.Option("--minutes", help="How long; by default as long as the policy allows."),
+    ] = None,
     note: NoteOption = None,
     directory: FolderOption = Path(DEFAULT_FOLDER),
     as_json: JsonOption = False,
