@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import traceback
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
@@ -144,6 +145,20 @@ def test_a_passphrase_has_a_least_length(passphrase: str) -> None:
     with pytest.raises(Invalid) as caught:
         seal(passphrase, bytes(28), TINY)
     assert caught.value.reason == "weak-passphrase"
+
+
+def test_a_passphrase_that_is_no_text_is_refused_and_not_shown() -> None:
+    bad = "hunter2 words \ud800"
+    sealed = SealedAccount(CLUSTER, KEYS.account, 8, 1, 1, bytes(16), bytes(12), bytes(16))
+    for use in (
+        lambda: seal_account(b"", CLUSTER, KEYS.account, bad, bytes(28), TINY),
+        lambda: sealed.opened(bad),
+    ):
+        with pytest.raises(Invalid) as caught:
+            use()
+        assert caught.value.reason == "bad-passphrase"
+        assert caught.value.__context__ is None, "the encoder's error holds the passphrase"
+        assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_keys_that_say_they_are_of_another_account_are_refused(tmp_path: Path) -> None:
