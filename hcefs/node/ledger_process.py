@@ -49,7 +49,7 @@ class LedgerProcess:
             log.warning("this ledger writes without asking any follower, as an operator said")
         ledger_log = LedgerLog.open(config.data, genesis, snapshots=snapshots)
         try:
-            self.node = LedgerNode(runtime, genesis, key, ledger_log, dialer)
+            self.node = LedgerNode(runtime, genesis, key, ledger_log, dialer, config.queries)
         except BaseException:
             ledger_log.close()
             raise
