@@ -43,8 +43,8 @@ from tests.cluster.plain import Caller
 NODES = 6
 HOUR_MS = 3_600_000
 POLL_SECONDS = 0.05
-WAIT_SECONDS = 30.0
-CALL_SECONDS = 10.0
+WAIT_SECONDS = 120.0
+CALL_SECONDS = 60.0
 
 T = TypeVar("T")
 

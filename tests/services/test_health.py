@@ -26,7 +26,7 @@ async def page(rig: Rig, process: StorageProcess | LedgerProcess, path: str) -> 
     """A page as a probe sees it: its status and its JSON."""
 
     def ask() -> tuple[int, Any]:
-        connection = http.client.HTTPConnection(process.health_address, timeout=10)
+        connection = http.client.HTTPConnection(process.health_address, timeout=60)
         try:
             connection.request("GET", path)
             answer = connection.getresponse()

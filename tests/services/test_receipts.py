@@ -259,7 +259,7 @@ async def test_the_patient_proves_who_touched_a_record(rig: Rig) -> None:
         old = [t for t in audit.touches if t.receipt.method != "audit"]
         return all(t.is_proved for t in old)
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await proved():
             await rig.runtime.sleep(0.2)
     file, audit = await rig.patient.audit(record)
