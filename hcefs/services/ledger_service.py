@@ -247,6 +247,8 @@ class LedgerService:
             case "leaves":
                 span = request.leaves
                 return list(ask.leaves(asker, RecordId(span.record_id), span.first, span.count))
+            case "operators":
+                return list(ask.operators(asker))
             case "map_progress":
                 return [ask.map_progress(asker)]
             case "upkeep_policy":

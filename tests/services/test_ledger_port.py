@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hcefs.config import LimitsConfig
-from hcefs.errors import Denied
+from hcefs.errors import Denied, Exhausted
 from hcefs.ids import AccountId, GrantId, RecordId
 from hcefs.ledger.block import Block, SignedHead
 from hcefs.ledger.transactions import DeactivateAccount, SignedTransaction, sign_transaction
@@ -267,6 +267,7 @@ async def test_an_account_asks_the_ledger_only_so_often(rig: Rig) -> None:
         error = await rig.refused(
             query(rig, rig.patient, my_records=True), "exhausted", "too-many-requests"
         )
+        assert isinstance(error, Exhausted)
         assert error.retry_after_ms > 0
         await rig.refused(
             prove(rig, rig.patient, rig.record, leaf_index=0), "exhausted", "too-many-requests"
