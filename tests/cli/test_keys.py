@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -116,7 +117,11 @@ def test_files_of_passphrases_are_checked(
 def test_what_a_terminal_cannot_decode_is_no_passphrase(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lone surrogates stand for bytes that are no text; no error shows them or the rest."""
     typed(monkeypatch, "secret words \udcff", "secret words \udcff")
-    for ask in (lambda: Passphrases().of(ACCOUNT), lambda: Passphrases().new("of pat")):
+    asks: list[Callable[[], str]] = [
+        lambda: Passphrases().of(ACCOUNT),
+        lambda: Passphrases().new("of pat"),
+    ]
+    for ask in asks:
         with pytest.raises(Invalid) as caught:
             ask()
         assert caught.value.reason == "bad-passphrase"

@@ -11,6 +11,7 @@ import pytest
 
 from hcefs.errors import Corrupt, HcefsError, Invalid, Unauthenticated, Unavailable
 from hcefs.ledger import follower as follower_module
+from hcefs.ledger import heads
 from hcefs.ledger.block import PROTOCOL_NEWEST, Block, SignedHead, sign_block, sign_head
 from hcefs.ledger.follower import Follower, FollowerStatus
 from hcefs.ledger.link import BlockBytes, HeadBytes, LedgerLink, LocalLink
@@ -354,13 +355,13 @@ async def test_a_changed_copy_of_a_known_head_is_verified(node: Node) -> None:
 
 
 async def test_only_some_heads_are_remembered(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follower_module, "HEADS_REMEMBERED", 2)
+    monkeypatch.setattr(heads, "HEADS_REMEMBERED", 2)
     node.link.block(*node.blocks(1))
     await node.reach(1)
     for _ in range(5):
         node.runtime.advance(1)
         node.follower.observe_head(node.head().encode())
-    assert len(node.follower._seen) == 2
+    assert len(node.follower._heads.seen) == 2
 
 
 async def test_a_clock_behind_the_ledger_is_refused(node: Node) -> None:
