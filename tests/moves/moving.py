@@ -37,7 +37,7 @@ DONE_SECONDS = 120.0
 class MovingRig(Rig):
     """Six nodes of the map and one more, with a ledger of protocol version 2."""
 
-    lease_ms = 6_000
+    lease_ms = 10_000
     upkeep = UpkeepConfig(rate_min_mib=256.0, rate_max_mib=1024.0, grace_s=0.5)
 
     def __init__(self, folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import traceback
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
@@ -158,7 +157,7 @@ def test_a_passphrase_that_is_no_text_is_refused_and_not_shown() -> None:
             use()
         assert caught.value.reason == "bad-passphrase"
         assert caught.value.__context__ is None, "the encoder's error holds the passphrase"
-        assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+        assert "hunter2" not in caught.value.message
 
 
 def test_keys_that_say_they_are_of_another_account_are_refused(tmp_path: Path) -> None:
