@@ -16,16 +16,24 @@ venv: .venv/.installed
 demo: venv
 	$(BIN)/hcefs demo
 
+# The heaviest of the tests that are not long: make slices runs them, make test does not.
+# tests/unit/test_make_check.py sees to it that make check runs every test exactly once.
+HEAVY_MOVES := $(addprefix tests/moves/test_,networks.py reprofile.py under_load.py)
+HEAVY_CLUSTER := $(addprefix tests/cluster/test_,chaos.py ledger_recovery.py operator_verbs.py \
+  repair_verbs.py scaling.py) tests/bench/test_toy_runs.py tests/cli/test_demo.py
+SLICED := $(addprefix --ignore=,tests/crash $(HEAVY_MOVES) $(HEAVY_CLUSTER))
+
 # Fast tiers on two workers, then the tests that start real processes, one at a time.
 test: venv
 	$(BIN)/python -m tests.fhir
-	$(BIN)/pytest -q -n 2 -m "not cluster" --ignore=tests/crash
-	$(BIN)/pytest -q -m cluster --ignore=tests/cluster/test_chaos.py
+	$(BIN)/pytest -q -n 2 -m "not cluster" $(SLICED)
+	$(BIN)/pytest -q -m cluster $(SLICED) tests/cluster
 
-# A short slice of what has long runs of its own: crash, chaos and sim.
+# What takes a cluster long, and a short slice of what has long runs of its own: crash, chaos, sim.
 slices: venv
 	$(BIN)/pytest -q -n 2 tests/crash
-	$(BIN)/pytest -q tests/cluster/test_chaos.py
+	$(BIN)/pytest -q $(HEAVY_MOVES)
+	$(BIN)/pytest -q $(HEAVY_CLUSTER)
 	$(BIN)/hcefs sim --seeds 50 --phase 40
 
 # More seeds and larger clusters than the fast tier: minutes of CPU, no processes.

@@ -281,6 +281,20 @@ class NodeConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class QueriesConfig:
+    """How much one account may ask of the ledger; nodes, on the peer port, as much as they need."""
+
+    account_requests: float = field(
+        metadata=_key(
+            _number(0.25, 1e6),
+            "Questions and transactions a second of one account; four seconds' worth may come at "
+            "once.",
+        ),
+        default=2000.0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerConfig:
     """Everything the embedded ledger's writer reads at its start."""
 
@@ -299,6 +313,9 @@ class LedgerConfig:
         )
     )
     tls: TlsConfig = field(metadata={"comment": "TLS"})
+    queries: QueriesConfig = field(
+        metadata={"comment": "What one account may ask"}, default_factory=QueriesConfig
+    )
     log: LogConfig = field(metadata={"comment": "Logging"}, default_factory=LogConfig)
     trace: TraceConfig = field(metadata={"comment": "Traces"}, default_factory=TraceConfig)
 
@@ -307,6 +324,7 @@ _SECTIONS: Final[Mapping[str, type[Any]]] = {
     "tls": TlsConfig,
     "limits": LimitsConfig,
     "upkeep": UpkeepConfig,
+    "queries": QueriesConfig,
     "log": LogConfig,
     "trace": TraceConfig,
 }

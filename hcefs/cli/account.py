@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.text import Text
 
 from hcefs.access.facts import Account, AccountKind
-from hcefs.cli.bringup import OPERATORS, THRESHOLD
-from hcefs.cli.cluster_files import ClusterFolder
+from hcefs.cli.bringup import THRESHOLD
+from hcefs.cli.cluster_files import ClusterFolder, operator_number
 from hcefs.cli.new_node import generate_keys
 from hcefs.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption, folder
 from hcefs.cli.output import print_fields, print_table, show, verb
@@ -63,6 +63,11 @@ def create(
 ) -> None:
     """Make an account's keys and register it on the ledger."""
     layout = folder(directory)
+    if operator_number(name) is not None:
+        raise Invalid(
+            f"{name} is an operator's name: choose another one, or see `hcefs operators replace`",
+            reason="bad-name",
+        )
     chosen = PASSPHRASES.new(f"of the new account {name}") if passphrase else ""
     made = run(create_account(layout, name, AccountKind[kind.name], by or [], chosen))
 
@@ -137,8 +142,8 @@ async def default_admitters(layout: ClusterFolder, kind: AccountKind) -> list[st
         Invalid: there is no institution here, or more than one.
     """
     if kind is AccountKind.INSTITUTION:
-        return list(OPERATORS[:THRESHOLD])
-    async with client_of(layout, OPERATORS[0]) as client:
+        return layout.operators(THRESHOLD)
+    async with client_of(layout, layout.operator) as client:
         found = [
             name
             for name, _, account in await known_accounts(layout, client)
@@ -191,7 +196,7 @@ def list_(directory: FolderOption = Path(DEFAULT_FOLDER), as_json: JsonOption = 
 
 
 async def _list(layout: ClusterFolder) -> list[tuple[str, AccountId, Account | None]]:
-    async with client_of(layout, OPERATORS[0]) as client:
+    async with client_of(layout, layout.operator) as client:
         return await known_accounts(layout, client)
 
 
@@ -229,7 +234,7 @@ def show_(
 
 
 async def _fetch(layout: ClusterFolder, account: AccountId) -> Account:
-    async with client_of(layout, OPERATORS[0]) as client:
+    async with client_of(layout, layout.operator) as client:
         return await client.fetch_account(account)
 
 

@@ -172,7 +172,7 @@ async def _start(
         report("starting the ledger")
         processes.start_ledger()
     await wait_serving(layout, LEDGER, runtime)
-    operators = [layout.load_keys(name) for name in OPERATORS[:THRESHOLD]]
+    operators = [layout.load_keys(name) for name in layout.operators(THRESHOLD)]
     async with LedgerClient(layout.load_connection(), operators[0], runtime) as client:
         new_map = await _first_map(layout, client, operators, runtime, report)
         numbers, joining = await _taking_part(layout, client, new_map is None)

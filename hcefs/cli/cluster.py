@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from hcefs.cli.bringup import OPERATORS, bring_up, client_address
+from hcefs.cli.bringup import bring_up, client_address
 from hcefs.cli.cluster_files import LEDGER, ClusterFolder
 from hcefs.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption, folder
 from hcefs.cli.output import ID_SHOWN, duration_text, note, print_table, show, size_text, verb
@@ -72,7 +72,7 @@ def up(
             Text(f"cluster {connection.cluster} serves: ledger and {count} nodes"), style="green"
         )
         console.print(Text(f"folder  {layout.root}"))
-        if set(layout.account_names()) <= set(OPERATORS):
+        if layout.account_names() == sorted(layout.operator_names()):
             console.print(Text("next    hcefs account create hospital --kind institution"))
 
     show(data, as_json=as_json, human=human)
@@ -172,7 +172,7 @@ async def gather_status(layout: ClusterFolder) -> list[ProcessStatus]:
     """Ask the ledger and every node at once, as the first operator."""
     runtime = SystemRuntime()
     try:
-        keys = layout.load_keys(OPERATORS[0])
+        keys = layout.load_keys(layout.operator)
         async with LedgerClient(layout.load_connection(), keys, runtime) as client:
             return list(
                 await asyncio.gather(

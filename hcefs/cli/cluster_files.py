@@ -39,9 +39,17 @@ from hcefs.ledger.genesis import Genesis
 
 LEDGER = "ledger"
 KEYS_SUFFIX = ".keys"
+ENDED_SUFFIX = ".ended"
 _ACCOUNT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_OPERATOR_NAME = re.compile(r"operator-([1-9][0-9]{0,4})")
 _NODE_FOLDER = re.compile(r"[1-9][0-9]{0,4}")
 _NODE_PROCESS = re.compile(r"node-([1-9][0-9]{0,4})")
+
+
+def operator_number(name: str) -> int | None:
+    """The number in an operator's name; None for the name of anybody else."""
+    match = _OPERATOR_NAME.fullmatch(name)
+    return int(match[1]) if match is not None else None
 
 
 def node_name(number: int) -> str:
@@ -217,6 +225,49 @@ class ClusterFolder:
             return []
         found = (name.removesuffix(KEYS_SUFFIX) for name in names if name.endswith(KEYS_SUFFIX))
         return sorted(name for name in found if _ACCOUNT_NAME.fullmatch(name))
+
+    def operator_names(self) -> list[str]:
+        """The operators whose keys are here, by number.
+
+        The key file of one whose account was ended has another name (:meth:`retire_keys`).
+        """
+        numbers = {operator_number(name): name for name in self.account_names()}
+        return [numbers[number] for number in sorted(filter(None, numbers))]
+
+    def operators(self, count: int) -> list[str]:
+        """So many operators whose keys are here, to act together.
+
+        Raises:
+            NotFound: ``unknown-account``: fewer are here.
+        """
+        found = self.operator_names()
+        if len(found) < count:
+            raise NotFound(
+                f"this takes the keys of {count} operators, and {len(found)} are in "
+                f"{self.accounts}: run it where the operators' keys are",
+                reason="unknown-account",
+            )
+        return found[:count]
+
+    @property
+    def operator(self) -> str:
+        """The operator that this folder asks as, where one is enough.
+
+        Raises:
+            NotFound: ``unknown-account``: none is here.
+        """
+        return self.operators(1)[0]
+
+    def retire_keys(self, account: AccountId) -> Path | None:
+        """Set the key file of an operator aside whose account was ended; where it is now.
+
+        None where it is not here.  The file is kept: what it signed is on the ledger.
+        """
+        for name in self.operator_names():
+            path = self.account_file(name)
+            if account_in(path) == account:
+                return path.replace(path.with_name(path.name + ENDED_SUFFIX))
+        return None
 
     def load_keys(self, name: str) -> AccountKeys:
         """The keys of an account: by its name here, or by the path of its key file.

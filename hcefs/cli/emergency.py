@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from hcefs.access.emergency import EmergencyOpening, EmergencyPolicy, EmergencyRefusal
-from hcefs.cli.bringup import OPERATORS, THRESHOLD
+from hcefs.cli.bringup import THRESHOLD
 from hcefs.cli.cluster_files import ClusterFolder
 from hcefs.cli.options import DEFAULT_FOLDER, AsOption, FolderOption, JsonOption, folder
 from hcefs.cli.output import print_fields, print_table, show, time_text, verb
@@ -84,7 +84,7 @@ def policy(
 
 
 async def _policy(layout: ClusterFolder, changes: dict[str, Any]) -> EmergencyPolicy:
-    async with client_of(layout, OPERATORS[0]) as client:
+    async with client_of(layout, layout.operator) as client:
         current = await client.emergency_policy()
         new = replace(current, **changes)
         if new == current:
@@ -101,7 +101,7 @@ async def _by_operators(
     layout: ClusterFolder, client: Client, transaction: Transaction
 ) -> Submitted:
     transaction.check()
-    signers = [layout.load_keys(name) for name in OPERATORS[:THRESHOLD]]
+    signers = [layout.load_keys(name) for name in layout.operators(THRESHOLD)]
     signed = sign_transaction(
         transaction,
         client.connection.cluster,
@@ -117,7 +117,10 @@ def open_(
     account: AsOption,
     role: Annotated[str, typer.Option("--role", metavar="CODE", help="One of the policy's.")],
     reason: Annotated[str, typer.Option("--reason", metavar="CODE", help="One of the policy's.")],
-    minutes: Annotated[int, typer.Option("--minutes", help="How long; at most 60.")] = 60,
+    minutes: Annotated[
+        int | None,
+        typer.Option("--minutes", help="How long; by default as long as the policy allows."),
+    ] = None,
     note: NoteOption = None,
     directory: FolderOption = Path(DEFAULT_FOLDER),
     as_json: JsonOption = False,
@@ -191,7 +194,7 @@ class _Verdict:
 
 
 async def _review(layout: ClusterFolder, account: str, verdict: _Verdict) -> EmergencyOpening:
-    async with client_of(layout, account or OPERATORS[0]) as client:
+    async with client_of(layout, account or layout.operator) as client:
         if not account:
             said = ReviewEmergency(verdict.opening, verdict.justified, verdict.note_digest)
             await _by_operators(layout, client, said)

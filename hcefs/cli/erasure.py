@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from hcefs.access.erasure_facts import Hold
-from hcefs.cli.bringup import OPERATORS, THRESHOLD
+from hcefs.cli.bringup import THRESHOLD
 from hcefs.cli.cluster_files import ClusterFolder
 from hcefs.cli.options import (
     DEFAULT_FOLDER,
@@ -94,7 +94,7 @@ def retention(
     layout, wanted = folder(directory), RecordId.parse(record)
 
     async def work() -> RecordEnd:
-        async with client_of(layout, account or OPERATORS[0]) as client:
+        async with client_of(layout, account or layout.operator) as client:
             if until:
                 date = parse_until(until, client.runtime.now_ms())
                 made = SetRetention(wanted, date, jurisdiction, _standing(standing))
@@ -119,7 +119,7 @@ def place(
     digest = _digest_of(case)
 
     async def work() -> tuple[HoldId, Submitted]:
-        async with client_of(layout, account or OPERATORS[0]) as client:
+        async with client_of(layout, account or layout.operator) as client:
             hold = HoldId(client.runtime.random(HoldId.SIZE))
             made = PlaceHold(wanted, hold, digest, _standing(standing))
             return hold, await _submit(layout, client, made, account)
@@ -142,7 +142,7 @@ def lift(
     layout, wanted, named = folder(directory), RecordId.parse(record), HoldId.parse(hold)
 
     async def work() -> Submitted:
-        async with client_of(layout, account or OPERATORS[0]) as client:
+        async with client_of(layout, account or layout.operator) as client:
             return await _submit(layout, client, LiftHold(wanted, named), account)
 
     done = run(work())
@@ -224,7 +224,7 @@ def erase(
         raise Denied("nothing was erased", reason="not-confirmed")
 
     async def work() -> ErasureCertificate:
-        async with client_of(layout, account or OPERATORS[0]) as client:
+        async with client_of(layout, account or layout.operator) as client:
             if end.erasure is None:
                 made = EraseRecord(wanted, b"" if order is None else _digest_of(order))
                 done = await _submit(layout, client, made, account)
@@ -265,14 +265,14 @@ async def _submit(
     """Submit as one account, or as the operator threshold of the folder."""
     signed = client.prepare(made)
     if not account:
-        for name in OPERATORS[1:THRESHOLD]:
+        for name in layout.operators(THRESHOLD)[1:]:
             async with client_of(layout, name) as other:
                 signed = other.cosign(signed)
     return await client.submit(signed)
 
 
 async def _end(layout: ClusterFolder, record: RecordId, account: str) -> RecordEnd:
-    async with client_of(layout, account or OPERATORS[0]) as client:
+    async with client_of(layout, account or layout.operator) as client:
         return await client.record_end(record)
 
 

@@ -6,7 +6,6 @@ when the map has changed meanwhile.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,9 +15,9 @@ from rich.console import Console
 from rich.text import Text
 
 from hcefs.cli import layout_report
-from hcefs.cli.cluster_files import ClusterFolder, node_name
+from hcefs.cli.cluster_files import node_name
+from hcefs.cli.leaving import tidy
 from hcefs.cli.operators import (
-    folder_number,
     forget_stage,
     load_stage,
     node_id_of,
@@ -30,13 +29,11 @@ from hcefs.cli.operators import (
 )
 from hcefs.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption, folder, parse_until
 from hcefs.cli.output import note, show, verb
-from hcefs.cli.processes import Processes
 from hcefs.client.layout import LayoutClient, estimate
 from hcefs.erasure.scheme import profile_named
 from hcefs.errors import Conflict, Invalid
 from hcefs.ledger.cluster_facts import Reprofile, UpkeepPolicy
 from hcefs.ledger.transactions_map import SetUpkeepPolicy
-from hcefs.placement.cluster_map import ClusterMap, NodeState
 from hcefs.placement.staging import Change, Stage, Verb
 from hcefs.placement.waves import is_planned
 
@@ -122,7 +119,7 @@ def apply(
                 )
             await operators.apply(current, found.successor)
             forget_stage(layout)
-            gone = await _tidy(layout, found.successor, staged, quiet=as_json)
+            gone = await tidy(layout, operators, found.successor, staged, quiet=as_json)
             if wait:
                 await _wait(operators, quiet=as_json)
             after = await operators.current()
@@ -132,7 +129,9 @@ def apply(
                 "applied": [change.text() for change in staged.changes],
                 "moves": found.plan.moves if found.plan is not None else 0,
                 "moving": is_planned(after),
-                "stopped": gone,
+                "stopped": gone.stopped,
+                "ended": [account.text for account in gone.ended],
+                "to_end": [account.text for account in gone.to_end],
             }
 
     data = run(work())
@@ -142,36 +141,17 @@ def apply(
             console.print(Text(f"applied  {line}"))
         for name in data["stopped"]:
             console.print(Text(f"stopped  {name}: it has left; its folder is kept"))
+        for account in data["ended"]:
+            console.print(Text(f"ended    {account}: nobody acts as that node any more"))
+        for account in data["to_end"]:
+            words = f"next: when its process is stopped: hcefs account end {account}"
+            console.print(Text(words, style="dim"))
         state = "seats are moving" if data["moving"] else "nothing is left to move"
         console.print(Text(f"epoch {data['epoch']}: {state}", style="green"))
         if data["moving"]:
             console.print(Text("next: hcefs layout status", style="dim"))
 
     show(data, as_json=as_json, human=human)
-
-
-async def _tidy(
-    layout: ClusterFolder, successor: ClusterMap, staged: Stage, *, quiet: bool
-) -> list[str]:
-    """Stop the processes of nodes that have left, and set their folders aside."""
-    gone = []
-    for change in staged.changes:
-        node = successor.node(change.node_id)
-        if change.verb is not Verb.REMOVE or node is None or node.state is not NodeState.REMOVED:
-            continue
-        number = folder_number(layout, node.account)
-        if number is None:
-            continue
-        name = node_name(number)
-        note(f"stopping {name}", quiet=quiet)
-        Processes(layout).stop([name])
-        shutil.move(layout.node(number), layout.node(number).with_name(f"{number}.removed"))
-        gone.append(name)
-    if gone:
-        connection = layout.load_connection()
-        left = [node.address for node in successor.nodes if node.state is not NodeState.REMOVED]
-        layout.save_connection(connection.cluster, connection.ledger, left)
-    return gone
 
 
 async def _wait(operators: LayoutClient, *, quiet: bool) -> None:

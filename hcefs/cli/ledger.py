@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from hcefs.cli import ledger_recover
-from hcefs.cli.bringup import OPERATORS, THRESHOLD, upgrade_protocol
+from hcefs.cli.bringup import THRESHOLD, upgrade_protocol
 from hcefs.cli.cluster_files import LEDGER, ClusterFolder
 from hcefs.cli.machines import LEDGER_PORT, Machine, make_ledger
 from hcefs.cli.node import PORT_HELP, ConfigOption, ListenOption, MachineOption
@@ -119,8 +119,8 @@ def upgrade(
 
 
 async def _upgrade(layout: ClusterFolder, to: int, at: int | None) -> ProtocolStatus:
-    operators = [layout.load_keys(name) for name in OPERATORS[:THRESHOLD]]
-    async with client_of(layout, OPERATORS[0]) as client:
+    operators = [layout.load_keys(name) for name in layout.operators(THRESHOLD)]
+    async with client_of(layout, layout.operator) as client:
         return await upgrade_protocol(client, operators, to, at)
 
 

@@ -10,6 +10,7 @@ import typer
 from hcefs import __version__
 from hcefs.cli import (
     account,
+    account_end,
     audit,
     bench,
     blob,
@@ -34,11 +35,13 @@ from hcefs.cli import (
     members,
     namings,
     node,
+    operator_verbs,
     record,
     repair,
     request,
     scrub,
     sim,
+    statement_verbs,
     verify,
 )
 from hcefs.cli.passphrases import PASSPHRASES
@@ -59,6 +62,9 @@ chaos.add_to(app)
 doctor.add_to(app)
 ca.add_to(app)
 app.add_typer(account.app, name="account")
+account_end.register()
+app.add_typer(operator_verbs.app, name="operators")
+statement_verbs.register()
 app.add_typer(record.app, name="record")
 app.add_typer(grant.app, name="grant")
 consent.register()

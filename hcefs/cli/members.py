@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from hcefs.cli.bringup import OPERATORS, THRESHOLD
+from hcefs.cli.bringup import THRESHOLD
 from hcefs.cli.cluster_files import LEDGER, ClusterFolder, node_name
 from hcefs.cli.machines import NODE_PORT, Machine, make_machine
 from hcefs.cli.new_node import (
@@ -358,7 +358,7 @@ async def _make(
             cluster = layout.load_connection().cluster
             make_node(layout, number, Ports(*addresses), cluster, ledger, runtime)
     note(f"registering {name} on the ledger", quiet=quiet)
-    others = [layout.load_keys(each) for each in OPERATORS[1:THRESHOLD]]
+    others = [layout.load_keys(each) for each in layout.operators(THRESHOLD)[1:]]
     with contextlib.suppress(Conflict):  # it is registered already
         await register_node(layout, number, operators.client, others)
     processes = Processes(layout)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.text import Text
 
-from hcefs.cli.bringup import OPERATORS, THRESHOLD
+from hcefs.cli.bringup import THRESHOLD
 from hcefs.cli.cluster_files import ClusterFolder, node_name
 from hcefs.cli.output import show
 from hcefs.client.layout import LayoutClient
@@ -37,7 +37,7 @@ async def operators_of(layout: ClusterFolder) -> AsyncIterator[LayoutClient]:
     Raises:
         NotFound, Invalid: their keys are not here.
     """
-    keys = [layout.load_keys(name) for name in OPERATORS[:THRESHOLD]]
+    keys = [layout.load_keys(name) for name in layout.operators(THRESHOLD)]
     runtime = SystemRuntime()
     try:
         async with LedgerClient(layout.load_connection(), keys[0], runtime) as client:

@@ -12,7 +12,11 @@ import sys
 from getpass import getpass
 from pathlib import Path
 
-from hcefs.crypto.passphrase import PASSPHRASE_BYTES_MAX, check_new_passphrase
+from hcefs.crypto.passphrase import (
+    PASSPHRASE_BYTES_MAX,
+    PASSPHRASE_CHARACTERS_MIN,
+    check_new_passphrase,
+)
 from hcefs.errors import Invalid, NotFound
 from hcefs.ids import AccountId
 
@@ -33,7 +37,8 @@ class Passphrases:
         """The passphrase that opens an account's keys.
 
         Raises:
-            Invalid: ``passphrase-needed``: there is neither a file nor a terminal.
+            Invalid: ``passphrase-needed``: there is neither a file nor a terminal; or as
+                :func:`read_passphrase`.
             NotFound: there is no such file.
         """
         known = self._known.get(account)
@@ -51,6 +56,13 @@ class Passphrases:
         file = file or self._file
         if file is not None:
             chosen = read_passphrase(file)
+            if len(chosen) < PASSPHRASE_CHARACTERS_MIN:
+                raise Invalid(
+                    f"the passphrase in {file} is too short to be set: it has "
+                    f"{PASSPHRASE_CHARACTERS_MIN} characters at least; several random words are a "
+                    "good one",
+                    reason="weak-passphrase",
+                )
         else:
             chosen = self._ask(f"New passphrase {what}: ")
             if self._ask("The same once more: ") != chosen:
@@ -71,33 +83,67 @@ class Passphrases:
                 "with it by --passphrase-file (before the verb) or HCEFS_PASSPHRASE_FILE",
                 reason="passphrase-needed",
             )
-        return getpass(prompt)
+        try:
+            typed = getpass(prompt)
+        except EOFError:
+            raise Invalid(
+                "no passphrase was typed: try again, or name a file with it by --passphrase-file "
+                "(before the verb)",
+                reason="passphrase-needed",
+            ) from None
+        if not _is_text(typed):
+            raise Invalid(
+                "what was typed is no text in the terminal's encoding: set LANG to one of UTF-8, "
+                "or name a file by --passphrase-file (before the verb)",
+                reason="bad-passphrase",
+            )
+        return typed
 
 
 PASSPHRASES = Passphrases()
 """Those of this process: the command line begins a run by :meth:`Passphrases.use`."""
 
 
+def _is_text(typed: str) -> bool:
+    """Whether it can be encoded; what a terminal could not decode comes as lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in typed)
+
+
 def read_passphrase(path: Path) -> str:
     """The passphrase in a file; one newline at its end is not part of it.
 
+    Errors name the file and never what is in it.
+
     Raises:
         NotFound: there is none.
-        Invalid: others may read it, it is empty or too long, or not UTF-8.
+        Invalid: ``bad-file``: it cannot be read; ``open-file``: others may read it;
+            ``bad-passphrase-file``: it is empty or too long, or not UTF-8.
     """
     try:
         with path.expanduser().open("rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             data = file.read(PASSPHRASE_BYTES_MAX + 3)
     except FileNotFoundError:
-        raise NotFound(f"there is no file {path}", reason="no-file") from None
+        raise NotFound(f"there is no file {path} with a passphrase", reason="no-file") from None
+    except OSError as error:
+        raise Invalid(
+            f"{path} with the passphrase cannot be read: {error.strerror}", reason="bad-file"
+        ) from None
     if mode & 0o077:
         raise Invalid(f"{path} can be read by others: chmod 600 {path}", reason="open-file")
     data = data.removesuffix(b"\n").removesuffix(b"\r")
+    problem = ""
+    if not data:
+        problem = "it is empty"
+    elif len(data) > PASSPHRASE_BYTES_MAX:
+        problem = f"it has more than {PASSPHRASE_BYTES_MAX} bytes"
     try:
         text = data.decode()
     except UnicodeDecodeError:
-        text = ""
-    if not text or len(data) > PASSPHRASE_BYTES_MAX:
-        raise Invalid(f"{path} holds no passphrase", reason="bad-passphrase-file")
+        text, problem = "", problem or "it is not UTF-8"
+    if problem:
+        raise Invalid(
+            f"{path} holds no passphrase: {problem}; write it on one line and nothing else",
+            reason="bad-passphrase-file",
+        )
     return text

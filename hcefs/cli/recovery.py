@@ -11,11 +11,10 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hcefs.cli.bringup import OPERATORS
 from hcefs.cli.cluster_files import ClusterFolder, node_name
 from hcefs.cli.new_node import generate_keys, tls_of, write_certificate
 from hcefs.cli.ports import HOST, reserved_ports
@@ -69,7 +68,7 @@ async def replicas_of(layout: ClusterFolder, runtime: Runtime) -> AsyncIterator[
     Raises:
         NotFound: no operator's keys are here.
     """
-    names = [name for name in OPERATORS if layout.account_file(name).exists()]
+    names = layout.operator_names()
     if not names:
         raise NotFound(
             f"no operator's keys are in {layout.accounts}: the nodes answer operators only",
@@ -216,10 +215,9 @@ async def _begin_with_snapshot(
 
 def sign_here(layout: ClusterFolder, statement: SignedTermChange) -> SignedTermChange:
     """The statement with the signatures of every operator whose keys are in this folder."""
-    for name in OPERATORS:
-        with suppress(NotFound):
-            keys = layout.load_keys(name)
-            statement = statement.signed(keys.account, keys.key_version, keys.signing_key)
+    for name in layout.operator_names():
+        keys = layout.load_keys(name)
+        statement = statement.signed(keys.account, keys.key_version, keys.signing_key)
     return statement
 
 

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from hcefs.cli.bringup import OPERATORS, client_address
+from hcefs.cli.bringup import client_address
 from hcefs.cli.cluster_files import LEDGER, ClusterFolder
 from hcefs.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption, folder
 from hcefs.cli.output import duration_text, print_table, show, size_text, verb
@@ -103,7 +103,7 @@ def _ask(
     async def work() -> dict[str, Answer | HcefsError]:
         runtime = SystemRuntime()
         try:
-            keys = layout.load_keys(OPERATORS[0])
+            keys = layout.load_keys(layout.operator)
             async with LedgerClient(layout.load_connection(), keys, runtime) as client:
 
                 async def one(name: str) -> Answer | HcefsError:

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hcefs.access.emergency import (
-    MINUTES_MAX,
     EmergencyNaming,
     EmergencyOpening,
     EmergencyPolicy,
@@ -130,18 +129,21 @@ class EmergencyClient(RecordClient):
         *,
         role: str,
         reason: str,
-        minutes: int = MINUTES_MAX,
+        minutes: int | None = None,
         note_digest: bytes = b"",
     ) -> EmergencyOpening:
         """Open records of one patient; the ledger tells the patient.
 
-        Read each with the grant :func:`hcefs.access.emergency.grant_of` and the purpose BTG.
+        ``minutes`` None is as long as the policy allows.  Read each with the grant
+        :func:`hcefs.access.emergency.grant_of` and the purpose BTG.
         ``note_digest`` is the BLAKE3 of a note that is kept elsewhere.
 
         Raises:
             Denied: not named, refused, or beyond the policy.
             Invalid, Conflict, NotFound: why the ledger refuses it.
         """
+        if minutes is None:
+            minutes = (await self.emergency_policy()).minutes_max
         opening = GrantId(self.runtime.random(GrantId.SIZE))
         await self.submit(
             self._signed(OpenEmergency(opening, tuple(records), role, reason, note_digest, minutes))

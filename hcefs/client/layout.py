@@ -15,8 +15,14 @@ from dataclasses import dataclass
 from hcefs.client.ledger import LedgerClient
 from hcefs.crypto.accounts import AccountKeys
 from hcefs.errors import Conflict, HcefsError, Unavailable
+from hcefs.ids import AccountId
 from hcefs.ledger.cluster_facts import MapProgress
-from hcefs.ledger.transactions import SetClusterMap, Transaction, sign_transaction
+from hcefs.ledger.transactions import (
+    DeactivateAccount,
+    SetClusterMap,
+    Transaction,
+    sign_transaction,
+)
 from hcefs.placement.cluster_map import ClusterMap, Node, NodeState
 from hcefs.placement.safety import HealthFacts, InventoryFacts
 from hcefs.placement.staging import Change, Outlook, outlook
@@ -95,6 +101,14 @@ class LayoutClient:
             # The answer of an attempt that was committed may have been lost.
             history = await self.client.map_history(successor.epoch)
             if all(change.digest != successor.digest() for change in history[:1]):
+                raise
+
+    async def end_account(self, account: AccountId) -> None:
+        """End the account of a node that has left.  A repeat does nothing."""
+        try:
+            await self.submit(DeactivateAccount(account))
+        except Conflict as error:
+            if error.reason != "already-inactive":
                 raise
 
     async def submit(self, transaction: Transaction) -> None:

@@ -422,6 +422,12 @@ class LedgerClient(Session):
             lambda proof: ledger_pb2.QueryRequest(proof=proof, map_history_from=from_epoch),
         )
 
+    async def operators(self) -> list[Account]:
+        """The active operators."""
+        return await self._many(
+            Account, lambda proof: ledger_pb2.QueryRequest(proof=proof, operators=True)
+        )
+
     async def protocol_version(self) -> ProtocolStatus:
         """The version of the ledger's rules in force, and the one that is scheduled."""
         return await self._one(

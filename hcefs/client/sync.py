@@ -250,6 +250,7 @@ class SyncClient:
     upkeep_policy = _blocking(Client.upkeep_policy)
     node_reports = _blocking(Client.node_reports)
     map_history = _blocking(Client.map_history)
+    operators = _blocking(Client.operators)
     protocol_version = _blocking(Client.protocol_version)
     leaves = _blocking(Client.leaves)
     has_leaf = _blocking(Client.has_leaf)

@@ -97,7 +97,7 @@ class SealedAccount(Encoded):
 
         Raises:
             Unauthenticated: ``wrong-passphrase``.
-            Invalid: ``bad-kdf``.
+            Invalid: ``bad-kdf``, or ``bad-passphrase``: it is no text.
         """
         self.check()
         key = _key(passphrase, self)
@@ -148,11 +148,11 @@ def check_new_passphrase(passphrase: str) -> None:
     """Check that a passphrase may be set.
 
     Raises:
-        Invalid: ``weak-passphrase``.
+        Invalid: ``weak-passphrase``, or ``bad-passphrase``: it is no text.
     """
     if (
         len(passphrase) < PASSPHRASE_CHARACTERS_MIN
-        or len(passphrase.encode()) > PASSPHRASE_BYTES_MAX
+        or len(_secret(passphrase)) > PASSPHRASE_BYTES_MAX
     ):
         raise Invalid(
             f"a passphrase has {PASSPHRASE_CHARACTERS_MIN} characters at least and "
@@ -161,13 +161,24 @@ def check_new_passphrase(passphrase: str) -> None:
         )
 
 
-def _key(passphrase: str, sealed: SealedAccount) -> bytes:
+def _secret(passphrase: str) -> bytes:
     # One passphrase typed on two keyboards may be two strings; NFC makes them one.
-    secret = unicodedata.normalize("NFC", passphrase).encode()
+    try:
+        return unicodedata.normalize("NFC", passphrase).encode()
+    except UnicodeEncodeError:
+        problem = Invalid(
+            "the passphrase is no text: it has characters that UTF-8 cannot express",
+            reason="bad-passphrase",
+        )
+    # Outside of the handler: the error above carries the passphrase.
+    raise problem
+
+
+def _key(passphrase: str, sealed: SealedAccount) -> bytes:
     return Argon2id(
         salt=sealed.salt,
         length=_KEY_SIZE,
         iterations=sealed.iterations,
         lanes=sealed.lanes,
         memory_cost=sealed.memory_kib,
-    ).derive(secret)
+    ).derive(_secret(passphrase))

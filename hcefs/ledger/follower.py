@@ -1,6 +1,7 @@
 """A replica that follows the writer, verifies all it is told, and knows when to refuse.
 
-Owns the replica's growth, the lease, and the detection of forks.  Invariants:
+Owns the replica's growth, the lease, and what a fork leads to; blocks are verified by
+:mod:`hcefs.ledger.feed`, heads compared by :mod:`hcefs.ledger.heads`.  Invariants:
 
 * A block enters the log only after its signature, its place, every transaction in
   it and the resulting app hash were verified.  It is fsynced, then subscribers are
@@ -32,19 +33,18 @@ import contextlib
 import enum
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, replace
 
 from hcefs.crashpoints import CrashPoint, crash_point
-from hcefs.errors import Corrupt, HcefsError, Internal, Invalid, Unavailable
-from hcefs.ledger import machine
-from hcefs.ledger.block import Block, BlockHeader, SignedHead, transaction_root
+from hcefs.errors import Corrupt, HcefsError, Internal, Unavailable
+from hcefs.ledger.block import Block, SignedHead
 from hcefs.ledger.database import DISK_REASONS
+from hcefs.ledger.feed import Feed
 from hcefs.ledger.genesis import Genesis
+from hcefs.ledger.heads import Forked, Heads
 from hcefs.ledger.link import BlockBytes, HeadBytes, LedgerLink, TermBytes
 from hcefs.ledger.log import LedgerLog
-from hcefs.ledger.outcome import Event, Outcome
+from hcefs.ledger.outcome import Event
 from hcefs.ledger.rows import AppliedBlock, ForkProof
-from hcefs.ledger.state import Overlay, State
 from hcefs.ledger.terms import SignedTermChange
 from hcefs.runtime import Runtime
 
@@ -67,13 +67,6 @@ QUEUED_MESSAGES_MAX = 32
 """Blocks and heads that wait to be verified; beyond it the sender waits."""
 BATCH_BYTES = 8 << 20
 """Blocks of about this size are verified and fsynced together while catching up."""
-DRIFT_MAX = 0.001
-"""So much faster than the ledger's a clock that only counts may go; a hundred times the usual."""
-
-HEADS_AHEAD_MAX = 256
-HEADS_REMEMBERED = 64
-"""Verified heads that are known again by their bytes: peers pass on the same few."""
-
 _logger = logging.getLogger(__name__)
 
 
@@ -99,31 +92,6 @@ _TERMINAL = (
 BlockCallback = Callable[[Block, tuple[Event, ...]], None]
 
 
-class _Forked(Exception):
-    """A writer signed two histories.  Never leaves this module.
-
-    ``ours`` None stands for this log's own block at ``height``.  ``settled`` says that
-    its term has ended, so that operators have said which history counts.
-    """
-
-    def __init__(
-        self, height: int, *, theirs: bytes, ours: bytes | None = None, settled: bool = False
-    ) -> None:
-        super().__init__()
-        self.height = height
-        self.settled = settled
-        self.theirs = theirs
-        self.ours = ours
-
-
-@dataclass(frozen=True)
-class _Verified:
-    """What came of one batch: the blocks persisted, and why it ended early, if it did."""
-
-    applied: tuple[AppliedBlock, ...]
-    problem: HcefsError | _Forked | None
-
-
 class Follower:
     """Keeps one log up to date with the writer.  Use it from one event loop."""
 
@@ -140,24 +108,14 @@ class Follower:
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._callbacks: list[BlockCallback] = []
-        self._ahead: dict[int, SignedHead] = {}
-        self._applied_head: SignedHead | None = None
-        self._newest_time_ms = 0
-        self._newest_seen = runtime.monotonic()
-        self._seen: dict[bytes, SignedHead] = {}
+        self._heads = Heads(log, genesis, runtime)
+        self._feed = Feed(log, genesis, self._heads)
         # One at a time: a block that is being replayed must not outlive its term.
         self._turn = asyncio.Lock()
         self._told_height = log.height
-        self._doubtful: tuple[AppliedBlock, ...] = ()
-        """Blocks of a failed write, which may be on disk."""
-
         self.caught_up = False
         """Whether the ledger has told this process its newest head, all blocks up to it applied:
         what was committed while this node was away is known here by then."""
-
-        kept = log.head
-        if kept is not None:
-            self._place(kept, log.height)
 
     @property
     def view(self) -> LedgerLog:
@@ -197,8 +155,8 @@ class Follower:
         if kept is not None and kept.term == self._log.terms.term:
             try:
                 # A crash may have come between the block and its comparison with this head.
-                self._check_head(kept)
-            except _Forked as fork:
+                self._heads.check(kept)
+            except Forked as fork:
                 self._end(FollowerStatus.FORKED, _forked_error())
                 await self._keep_fork(fork)
                 return
@@ -263,14 +221,14 @@ class Follower:
         now_ms = self._runtime.now_ms()
         # A clock that was set back while nothing came from the ledger must not make an old
         # lease a fresh one.
-        ledger_ms = self._ledger_ms()
+        ledger_ms = self._heads.ledger_ms()
         if ledger_ms > now_ms + self._genesis.skew_ms:
             raise Unavailable(
                 f"this node's clock is {ledger_ms - now_ms} ms behind the ledger's: "
                 "correct the clock",
                 reason="clock-skew",
             )
-        head = self._applied_head
+        head = self._heads.applied
         if head is None or now_ms - head.time_ms > self._genesis.lease_ms:
             failure = self._log.failure
             if failure is not None:
@@ -281,16 +239,9 @@ class Follower:
                 reason="stale-lease",
             )
 
-    def _ledger_ms(self) -> int:
-        """At least so late it is at the ledger; 0 before the first head."""
-        if not self._newest_time_ms:
-            return 0
-        passed = self._runtime.monotonic() - self._newest_seen
-        return self._newest_time_ms + int(passed * 1000 * (1 - DRIFT_MAX))
-
     def lease_age_ms(self) -> int | None:
         """Milliseconds since the newest applied head was signed; None before the first."""
-        head = self._applied_head
+        head = self._heads.applied
         return None if head is None else max(0, self._runtime.now_ms() - head.time_ms)
 
     def observe_head(self, data: bytes) -> None:
@@ -300,10 +251,10 @@ class Follower:
             Invalid: malformed, or of another cluster or term.
             Unauthenticated: the writer did not sign it.
         """
-        if data in self._seen or self._status is FollowerStatus.FORKED:
+        if data in self._heads.seen or self._status is FollowerStatus.FORKED:
             return
         head = SignedHead.decode(data)
-        known = self._applied_head
+        known = self._heads.applied
         if (
             known is not None
             and head.height == known.height
@@ -312,27 +263,21 @@ class Follower:
         ):
             return  # nothing new in it, so its signature does not matter
         try:
-            height = self._check_head(head)
-        except _Forked as fork:
+            height = self._heads.check(head)
+        except Forked as fork:
             if fork.settled:
-                self._remember(data, head)
+                self._heads.remember(data, head)
                 self._runtime.spawn(self._keep_fork(fork), name="ledger-fork")
                 return
             # The status first: no decision may be made while the proof is being written.
             self._end(FollowerStatus.FORKED, _forked_error())
             self._runtime.spawn(self._keep_fork(fork), name="ledger-fork")
             return
-        self._remember(data, head)
-        higher = head.height > max([0, *self._ahead, known.height if known else 0])
-        self._place(head, height)
+        self._heads.remember(data, head)
+        higher = head.height > self._heads.highest()
+        self._heads.place(head, height)
         if higher:
             self._runtime.spawn(self._keep_head(head), name="ledger-head")
-
-    def _remember(self, data: bytes, head: SignedHead) -> None:
-        """Know a head again that was verified, compared and placed."""
-        self._seen[data] = head
-        if len(self._seen) > HEADS_REMEMBERED:
-            del self._seen[next(iter(self._seen))]
 
     def _require_trusted(self) -> None:
         refusal = self._refusal
@@ -350,7 +295,7 @@ class Follower:
                     await self._recover()
                 await self._follow_once()
                 self._last_error = None
-            except _Forked as fork:
+            except Forked as fork:
                 if not fork.settled:
                     self._end(FollowerStatus.FORKED, _forked_error())
                 await self._keep_fork(fork)
@@ -392,11 +337,11 @@ class Follower:
         term = self._log.terms.term
         await self._runtime.disk(self._log.recover)
         _logger.warning("the ledger's log takes blocks again, at block %d", self._log.height)
-        doubtful, self._doubtful = self._doubtful, ()
+        doubtful, self._feed.doubtful = self._feed.doubtful, ()
         landed = [each for each in doubtful if each.block.header.height <= self._log.height]
         if self._log.terms.term != term:
             self._reign()
-        self._reach_heads()
+        self._heads.reach()
         self._tell(landed)
 
     def _tell(self, applied: Sequence[AppliedBlock]) -> None:
@@ -484,218 +429,26 @@ class Follower:
         """Verify and persist the blocks of a batch, then place its heads."""
         blocks = [message.data for message in messages if isinstance(message, BlockBytes)]
         if blocks:
-            verified = await self._runtime.disk(self._verify_and_append, blocks)
-            self._reach_heads()
+            verified = await self._runtime.disk(self._feed.take, blocks)
+            self._heads.reach()
             self._tell(verified.applied)
             if verified.problem is not None:
                 raise verified.problem
         newest: SignedHead | None = None
         for message in messages:
             if isinstance(message, HeadBytes):
-                newest = self._seen.get(message.data)
+                newest = self._heads.seen.get(message.data)
                 if newest is None:
                     newest = SignedHead.decode(message.data)
-                    self._place(newest, self._check_head(newest))
-                    self._remember(message.data, newest)
+                    self._heads.place(newest, self._heads.check(newest))
+                    self._heads.remember(message.data, newest)
         if newest is not None:
             if not self._log.show_head(newest):
                 await self._runtime.disk(self._log.keep_head, newest)
             self.caught_up = True
             self._pulse()
 
-    def _verify_and_append(self, blocks: Sequence[bytes]) -> _Verified:
-        """Replay blocks on top of each other and persist the good ones in one batch.
-
-        Runs on a disk thread.
-        """
-        previous = self._log.tip
-        state: State = self._log
-        applied: list[AppliedBlock] = []
-        hashes: dict[int, bytes] = {}
-        problem: HcefsError | _Forked | None = None
-        try:
-            for data in blocks:
-                block = Block.decode(data)
-                known = hashes.get(block.header.height)
-                if not self._is_next(block, previous, known):
-                    continue
-                overlay, outcomes = self._replay(state, block, previous)
-                applied.append(
-                    AppliedBlock(block, overlay.writes, tuple(outcomes), overlay.written_facts)
-                )
-                state, previous = overlay, block.header
-                hashes[previous.height] = previous.hash()
-        except (HcefsError, _Forked) as error:
-            # What came before it is good and stays.
-            problem = error
-        if applied:
-            crash_point(CrashPoint.FOLLOWED_VERIFIED)
-        try:
-            self._log.append(applied)
-        except HcefsError:
-            if not self._doubtful:
-                self._doubtful = tuple(applied)
-            raise
-        if applied:
-            crash_point(CrashPoint.FOLLOWED_WRITTEN)
-        return _Verified(tuple(applied), problem)
-
-    def _is_next(self, block: Block, previous: BlockHeader | None, known: bytes | None) -> bool:
-        """Whether to replay this block; False for one that is here already.
-
-        ``known`` is the hash of the block of that height in the same batch, if any.
-
-        Raises:
-            _Forked: it is signed and contradicts what is here or a head that was seen.
-            Corrupt: not signed by the writer, or out of order.
-        """
-        header = block.header
-        due = 1 if previous is None else previous.height + 1
-        if header.height < due and header.hash() == (known or self._log.block_hash(header.height)):
-            return False
-        try:
-            header.check()
-            block.check_signature(self._writer_key(header.term))
-        except HcefsError as error:
-            if error.reason == "unknown-term":
-                raise
-            raise Corrupt(
-                f"block {header.height} of the feed is not signed by the writer: the feed is not "
-                "to be trusted; it is asked again",
-                reason="bad-block-signature",
-            ) from error
-        if header.cluster != self._genesis.cluster:
-            raise Corrupt(
-                "the feed carries blocks of another cluster: check the configuration",
-                reason="wrong-cluster",
-            )
-        terms = self._log.terms
-        if header.term != terms.term_at(header.height):
-            raise Corrupt(
-                f"the feed carries block {header.height} of term {header.term}, where operators "
-                f"have begun term {terms.term_at(header.height)}: the configured ledger is an "
-                "old one; stop it and correct ledger_address",
-                reason="wrong-term",
-            )
-        settled = header.term != terms.term
-        if header.transaction_root != transaction_root(block.transactions):
-            # Only the header is signed, so whoever carried the block may have changed the rest.
-            raise Corrupt(
-                f"block {header.height} of the feed does not carry the transactions that its "
-                "header names: it is asked again",
-                reason="bad-transaction-root",
-            )
-        if header.height > due:
-            raise Corrupt(
-                f"the feed skips from block {due} to {header.height}: it is asked again",
-                reason="wrong-height",
-            )
-        if header.height < due:
-            raise _Forked(header.height, theirs=_statement(block), settled=settled)
-        if previous is not None and header.previous != previous.hash():
-            # The writer signed a successor of another block at our height.
-            raise _Forked(previous.height, theirs=_statement(block))
-        head = self._ahead.get(header.height)
-        if head is not None and not _agrees(head, header.hash(), header.app_hash):
-            raise _Forked(header.height, ours=head.encode(), theirs=_statement(block))
-        return True
-
-    def _replay(
-        self, state: State, block: Block, previous: BlockHeader | None
-    ) -> tuple[Overlay, Sequence[Outcome]]:
-        """Replay a block that passed :meth:`_is_next`, which saw to its signature and root."""
-        try:
-            self._log.snapshots.check_named_root(block.header)
-            return machine.replay_signed(state, block, self._genesis, previous, self._log.terms)
-        except Corrupt as error:
-            raise Corrupt(
-                f"the writer signed block {block.header.height}, but it does not replay here "
-                f"({error.reason}: {error.message}); compare software versions, run `hcefs "
-                "ledger verify` on both sides, then restart",
-                reason="diverged",
-            ) from error
-
     # Heads.
-
-    def _check_head(self, head: SignedHead) -> int:
-        """Check a head's signature and that it agrees with every block and head known.
-
-        Returns the height of the replica that it was compared at: a block that a disk
-        thread persists meanwhile must not make the head count uncompared.
-        """
-        head.check(self._writer_key(head.term))
-        return self._compare_head(head)
-
-    def _writer_key(self, term: int) -> bytes:
-        key = self._log.terms.key_of(term)
-        if key is None:
-            raise Invalid(
-                f"this is of term {term}, and this replica knows none after "
-                f"{self._log.terms.term}: it learns of it from the ledger, or by `hcefs ledger "
-                "recover --announce`",
-                reason="unknown-term",
-            )
-        return key
-
-    def _compare_head(self, head: SignedHead) -> int:
-        """As :meth:`_check_head`, of a head whose signature was checked before."""
-        height = self._log.height
-        if head.cluster != self._genesis.cluster:
-            raise Invalid(
-                "this head is of another cluster: check the configuration",
-                reason="wrong-cluster",
-            )
-        terms = self._log.terms
-        end = terms.end_of(head.term)
-        if end is not None:
-            here = self._log.block_hash(head.height) if head.height <= end else None
-            if here is not None and here != head.block_hash:
-                raise _Forked(head.height, theirs=head.encode(), settled=True)
-            raise Invalid(
-                f"this head is of term {head.term}, which has ended: whoever signs it must be "
-                "stopped",
-                reason="ended-term",
-            )
-        if head.height < terms.begin:
-            raise Invalid("this head is of a height before its term", reason="bad-head")
-        known = self._ahead.get(head.height)
-        if known is not None and not _agrees(head, known.block_hash, known.app_hash):
-            raise _Forked(head.height, ours=known.encode(), theirs=head.encode())
-        if head.height > height:
-            return height
-        here = self._log.block_hash(head.height)
-        same = here == head.block_hash
-        tip = self._log.tip
-        if same and tip is not None and tip.height == head.height:
-            # The app hash is in the hashed header, so only a lying head can differ in it.
-            same = head.app_hash == tip.app_hash
-        if not same:
-            raise _Forked(head.height, theirs=head.encode())
-        return height
-
-    def _place(self, head: SignedHead, height: int) -> None:
-        """Remember a verified head: as the lease if its block is here, else for later."""
-        # One that comes late says less of the time than an earlier one that came at once.
-        if head.time_ms > self._ledger_ms():
-            self._newest_time_ms = head.time_ms
-            self._newest_seen = self._runtime.monotonic()
-        if head.height <= height:
-            known = self._applied_head
-            if known is None or (head.term, head.time_ms) > (known.term, known.time_ms):
-                self._applied_head = head
-            return
-        known = self._ahead.get(head.height)
-        if known is None or head.time_ms > known.time_ms:
-            self._ahead[head.height] = head
-        while len(self._ahead) > HEADS_AHEAD_MAX:
-            del self._ahead[min(self._ahead)]
-
-    def _reach_heads(self) -> None:
-        """Heads that were ahead and no longer are: they count now, if they agree."""
-        for height in [height for height in self._ahead if height <= self._log.height]:
-            head = self._ahead.pop(height)
-            # It may have arrived while its block was being verified.
-            self._place(head, self._compare_head(head))
 
     async def _keep_head(self, head: SignedHead) -> None:
         try:
@@ -723,7 +476,7 @@ class Follower:
             await self._recover()
             try:
                 verdict = await self._runtime.disk(self._judge_term, signed)
-            except _Forked as fork:
+            except Forked as fork:
                 self._end(FollowerStatus.FORKED, _forked_error())
                 await self._keep_fork(fork)
                 return
@@ -743,7 +496,7 @@ class Follower:
             return None
         signed.check(self._log, self._genesis)
         if known is not None:
-            raise _Forked(change.height, ours=known.encode(), theirs=signed.encode())
+            raise Forked(change.height, ours=known.encode(), theirs=signed.encode())
         terms.followed_by(signed)
         if self._log.height < change.height:
             raise Unavailable(
@@ -756,8 +509,7 @@ class Follower:
 
     def _reign(self) -> None:
         """Forget what older writers said, and follow again if their fork had ended that."""
-        self._ahead.clear()
-        self._seen.clear()
+        self._heads.forget()
         _logger.warning("the ledger's term %d has begun here", self._log.terms.term)
         if self._status is FollowerStatus.FORKED:
             self._refusal = None
@@ -777,13 +529,13 @@ class Follower:
 
     # The end of trust.
 
-    async def _keep_fork(self, fork: _Forked) -> None:
+    async def _keep_fork(self, fork: Forked) -> None:
         try:
             await self._runtime.disk(self._write_proof, fork)
         except HcefsError as error:
             _logger.error("the proof of the fork could not be kept: %s", error.message)
 
-    def _write_proof(self, fork: _Forked) -> None:
+    def _write_proof(self, fork: Forked) -> None:
         ours = fork.ours
         if ours is None:
             # Below the first block stands the genesis, which everybody has.
@@ -829,12 +581,3 @@ def _failed_error() -> Internal:
         "restart it",
         reason="follower-failed",
     )
-
-
-def _statement(block: Block) -> bytes:
-    """What the writer signed, without the transactions that the signature does not need."""
-    return replace(block, transactions=()).encode()
-
-
-def _agrees(head: SignedHead, block_hash: bytes, app_hash: bytes) -> bool:
-    return head.block_hash == block_hash and head.app_hash == app_hash

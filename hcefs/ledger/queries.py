@@ -144,6 +144,13 @@ class Questions:
             raise _not_found()
         return found
 
+    def operators(self, asker: Account | None) -> list[Account]:
+        """The active operators, by id: few, for each took the threshold to admit."""
+        _require_upkeep(asker)
+        view = self._log.snapshot()
+        found = (view.account(each) for each in sorted(view.operators(), key=bytes))
+        return [each for each in found if each is not None]
+
     def map_progress(self, asker: Account | None) -> MapProgress:
         """The wave in force: how many seats are in flight, and those that have arrived."""
         _require_upkeep(asker)

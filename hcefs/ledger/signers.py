@@ -9,12 +9,12 @@ accounts, never by signatures.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from hcefs.access.facts import Account, AccountKind
 from hcefs.crypto.signing import verify
 from hcefs.errors import Denied, Invalid, Unauthenticated
-from hcefs.ids import ClusterId
+from hcefs.ids import AccountId, ClusterId
 from hcefs.ledger.outcome import BlockContext
 from hcefs.ledger.state import StateView
 from hcefs.ledger.transactions import (
@@ -77,6 +77,28 @@ def verified_signers(
         verify(account.signing_key, TRANSACTION_TAG, message, signature.signature)
         found.append(account)
     return tuple(found)
+
+
+def proven_signers(
+    account_of: Callable[[AccountId], Account | None], signed: SignedTransaction, cluster: ClusterId
+) -> list[AccountId]:
+    """The active accounts that have signed, whatever the rules will say of the transaction.
+
+    A signature that is not good is left out, so that nobody is taken for the author of what
+    somebody else made; so is all beyond the number that a transaction may have.
+    """
+    message = signed_message(cluster, signed.body)
+    found = []
+    for signature in signed.signatures[:SIGNATURES_MAX]:
+        account = account_of(signature.signer)
+        if account is None or not account.active or account.account in found:
+            continue
+        try:
+            verify(account.signing_key, TRANSACTION_TAG, message, signature.signature)
+        except Unauthenticated:
+            continue
+        found.append(account.account)
+    return found
 
 
 def only_signer(signers: tuple[Account, ...]) -> Account:

@@ -11,6 +11,7 @@ from typing import Any
 from hcefs import __version__
 from hcefs.access.token import TokenCache
 from hcefs.access.verifier import NonceMemory, Verifier
+from hcefs.config import LimitsConfig, QueriesConfig
 from hcefs.crypto.signing import SigningKey
 from hcefs.ids import AccountId
 from hcefs.ledger.genesis import Genesis
@@ -29,6 +30,7 @@ from hcefs.services.handlers import (
     snapshot_handlers,
 )
 from hcefs.services.ledger_service import LedgerService, NodeKeys
+from hcefs.services.rates import Rates
 from hcefs.services.snapshot_service import SnapshotService, admit_nodes
 from hcefs.transport.dial import ServerDialer
 from hcefs.transport.limit import Gate
@@ -51,10 +53,12 @@ class LedgerNode:
         key: SigningKey,
         log: LedgerLog,
         dialer: ServerDialer | None = None,
+        queries: QueriesConfig = QueriesConfig(),  # noqa: B008  (frozen)
     ) -> None:
         """``dialer`` leads to the followers, who are asked before anything is signed.
 
         Without one nobody is asked: only where an operator has said that nobody can be.
+        ``queries`` bounds what accounts ask.
         """
         self._runtime = runtime
         self._genesis = genesis
@@ -65,11 +69,13 @@ class LedgerNode:
         self.beginning = LedgerStart(runtime, log, self.writer, key, dialer)
         gate = Gate("ledger-calls", CALLS_MAX, runtime)
         verifier = Verifier(genesis.cluster, log, AccountId.zero(), TokenCache(), NonceMemory())
-        admin = AdminService(runtime, verifier, log, self.report, self.metrics, gate)
+        limits = LimitsConfig(account_requests=queries.account_requests)
+        self.rates = rates = Rates(runtime, self.metrics, limits)
+        admin = AdminService(runtime, verifier, log, self.report, self.metrics, gate, rates=rates)
 
         def service(nodes: NodeKeys | None) -> LedgerService:
             return LedgerService(
-                runtime, genesis, log, self.writer, verifier, self.metrics, gate, nodes
+                runtime, genesis, log, self.writer, verifier, self.metrics, gate, nodes, rates
             )
 
         self.client_handlers: tuple[Any, ...] = (

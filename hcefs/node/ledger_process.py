@@ -51,7 +51,7 @@ class LedgerProcess:
             log.warning("this ledger writes without asking any follower, as an operator said")
         ledger_log = LedgerLog.open(config.data, genesis, snapshots=snapshots)
         try:
-            self.node = LedgerNode(runtime, genesis, key, ledger_log, dialer)
+            self.node = LedgerNode(runtime, genesis, key, ledger_log, dialer, config.queries)
         except BaseException:
             ledger_log.close()
             raise
@@ -127,12 +127,14 @@ class LedgerProcess:
         """End what :meth:`start` began, and close the log."""
         if self._health is not None:
             self._health.cancel()
+        if self._page is not None:
+            # First: whoever reads it reads from what is closed below.  It waits for those who
+            # read, hence not in the event loop.
+            await self._runtime.disk(self._page.close)
         await asyncio.gather(self._clients.stop(), self._peers.stop())
         await self.node.stop()
         if self._traces is not None:
             await self._traces.stop()
-        if self._page is not None:
-            self._page.close()
 
     async def _until_end(self) -> None:
         """Return at a signal; raise when the followers' answers forbid this ledger to write."""

@@ -208,12 +208,14 @@ class StorageProcess:
         """End what :meth:`start` began, and close the stores."""
         if self._health is not None:
             self._health.cancel()
+        if self._page is not None:
+            # First: whoever reads it reads from what is closed below.  It waits for those who
+            # read, hence not in the event loop.
+            await self._runtime.disk(self._page.close)
         await asyncio.gather(self._clients.stop(), self._peers.stop())
         await self.node.stop()
         if self._traces is not None:
             await self._traces.stop()
-        if self._page is not None:
-            self._page.close()
 
     async def run(self) -> None:
         """Serve until a signal."""

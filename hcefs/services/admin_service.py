@@ -183,6 +183,10 @@ class AdminService:
 
     def _admit(self, encoded: bytes, method: str = "status", *kinds: AccountKind) -> None:
         proof = self._verifier.present_plain(encoded, method=method, now_ms=self.runtime.now_ms())
+        if self._rates is not None:
+            self._rates.ask(proof.presenter)
         asker = self._view.account(proof.presenter)
         if asker is None or asker.kind not in (kinds or (AccountKind.OPERATOR, AccountKind.NODE)):
+            if self._rates is not None:
+                self._rates.denied(proof.presenter)
             raise Denied(f"{method} is for operators and nodes", reason="not-an-operator")

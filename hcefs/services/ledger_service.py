@@ -3,6 +3,10 @@
 Two instances serve it: one on the client port, where accounts prove themselves
 by a signed proof and see their own facts; one on the peer port, where nodes are
 known by their TLS key, may follow, and see everything.
+
+Accounts are bounded in what they may ask and submit (:mod:`hcefs.services.rates`); nodes are
+not, for they serve everybody.  A transaction counts for whoever has signed it, if the
+signature is good: naming somebody else as its signer costs that account nothing.
 """
 
 from __future__ import annotations
@@ -22,10 +26,13 @@ from hcefs.ledger.inclusion import TransactionProof
 from hcefs.ledger.log import LedgerLog
 from hcefs.ledger.queries import Questions
 from hcefs.ledger.queries_emergency import EmergencyQuestions
+from hcefs.ledger.signers import proven_signers
 from hcefs.ledger.terms import SignedTermChange
+from hcefs.ledger.transactions import SignedTransaction
 from hcefs.ledger.writer import LedgerWriter
 from hcefs.metrics import Metrics
 from hcefs.runtime import Runtime
+from hcefs.services.rates import Rates
 from hcefs.services.serving import served, streamed
 from hcefs.transport.limit import Gate
 from hcefs.transport.tls import peer_spki
@@ -65,7 +72,10 @@ class NodeKeys:
 
 
 class LedgerService:
-    """Servicer of ``hcefs.v1.Ledger``.  ``nodes`` is given on the peer port."""
+    """Servicer of ``hcefs.v1.Ledger``.
+
+    ``nodes`` is given on the peer port; ``rates`` bound the accounts of the client port.
+    """
 
     def __init__(
         self,
@@ -77,6 +87,7 @@ class LedgerService:
         metrics: Metrics,
         gate: Gate,
         nodes: NodeKeys | None,
+        rates: Rates,
     ) -> None:
         self.runtime = runtime
         self.metrics = metrics
@@ -88,6 +99,7 @@ class LedgerService:
         self._questions = Questions(log)
         self._emergency = EmergencyQuestions(log)
         self._nodes = nodes
+        self._rates = rates
         self._followers = 0
 
     @served("get-genesis")
@@ -105,6 +117,7 @@ class LedgerService:
         """Commit a transaction; its signatures say who asks."""
         started = self.runtime.monotonic()
         try:
+            self._count_signers(request.transaction)
             result = await self._writer.submit(request.transaction)
         except HcefsError as error:
             self.metrics.count("ledger_transactions_total", outcome=error.kind)
@@ -121,6 +134,18 @@ class LedgerService:
                 for leaf in result.leaves
             ],
         )
+
+    def _count_signers(self, transaction: bytes) -> None:
+        """Count a transaction for its authors.
+
+        Raises:
+            Exhausted: one of them submits too often.
+            Invalid: it is no transaction.
+        """
+        if self._nodes is None:
+            signed = SignedTransaction.decode(transaction)
+            for signer in proven_signers(self._log.account, signed, self._genesis.cluster):
+                self._rates.ask(signer)
 
     @streamed("follow")
     async def Follow(
@@ -178,6 +203,7 @@ class LedgerService:
         account = self._log.account(body.presenter)
         if account is None:
             raise Unauthenticated("this account is unknown", reason="unknown-account")
+        self._rates.ask(account.account)
         return account
 
     @served("query")
@@ -221,6 +247,8 @@ class LedgerService:
             case "leaves":
                 span = request.leaves
                 return list(ask.leaves(asker, RecordId(span.record_id), span.first, span.count))
+            case "operators":
+                return list(ask.operators(asker))
             case "map_progress":
                 return [ask.map_progress(asker)]
             case "upkeep_policy":

@@ -1,4 +1,4 @@
-"""How often one account may ask a node: token buckets, in a bounded table.
+"""How often one account may ask a node or the ledger: token buckets, in a bounded table.
 
 Two buckets for each account: one for every request that it has proved to be its own, one
 for those of them that were refused, so that nobody tries rights by the thousand.
@@ -43,7 +43,7 @@ class _Bucket:
 
 
 class Rates:
-    """The buckets of one node."""
+    """The buckets of one process."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class Rates:
         part = int.from_bytes(self._runtime.random(2)) / 65536
         delay = 1000 * (1 - bucket.left) / rate * (1 + part)
         return Exhausted(
-            f"this account has too many {limit} at this node for now: wait for the delay, ask "
+            f"this account has too many {limit} here for now: wait for the delay, ask "
             "for many things in one batch, or have the operators raise the limit",
             reason=f"too-many-{limit}",
             retry_after_ms=min(RETRY_MS_MAX, max(1, int(delay))),

@@ -254,9 +254,11 @@ class Scrubber:
     async def _save(self, cursor: ScrubCursor) -> None:
         self._cursor = cursor
         self._unsaved = 0
+        if cursor.stage >= DONE:
+            # Before the write: who asks for a cycle meanwhile asks for the next one.
+            self._hurry = False
         await self._runtime.disk(self._log.save, cursor)
         if cursor.stage >= DONE:
-            self._hurry = False
             self._metrics.count("scrub_cycles_total")
             log.info(
                 "scrub cycle %d: %d shards, %d bytes, %d rows read, %d damaged",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,10 @@ def test_a_weak_passphrase_is_not_set(
 ) -> None:
     weak = secret_file(tmp_path / "weak", "1234567")
     verb = ("keys", "passphrase", "--as", "pat", "--dir", folder.root)
-    assert invoke(*verb, "--new-passphrase-file", weak).exit_code == 2
+    refused = invoke(*verb, "--new-passphrase-file", weak)
+    assert refused.exit_code == 2
+    assert str(weak) in refused.output.replace("\n", "")
+    assert "1234567" not in refused.output
     assert load_account(folder.account_file("pat")) == KEYS
 
 
@@ -85,21 +89,57 @@ def test_a_weak_passphrase_is_not_set(
         ("", 0o600, "bad-passphrase-file"),
         ("\n", 0o600, "bad-passphrase-file"),
         ("x" * 2000, 0o600, "bad-passphrase-file"),
+        (b"a secret that is no text \xff", 0o600, "bad-passphrase-file"),
     ],
 )
 def test_files_of_passphrases_are_checked(
-    tmp_path: Path, text: str, mode: int, reason: str
+    tmp_path: Path, text: str | bytes, mode: int, reason: str
 ) -> None:
+    path = tmp_path / "file"
+    data = text if isinstance(text, bytes) else text.encode()
+    path.write_bytes(data)
+    path.chmod(mode)
     with pytest.raises(Invalid) as caught:
-        read_passphrase(secret_file(tmp_path / "file", text, mode))
+        read_passphrase(path)
     assert caught.value.reason == reason
+    assert str(path) in caught.value.message
+    assert not _shows(caught.value, "secret")
+    assert "a passphrase" not in caught.value.message
     with pytest.raises(NotFound):
         read_passphrase(tmp_path / "missing")
+    with pytest.raises(Invalid) as folder:
+        read_passphrase(tmp_path)
+    assert folder.value.reason == "bad-file"
+
+
+def test_what_a_terminal_cannot_decode_is_no_passphrase(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lone surrogates stand for bytes that are no text; no error shows them or the rest."""
+    typed(monkeypatch, "secret words \udcff", "secret words \udcff")
+    asks: list[Callable[[], str]] = [
+        lambda: Passphrases().of(ACCOUNT),
+        lambda: Passphrases().new("of pat"),
+    ]
+    for ask in asks:
+        with pytest.raises(Invalid) as caught:
+            ask()
+        assert caught.value.reason == "bad-passphrase"
+        assert not _shows(caught.value, "secret")
 
 
 def test_one_newline_is_not_part_of_a_passphrase(tmp_path: Path) -> None:
     assert read_passphrase(secret_file(tmp_path / "a", "two words \r\n")) == "two words "
     assert read_passphrase(secret_file(tmp_path / "b", "two words\n\n")) == "two words\n"
+
+
+def _shows(error: BaseException | None, text: str) -> bool:
+    """Whether an error, or what it came of, has a text in its words or its arguments."""
+    return error is not None and (
+        text in repr(vars(error))
+        or text in str(error)
+        or text in repr(error.args)
+        or _shows(error.__cause__, text)
+        or _shows(error.__context__, text)
+    )
 
 
 class _Terminal:

@@ -43,8 +43,8 @@ from tests.cluster.plain import Caller
 NODES = 6
 HOUR_MS = 3_600_000
 POLL_SECONDS = 0.05
-WAIT_SECONDS = 30.0
-CALL_SECONDS = 10.0
+WAIT_SECONDS = 120.0
+CALL_SECONDS = 60.0
 
 T = TypeVar("T")
 
@@ -209,8 +209,11 @@ class LiveCluster:
             *(wait_serving(self.folder, name, self.runtime, WAIT_SECONDS) for name in names)
         )
 
-    async def level(self) -> None:
-        """Wait until every node has applied what the ledger has now."""
+    async def level(self) -> int:
+        """Wait until every node has applied what the ledger has now; its height.
+
+        The nodes go on: they may submit something of their own a moment later.
+        """
         async with self.client("operator-1") as operator:
             height = (await operator.status(self.connection.ledger)).height
 
@@ -219,6 +222,7 @@ class LiveCluster:
                 return min(heights) >= height
 
             await until(applied, "every node is level with the ledger")
+            return height
 
     async def make_whole(self) -> None:
         """Start what does not run, and wait until every node reaches every other."""

@@ -27,7 +27,7 @@ from hcefs.transport.status import from_rpc_error
 from hcefs.transport.tls import client_credentials
 from hcefs.wire.v1 import blob_pb2, blob_pb2_grpc, ledger_pb2, ledger_pb2_grpc
 
-CALL_SECONDS = 15.0
+CALL_SECONDS = 60.0
 HOUR_MS = 3_600_000
 READS = ("stat", "list", "get", "boxes")
 """The methods that need a right to read."""

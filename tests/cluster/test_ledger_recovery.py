@@ -89,7 +89,7 @@ async def old_writer_is_refused(cluster: LiveCluster, backup: Path) -> None:
     process = LedgerProcess(config, cluster.runtime)
     try:
         await process.start()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await process.node.beginning.failed.wait()
         failure = process.node.beginning.failure
         assert isinstance(failure, Conflict)

@@ -116,6 +116,11 @@ async def test_operators_add_drain_and_remove(
     await shell.run("node", "remove", "1")
     left = await shell.run("layout", "apply")
     assert left["stopped"] == ["node-1"]
+    assert left["ended"] == [listed[1]["account"]]
+    assert left["to_end"] == []
+    assert (await shell.run("account", "show", listed[1]["account"]))["state"] == "inactive"
+    await shell.refused("already-inactive", "account", "end", listed[1]["account"], "--yes")
+    await shell.refused("still-in-map", "account", "end", listed[2]["account"], "--yes")
     assert not cluster.processes.alive("node-1")
     listed = {row["node_id"]: row for row in (await shell.run("node", "list"))["nodes"]}
     assert listed[1]["state"] == "removed"

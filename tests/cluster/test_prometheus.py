@@ -53,7 +53,7 @@ class Prometheus:
         url = f"http://{self._address}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
 
         def fetch() -> Any:
-            with urllib.request.urlopen(url, timeout=10) as answer:
+            with urllib.request.urlopen(url, timeout=60) as answer:
                 return json.load(answer)["data"]
 
         return await asyncio.to_thread(fetch)

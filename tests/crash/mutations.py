@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hcefs.crashpoints import CrashPoint
-from hcefs.ledger.follower import Follower
+from hcefs.ledger.feed import Feed
 from hcefs.ledger.log import LedgerLog
 from hcefs.ledger.writer import LedgerWriter
 from hcefs.store import keys as keys_module
@@ -112,17 +112,17 @@ def _forget_unfinished() -> None:
 
 def _acknowledge_alone() -> None:
     """A transaction is acknowledged when the writer has it; followers take a while."""
-    append = Follower._verify_and_append
+    take = Feed.take
 
     async def at_once(_: LedgerWriter, __: int) -> None:
         return
 
-    def later(follower: Follower, blocks: Any) -> Any:
+    def later(feed: Feed, blocks: Any) -> Any:
         threading.Event().wait(0.3)
-        return append(follower, blocks)
+        return take(feed, blocks)
 
     patch(LedgerWriter, "_wait_replicated", at_once)
-    patch(Follower, "_verify_and_append", later)
+    patch(Feed, "take", later)
 
 
 def _marked_when_empty() -> None:

@@ -37,7 +37,7 @@ DONE_SECONDS = 120.0
 class MovingRig(Rig):
     """Six nodes of the map and one more, with a ledger of protocol version 2."""
 
-    lease_ms = 3_000
+    lease_ms = 10_000
     upkeep = UpkeepConfig(rate_min_mib=256.0, rate_max_mib=1024.0, grace_s=0.5)
 
     def __init__(self, folder: Path) -> None:
@@ -111,7 +111,12 @@ class MovingRig(Rig):
         return made
 
     async def set_map(self, successor: ClusterMap) -> None:
+        """Enter a map, and wait until the view that the next one is planned on has it.
+
+        Who submits is answered when two followers have the block: it need not be this one.
+        """
         await self.decree(SetClusterMap(successor.epoch - 1, successor.encode()))
+        await self.happens(lambda: self.current().epoch >= successor.epoch)
 
     @contextmanager
     def some_wait(self) -> Iterator[None]:

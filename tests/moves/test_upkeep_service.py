@@ -60,6 +60,17 @@ def place(rig: MovingRig, partition: int, *, epoch: int | None = None, profile: 
     )
 
 
+def holders(rig: MovingRig) -> list[tuple[Running, int]]:
+    """Nodes that have a shard of the blob, and its index: the new node may have a seat of it,
+    and fills none."""
+    current, base = rig.current(), rig.receipt.ref.blob.base
+    return [
+        (node(rig, seat.node.node_id), seat.index)
+        for seat in seats(current, EC, base)
+        if seat.node.account != rig.stranger.account
+    ]
+
+
 async def ask(rig: MovingRig, asking: Running, asked: Running, method: str, request: Any) -> bytes:
     return await rig.unary(
         asked.config.peer_address, f"/hcefs.v1.Upkeep/{method}", request, asking.identity
@@ -105,7 +116,7 @@ async def test_a_node_without_a_seat_in_the_row_is_denied(rig: MovingRig) -> Non
 
 async def test_holders_of_a_row_compare_what_they_have_and_nothing_else(rig: MovingRig) -> None:
     current, base = rig.current(), rig.receipt.ref.blob.base
-    asking, asked = (node(rig, seat.node.node_id) for seat in seats(current, EC, base)[:2])
+    (asking, _), (asked, _) = holders(rig)[:2]
     where = place(rig, partition_of(base, current.table(EC).bits))
     bases = [bytes(base), bytes(base)]
     answers = []
@@ -309,11 +320,10 @@ async def test_a_newer_epoch_is_waited_for(rig: MovingRig) -> None:
 
 async def test_any_active_node_may_offer_what_lies_in_the_row(rig: MovingRig) -> None:
     current, base = rig.current(), rig.receipt.ref.blob.base
-    seat = seats(current, EC, base)[0]
+    asked, index = holders(rig)[0]
     partition = partition_of(base, current.table(EC).bits)
-    asked = rig.nodes[seat.node.node_id - 1]
     asking = next(each for each in rig.nodes if each is not asked)
-    shard = upkeep_pb2.ListedShard(base=bytes(base), index=seat.index)
+    shard = upkeep_pb2.ListedShard(base=bytes(base), index=index)
     where = place(rig, partition)
     request = upkeep_pb2.OfferRequest(place=where, shards=[shard])
     answer = await ask(rig, asking, asked, "Offer", request)

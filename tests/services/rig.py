@@ -60,11 +60,15 @@ from hcefs.wire.v1 import blob_pb2
 from tests.services.parts import Secrets, ShiftedRuntime, reissue
 
 HOUR_MS = 3_600_000
-LEASE_MS = 10_000
+LEASE_MS = 20_000
+"""Longer than any pause of a machine on which other tests run as well."""
+
 SKEW_MS = 5_000
-CALL_SECONDS = 20.0
+CALL_SECONDS = 60.0
 HANGS_SECONDS = CALL_SECONDS + 5
-UNTIL_SECONDS = 10.0
+UNTIL_SECONDS = 60.0
+"""Much more than anything takes, for slow and busy machines."""
+
 MARK = b"PLAINTEXT-OF-A-PATIENT:"
 """Begins every payload, so that a leak of one is recognised."""
 
@@ -106,6 +110,9 @@ class Rig:
     """Use :func:`running`; see the module."""
 
     lease_ms = LEASE_MS
+    put_deadline_s = 20.0
+    """So long that no slow machine makes a put degraded when all nodes are there."""
+
     upkeep = UpkeepConfig(anchor_s=0.5)
     snapshots = SnapshotRule(every=16, delay=2)
 
@@ -224,7 +231,7 @@ class Rig:
         client, peer, metrics = _addresses()
         limits = LimitsConfig(
             streams=SMALL_STREAMS if number == 4 else 64,
-            put_deadline_s=5.0,
+            put_deadline_s=self.put_deadline_s,
             reserve_mib=0,
             account_denials=DENIALS,
         )

@@ -18,7 +18,13 @@ import pytest
 import pytest_asyncio
 from typer.testing import CliRunner
 
-from hcefs.access.emergency import EmergencyNaming, EmergencyOpening, EmergencyPolicy, grant_of
+from hcefs.access.emergency import (
+    MINUTES_MAX,
+    EmergencyNaming,
+    EmergencyOpening,
+    EmergencyPolicy,
+    grant_of,
+)
 from hcefs.access.facts import AccountKind, Action
 from hcefs.access.rights import AccessRequest, decide
 from hcefs.access.token import Narrowing, mint
@@ -311,11 +317,14 @@ async def test_the_command_line_from_naming_to_review(
     assert record in {
         each["record"] for each in await hcefs("emergency", "named", "--as", "patient")
     }
-    why = ("--role", "RESCUE", "--reason", "TRAUMA", "--minutes", "5")
+    why = ("--role", "RESCUE", "--reason", "TRAUMA")
     deliver_all = ("emergency", "deliver", "--as", "patient")
     note = tmp_path / "why.txt"
     note.write_text("found unresponsive")
     opened = await hcefs("emergency", "open", record, "--as", "rescuer", *why, "--note", str(note))
+    # Nobody said how long: as long as the policy allows, which is less than an hour.
+    assert opened["until_ms"] - opened["opened_ms"] == 60_000 * policy["minutes_max"]
+    assert policy["minutes_max"] < MINUTES_MAX
     assert opened["note_digest"] == blake3_digest(b"found unresponsive").hex()
     file = tmp_path / "scan"
     read = ("get", record, ward.scan.ref.blob.text, "-o", str(file), "--as", "rescuer")

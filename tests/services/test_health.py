@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from hcefs.node import health
 from hcefs.node.health import CLUSTER_PATH, LIVE_PATH, READY_PATH, STUCK_SECONDS, LoopBeat
 from hcefs.node.ledger_process import LedgerProcess
 from hcefs.node.storage_process import StorageProcess
-from tests.services.rig import Rig, Running
+from tests.services.rig import Rig, Running, free_port
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("services")]
 
@@ -24,7 +26,7 @@ async def page(rig: Rig, process: StorageProcess | LedgerProcess, path: str) -> 
     """A page as a probe sees it: its status and its JSON."""
 
     def ask() -> tuple[int, Any]:
-        connection = http.client.HTTPConnection(process.health_address, timeout=10)
+        connection = http.client.HTTPConnection(process.health_address, timeout=60)
         try:
             connection.request("GET", path)
             answer = connection.getresponse()
@@ -131,3 +133,35 @@ async def test_a_loop_that_does_not_turn(rig: Rig, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(health, "STUCK_SECONDS", -STUCK_SECONDS)
     assert "restart it" in beat.reasons()[0]
     beat.beat()
+
+
+@pytest.mark.parametrize("which", ["node", "ledger"])
+async def test_a_page_is_closed_before_what_it_reads(rig: Rig, tmp_path: Path, which: str) -> None:
+    """Or a scrape while a process stops reads from a closed database."""
+    process: StorageProcess | LedgerProcess
+    if which == "node":
+        process = rig.nodes[4].process
+    else:
+        client, peer = (f"127.0.0.1:{free_port()}" for _ in range(2))
+        config = replace(
+            rig.ledger._config, data=tmp_path / "log", client_address=client, peer_address=peer
+        )
+        process = LedgerProcess(config, rig.runtime, alone=True)
+        await process.start()
+    assert (await page(rig, process, LIVE_PATH))[0] == 200
+    stop, refused = process.node.stop, []
+
+    async def checked() -> None:
+        try:
+            await page(rig, process, LIVE_PATH)
+        except OSError as error:
+            refused.append(error)
+        await stop()
+
+    process.node.stop = checked  # type: ignore[method-assign]
+    if which == "node":
+        async with rig.restarted(rig.nodes[4]):
+            pass
+    else:
+        await process.stop()
+    assert len(refused) == 1

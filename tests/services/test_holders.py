@@ -28,7 +28,7 @@ from tests.services.requests import (
     put,
     put_messages,
 )
-from tests.services.rig import HOUR_MS, MARK, Rig, Running
+from tests.services.rig import HOUR_MS, LEASE_MS, MARK, Rig, Running
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("services")]
 
@@ -484,7 +484,9 @@ async def test_opening_that_does_not_fit(rig: Rig) -> None:
 # -- nodes that may not answer
 
 
-@pytest.mark.parametrize(("offset_ms", "reason"), [(11_500, "stale-lease"), (-9_000, "clock-skew")])
+@pytest.mark.parametrize(
+    ("offset_ms", "reason"), [(LEASE_MS + 1_500, "stale-lease"), (-9_000, "clock-skew")]
+)
 async def test_node_that_does_not_know_what_is_permitted(
     rig: Rig, offset_ms: int, reason: str
 ) -> None:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
+from hcefs.config import LimitsConfig
+from hcefs.errors import Denied, Exhausted
 from hcefs.ids import AccountId, GrantId, RecordId
 from hcefs.ledger.block import Block, SignedHead
-from hcefs.wire.v1 import ledger_pb2
+from hcefs.ledger.transactions import DeactivateAccount, SignedTransaction, sign_transaction
+from hcefs.node.ledger_submit import LedgerSubmitter
+from hcefs.services.rates import BURST_SECONDS, Rates
+from hcefs.transport.dial import TlsDialer
+from hcefs.wire.v1 import admin_pb2, ledger_pb2
 from tests.services.rig import Rig
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("services")]
 
 LEDGER = "/hcefs.v1.Ledger"
+STATUS = "/hcefs.v1.Admin/Status"
 FOLLOW = f"{LEDGER}/Follow"
 
 
@@ -221,3 +230,90 @@ async def test_acknowledgements_beyond_the_log_do_not_count(rig: Rig) -> None:
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call.read()
+
+
+class Standing:
+    """A clock that stands still, so that no slow machine earns an account another request."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.random = rig.runtime.random
+
+    def monotonic(self) -> float:
+        return 0.0
+
+
+@contextmanager
+def at_most(rig: Rig, requests: int) -> Iterator[None]:
+    """The ledger answers each account so often, for a while."""
+    node = rig.ledger.node
+    before = vars(node.rates).copy()
+    limits = LimitsConfig(account_requests=requests / BURST_SECONDS)
+    vars(node.rates).update(vars(Rates(Standing(rig), node.metrics, limits)))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        vars(node.rates).update(before)
+
+
+async def test_an_account_asks_the_ledger_only_so_often(rig: Rig) -> None:
+    """Questions, proofs and status are counted together, and nobody else pays for them."""
+    operator = rig.operators[0]
+    proof = rig.proof(rig.keys_of(operator), "status")
+    status = admin_pb2.StatusRequest(proof=proof)
+    with at_most(rig, 3):
+        await prove(rig, rig.patient, rig.record, leaf_index=0)
+        await query(rig, rig.patient, head=True)
+        await query(rig, rig.patient, my_records=True)
+        error = await rig.refused(
+            query(rig, rig.patient, my_records=True), "exhausted", "too-many-requests"
+        )
+        assert isinstance(error, Exhausted)
+        assert error.retry_after_ms > 0
+        await rig.refused(
+            prove(rig, rig.patient, rig.record, leaf_index=0), "exhausted", "too-many-requests"
+        )
+        await query(rig, rig.doctor, my_grants=True)
+        await query(rig, operator, head=True)
+        await query(rig, operator, head=True)
+        await rig.unary(rig.ledger_address, STATUS, status)
+        status.proof = rig.proof(rig.keys_of(operator), "status")
+        await rig.refused(
+            rig.unary(rig.ledger_address, STATUS, status), "exhausted", "too-many-requests"
+        )
+        assert rig.ledger.metrics.value("rate_limited_total", limit="requests") >= 3
+    await query(rig, rig.patient, my_records=True)
+
+
+async def test_only_authors_pay_for_a_transaction(rig: Rig) -> None:
+    """A signature that is not good makes nobody pay, however often an account is named."""
+    keys = rig.keys_of(rig.patient)
+    opening = DeactivateAccount(rig.outsider.account)  # the patient may not, and is told so
+    honest = sign_transaction(
+        opening, rig.cluster, [(keys.account, keys.key_version, keys.signing_key)]
+    )
+    other = rig.keys_of(rig.outsider)
+    forged = sign_transaction(
+        opening, rig.cluster, [(keys.account, keys.key_version, other.signing_key)]
+    )
+
+    async def submit(signed: SignedTransaction) -> bytes:
+        request = ledger_pb2.SubmitRequest(transaction=signed.encode())
+        return await rig.unary(rig.ledger_address, f"{LEDGER}/Submit", request)
+
+    with at_most(rig, 2):
+        for _ in range(3):
+            await rig.refused(submit(forged), "unauthenticated", "bad-signature")
+        for _ in range(2):
+            await rig.refused(submit(honest), "denied", "unexpected-signer")
+        await rig.refused(submit(honest), "exhausted", "too-many-requests")
+        await rig.refused(submit(forged), "unauthenticated", "bad-signature")
+        # Nodes are not bounded: they carry what is everybody's.
+        submitter = LedgerSubmitter(
+            rig.ledger_peer_address, TlsDialer(rig.runtime, rig.nodes[0].identity)
+        )
+        try:
+            for _ in range(3):
+                with pytest.raises(Denied):
+                    await submitter.submit(honest)
+        finally:
+            await submitter.close()

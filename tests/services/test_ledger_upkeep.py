@@ -12,7 +12,12 @@ from hcefs.cli.bringup import upgrade_protocol
 from hcefs.errors import Conflict, Denied, Invalid, NotFound, Unavailable
 from hcefs.ledger.block import PROTOCOL_NEWEST
 from hcefs.ledger.cluster_facts import MapCause, UpkeepPolicy
-from hcefs.ledger.transactions import SignedTransaction, sign_transaction
+from hcefs.ledger.transactions import (
+    SignedTransaction,
+    Upgrade,
+    decode_transaction,
+    sign_transaction,
+)
 from hcefs.ledger.transactions_map import NodeReport, SetUpkeepPolicy
 from hcefs.node.ledger_submit import LedgerSubmitter
 from hcefs.transport.dial import TlsDialer
@@ -113,6 +118,7 @@ async def test_patients_do_not(rig: Rig) -> None:
         rig.patient.map_progress,
         rig.patient.map_history,
         rig.patient.upkeep_policy,
+        rig.patient.operators,
         rig.patient.node_reports,
     ):
         with pytest.raises(NotFound):
@@ -124,7 +130,11 @@ async def test_an_upgrade_that_is_in_force_is_left_alone(rig: Rig) -> None:
     for version in range(1, PROTOCOL_NEWEST + 1):
         status = await upgrade_protocol(rig.operators[0], rig.operator_keys, version)
         assert status.version == PROTOCOL_NEWEST
-    assert rig.ledger.log.height == height
+    # Nodes anchor their receipts meanwhile; nobody has upgraded anything.
+    log = rig.ledger.log
+    made = [log.block(each) for each in range(height + 1, log.height + 1)]
+    bodies = [SignedTransaction.decode(data).body for block in made for data in block.transactions]
+    assert not [body for body in bodies if isinstance(decode_transaction(body), Upgrade)]
     with pytest.raises(Invalid) as unknown:
         await upgrade_protocol(rig.operators[0], rig.operator_keys, PROTOCOL_NEWEST + 1)
     assert unknown.value.reason == "unsupported"

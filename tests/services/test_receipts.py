@@ -218,6 +218,18 @@ async def test_without_a_receipt_nothing_is_served(rig: Rig, full: bool) -> None
     assert [r.sequence for r in receipts(node)] == list(range(1, len(_rows(node)) + 1))
 
 
+def _served(rig: Rig) -> Counter[str]:
+    """Gets that the nodes have answered, by outcome; a degraded one is one that was served."""
+    found: Counter[str] = Counter()
+    for node in rig.nodes:
+        for family in node.process.metrics.registry.collect():
+            for sample in family.samples:
+                if sample.name == "hcefs_gets_total":
+                    outcome = sample.labels["outcome"]
+                    found["ok" if outcome == "degraded" else outcome] += int(sample.value)
+    return found
+
+
 async def test_receipts_equal_accesses_under_load(rig: Rig) -> None:
     watch = Watch(rig)
     gets = 24
@@ -233,11 +245,16 @@ async def test_receipts_equal_accesses_under_load(rig: Rig) -> None:
         )
         assert await stream.read() == rig.payload[1000 * number :][:1000]
 
+    before = _served(rig)
     await asyncio.gather(*map(once, range(gets)))
+    await rig.until(lambda: (_served(rig) - before)["ok"] >= gets)
+    counted = _served(rig) - before
     found = [r for r in watch.new() if r.method == "get"]
     accesses = of_kind(found, ACCESS)
-    assert len(accesses) == gets
-    assert len({r.request for r in accesses}) == gets
+    # All are equal, but where a client on a busy machine had to ask again.
+    assert gets <= counted["ok"] <= len(accesses) <= counted.total()
+    assert len({r.request for r in accesses}) == len(accesses)
+    assert {r.range_start for r in accesses} == {1000 * number for number in range(gets)}
     holders = Counter(r.request for r in of_kind(found, RELEASE))
     for access in accesses:
         # k = 4 shards are read, at most one of them from the gateway's own disk.
@@ -259,7 +276,7 @@ async def test_the_patient_proves_who_touched_a_record(rig: Rig) -> None:
         old = [t for t in audit.touches if t.receipt.method != "audit"]
         return all(t.is_proved for t in old)
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await proved():
             await rig.runtime.sleep(0.2)
     file, audit = await rig.patient.audit(record)

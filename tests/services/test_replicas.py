@@ -112,7 +112,7 @@ async def test_the_ledger_settles_with_its_followers_when_it_starts_again(rig: R
     calls = ReplicaCalls(rig.runtime, AuthorityDialer(rig.authority))
     asker = writer_asker(rig.runtime, rig.ledger.log, rig._writer.signing_key)
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await settle(rig.ledger.log, GrpcReplicas(calls, asker), rig.runtime)
     finally:
         await calls.close()

@@ -65,7 +65,7 @@ async def _after_the_leases(rig: Rig, grant: Grant) -> Certified:
     genesis = rig.genesis
     task = asyncio.ensure_future(rig.patient.certify(grant.grant))
     await _pass(rig, genesis.lease_ms + genesis.skew_ms + 2_000, rig.nodes[:5])
-    return await asyncio.wait_for(task, 20)
+    return await asyncio.wait_for(task, 60)
 
 
 async def _pass(rig: Rig, milliseconds: int, nodes: Sequence[Running]) -> None:

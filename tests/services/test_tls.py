@@ -78,7 +78,7 @@ async def test_connection_without_tls(rig: Rig) -> None:
         async with grpc.aio.insecure_channel(address) as channel:
             untyped: Any = channel
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await untyped.unary_unary(f"{BLOBS}/Stat")(b"", timeout=10)
+                await untyped.unary_unary(f"{BLOBS}/Stat")(b"", timeout=60)
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
@@ -143,7 +143,7 @@ async def test_clients_check_the_server(rig: Rig) -> None:
         async with grpc.aio.secure_channel(server.address, credentials) as channel:
             untyped: Any = channel
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await untyped.unary_unary(f"{BLOBS}/Stat")(b"", timeout=10)
+                await untyped.unary_unary(f"{BLOBS}/Stat")(b"", timeout=60)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         await server.stop()
 

@@ -65,7 +65,7 @@ class FollowResponse(_message.Message):
     def __init__(self, block: _Optional[bytes] = ..., head: _Optional[bytes] = ..., term_change: _Optional[bytes] = ..., block_head: _Optional[bytes] = ...) -> None: ...
 
 class QueryRequest(_message.Message):
-    __slots__ = ("proof", "account", "record", "grant", "grants_on_record", "my_grants", "my_records", "cluster_map", "generation", "leaves", "head", "map_progress", "upkeep_policy", "node_reports", "map_history_from", "protocol_version", "my_requests", "past_keys", "record_end", "emergency_policy", "emergency_namings", "emergency_refusals", "emergency_opening", "emergency_openings", "emergency_totals")
+    __slots__ = ("proof", "account", "record", "grant", "grants_on_record", "my_grants", "my_records", "cluster_map", "generation", "leaves", "head", "map_progress", "upkeep_policy", "node_reports", "map_history_from", "protocol_version", "my_requests", "past_keys", "record_end", "emergency_policy", "emergency_namings", "emergency_refusals", "emergency_opening", "emergency_openings", "emergency_totals", "operators")
     PROOF_FIELD_NUMBER: _ClassVar[int]
     ACCOUNT_FIELD_NUMBER: _ClassVar[int]
     RECORD_FIELD_NUMBER: _ClassVar[int]
@@ -91,6 +91,7 @@ class QueryRequest(_message.Message):
     EMERGENCY_OPENING_FIELD_NUMBER: _ClassVar[int]
     EMERGENCY_OPENINGS_FIELD_NUMBER: _ClassVar[int]
     EMERGENCY_TOTALS_FIELD_NUMBER: _ClassVar[int]
+    OPERATORS_FIELD_NUMBER: _ClassVar[int]
     proof: bytes
     account: bytes
     record: bytes
@@ -116,7 +117,8 @@ class QueryRequest(_message.Message):
     emergency_opening: bytes
     emergency_openings: bool
     emergency_totals: bool
-    def __init__(self, proof: _Optional[bytes] = ..., account: _Optional[bytes] = ..., record: _Optional[bytes] = ..., grant: _Optional[bytes] = ..., grants_on_record: _Optional[bytes] = ..., my_grants: _Optional[bool] = ..., my_records: _Optional[bool] = ..., cluster_map: _Optional[bool] = ..., generation: _Optional[_Union[GenerationQuestion, _Mapping]] = ..., leaves: _Optional[_Union[LeavesQuestion, _Mapping]] = ..., head: _Optional[bool] = ..., map_progress: _Optional[bool] = ..., upkeep_policy: _Optional[bool] = ..., node_reports: _Optional[bool] = ..., map_history_from: _Optional[int] = ..., protocol_version: _Optional[bool] = ..., my_requests: _Optional[bool] = ..., past_keys: _Optional[_Union[PastKeysQuestion, _Mapping]] = ..., record_end: _Optional[bytes] = ..., emergency_policy: _Optional[bool] = ..., emergency_namings: _Optional[bytes] = ..., emergency_refusals: _Optional[bool] = ..., emergency_opening: _Optional[bytes] = ..., emergency_openings: _Optional[bool] = ..., emergency_totals: _Optional[bool] = ...) -> None: ...
+    operators: bool
+    def __init__(self, proof: _Optional[bytes] = ..., account: _Optional[bytes] = ..., record: _Optional[bytes] = ..., grant: _Optional[bytes] = ..., grants_on_record: _Optional[bytes] = ..., my_grants: _Optional[bool] = ..., my_records: _Optional[bool] = ..., cluster_map: _Optional[bool] = ..., generation: _Optional[_Union[GenerationQuestion, _Mapping]] = ..., leaves: _Optional[_Union[LeavesQuestion, _Mapping]] = ..., head: _Optional[bool] = ..., map_progress: _Optional[bool] = ..., upkeep_policy: _Optional[bool] = ..., node_reports: _Optional[bool] = ..., map_history_from: _Optional[int] = ..., protocol_version: _Optional[bool] = ..., my_requests: _Optional[bool] = ..., past_keys: _Optional[_Union[PastKeysQuestion, _Mapping]] = ..., record_end: _Optional[bytes] = ..., emergency_policy: _Optional[bool] = ..., emergency_namings: _Optional[bytes] = ..., emergency_refusals: _Optional[bool] = ..., emergency_opening: _Optional[bytes] = ..., emergency_openings: _Optional[bool] = ..., emergency_totals: _Optional[bool] = ..., operators: _Optional[bool] = ...) -> None: ...
 
 class PastKeysQuestion(_message.Message):
     __slots__ = ("account", "key_version")

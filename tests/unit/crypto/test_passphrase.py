@@ -146,6 +146,20 @@ def test_a_passphrase_has_a_least_length(passphrase: str) -> None:
     assert caught.value.reason == "weak-passphrase"
 
 
+def test_a_passphrase_that_is_no_text_is_refused_and_not_shown() -> None:
+    bad = "hunter2 words \ud800"
+    sealed = SealedAccount(CLUSTER, KEYS.account, 8, 1, 1, bytes(16), bytes(12), bytes(16))
+    for use in (
+        lambda: seal_account(b"", CLUSTER, KEYS.account, bad, bytes(28), TINY),
+        lambda: sealed.opened(bad),
+    ):
+        with pytest.raises(Invalid) as caught:
+            use()
+        assert caught.value.reason == "bad-passphrase"
+        assert caught.value.__context__ is None, "the encoder's error holds the passphrase"
+        assert "hunter2" not in caught.value.message
+
+
 def test_keys_that_say_they_are_of_another_account_are_refused(tmp_path: Path) -> None:
     other = seal_account(KEYS.encode(), CLUSTER, AccountId(b"o" * 16), WORDS, bytes(28), TINY)
     path = tmp_path / "account.keys"

@@ -94,7 +94,7 @@ async def test_all_waiting_barriers_return_with_the_last_put() -> None:
         await asyncio.sleep(0)
     assert not any(barrier.done() for barrier in barriers)
     second.end()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await asyncio.gather(*barriers)
 
 
@@ -117,7 +117,7 @@ async def test_a_put_before_the_map_is_waited_for_and_one_after_is_refused() -> 
         await asyncio.sleep(0)
     assert not barrier.done()
     upload.end()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await barrier
 
 

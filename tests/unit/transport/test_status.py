@@ -243,12 +243,12 @@ async def test_over_a_real_connection() -> None:
         arrived = []
         for method, request in [("Fail", b""), ("Fail", b"1"), ("Gone", b"")]:
             with pytest.raises(AioRpcError) as caught:
-                await channel.unary_unary(f"/t.T/{method}")(request, timeout=10)
+                await channel.unary_unary(f"/t.T/{method}")(request, timeout=60)
             arrived.append(from_rpc_error(caught.value))
     await server.stop(None)
     async with insecure_channel(port) as channel:
         with pytest.raises(AioRpcError) as caught:
-            await channel.unary_unary("/t.T/Fail")(b"", timeout=10)
+            await channel.unary_unary("/t.T/Fail")(b"", timeout=60)
         arrived.append(from_rpc_error(caught.value))
     busy, internal, unknown, down = arrived
     assert isinstance(busy, Exhausted)

@@ -82,7 +82,7 @@ async def ask(
     connecting: Any = grpc.aio.secure_channel(address, credentials, options=options)
     async with connecting as channel:
         try:
-            return bytes(await channel.unary_unary("/t.T/Who")(b"", timeout=10))
+            return bytes(await channel.unary_unary("/t.T/Who")(b"", timeout=60))
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
 

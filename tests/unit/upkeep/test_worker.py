@@ -52,7 +52,7 @@ async def test_a_failed_unit_ends_no_worker(runtime: ClockRuntime, failure: Base
     job = Job(failure, runtime)
     runner = Runner(runtime, [job])
     runner.start()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await job.worked.wait()
     await runner.stop()
     calls = job.calls
@@ -73,5 +73,5 @@ async def test_a_worker_that_waits_is_stopped(runtime: ClockRuntime) -> None:
     runner = Runner(runtime, [Waiting()])
     runner.start()
     await asyncio.sleep(0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await runner.stop()

@@ -22,7 +22,7 @@ def check(world: World) -> None:
             continue
         if abs(node.life.offset_ms) > SKEW_MS:
             continue
-        head = made.follower._applied_head
+        head = made.follower._heads.applied
         age = now_ms - head.time_ms if head is not None else LEASE_MS + SKEW_MS + 1
         if age > LEASE_MS + SKEW_MS:
             raise Violation(NAME, f"{node.name} serves by a head that is {age} ms old")
