@@ -1,4 +1,4 @@
-"""The tools that check deploy/: elsewhere their tests are skipped, here a missing one is a failure."""
+"""The tools that check deploy/: elsewhere a missing one skips tests, here it is a failure."""
 
 from __future__ import annotations
 

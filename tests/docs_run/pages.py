@@ -21,7 +21,7 @@ PAGE_SECONDS_MAX = 900.0
 _FENCE = re.compile(r"^( *)(`{3,})([\w+-]*)\s*$")
 _STRAY = re.compile(r"(?<!`)<!--\s*run\b")
 _DIRECTIVE = re.compile(r"^\s*<!--\s*run:\s*(.*?)\s*-->\s*$")
-_SAID = re.compile(r"#.*\bexit code (\d+)\b")
+_SAID = re.compile(r"#.*\bexit code (\d+)\b(?! (?:when|if|unless|where))")
 
 
 def pages() -> list[Path]:
@@ -125,12 +125,12 @@ class _Reader:
         where = "at the top of a page" if page else "before a fence"
         raise self.wrong(line, f"directive {text!r} is unknown {where}")
 
-    def fence(
-        self, line: int, tag: str, lines: list[str], before: list[tuple[int, str]]
-    ) -> None:
+    def fence(self, line: int, tag: str, lines: list[str], before: list[tuple[int, str]]) -> None:
         said = [self.directive(number, text, page=False) for number, text in before]
         if said and tag not in EXECUTED:
-            raise self.wrong(line, f"a directive before a fence that is not {' or '.join(EXECUTED)}")
+            raise self.wrong(
+                line, "a directive before a fence that is not executed"
+            )
         single = {key: value for key, value in said if key != "shows"}
         if len(single) + sum(key == "shows" for key, _ in said) != len(said):
             raise self.wrong(line, "a directive stands twice")

@@ -124,6 +124,6 @@ def test_directives_are_read(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_directive_is_refused(text: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="page.md") as refused:
+    with pytest.raises(ValueError, match=r"page\.md") as refused:
         read_page(page_of(tmp_path, text))
     assert said in str(refused.value)
