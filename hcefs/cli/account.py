@@ -252,16 +252,16 @@ def deactivate(
     ended = layout.account_id(account)
     if not yes and not typer.confirm(f"End {account} for ever? Nobody can undo it.", err=True):
         raise Denied("nothing was ended", reason="not-confirmed")
-    fact = run(_deactivate(layout, ended, by or []))
+    run(_deactivate(layout, ended, by or []))
 
     def human(console: Console) -> None:
-        console.print(Text(f"{fact.account} is inactive: nodes refuse it"), style="green")
+        console.print(Text(f"{ended} is inactive: nodes refuse it"), style="green")
 
-    show(_as_data("", fact), as_json=as_json, human=human)
+    show({"account": ended.text, "state": "inactive"}, as_json=as_json, human=human)
 
 
-async def _deactivate(layout: ClusterFolder, account: AccountId, by: list[str]) -> Account:
-    """Sign the end of an account as those who admitted it; the account as it is then.
+async def _deactivate(layout: ClusterFolder, account: AccountId, by: list[str]) -> None:
+    """Sign the end of an account as those who admitted it, and wait for its block.
 
     Raises:
         Invalid: ``name-an-institution``: the keys of who admitted it are not here.
@@ -275,14 +275,16 @@ async def _deactivate(layout: ClusterFolder, account: AccountId, by: list[str]) 
             async with client_of(layout, name) as cosigner:
                 signed = cosigner.cosign(signed)
         await client.submit(signed)
-        return await client.fresh_account(account)
 
 
 async def _enders(layout: ClusterFolder, account: AccountId) -> list[str]:
-    fact = await _fetch(layout, account)
+    names = layout.account_names()
+    asker = OPERATORS[0] if OPERATORS[0] in names else (names or OPERATORS)[0]
+    async with client_of(layout, asker) as client:
+        fact = await client.fetch_account(account)
     if fact.kind in OPERATORS_ADMIT:
         return [name for name in OPERATORS if layout.account_id(name) != account][:THRESHOLD]
-    here = [name for name in layout.account_names() if layout.account_id(name) == fact.admitted_by]
+    here = [name for name in names if layout.account_id(name) == fact.admitted_by]
     if not here:
         raise Invalid(
             f"{fact.admitted_by} admitted this account, and its keys are not here: end it where "
