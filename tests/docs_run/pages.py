@@ -128,9 +128,7 @@ class _Reader:
     def fence(self, line: int, tag: str, lines: list[str], before: list[tuple[int, str]]) -> None:
         said = [self.directive(number, text, page=False) for number, text in before]
         if said and tag not in EXECUTED:
-            raise self.wrong(
-                line, "a directive before a fence that is not executed"
-            )
+            raise self.wrong(line, "a directive before a fence that is not executed")
         single = {key: value for key, value in said if key != "shows"}
         if len(single) + sum(key == "shows" for key, _ in said) != len(said):
             raise self.wrong(line, "a directive stands twice")
