@@ -57,7 +57,7 @@ alerts: venv
 # The commands of README.md, docs/operations and docs/api, executed as they stand there; needs curl,
 # grpcurl and go.  DOCS_PATIENCE=3 multiplies the limits of time.
 docs-run: venv
-	$(BIN)/pytest -q -m "long or not long" tests/docs_run
+	$(BIN)/pytest -v -m "long or not long" tests/docs_run
 
 # All of deploy/ that can be checked on one machine; needs systemd-analyze and promtool, and says
 # what to install where one is missing.
