@@ -25,6 +25,18 @@ PATIENCE = float(os.environ.get("DOCS_PATIENCE", "1"))
 UP_SECONDS, DOWN_SECONDS = 120.0, 120.0
 
 
+# Behind "| grep -q" the output has a reader who leaves early: that is no failure of the command,
+# whatever the pipeline's status says of the broken pipe.
+_PROGRAM = """#!/bin/sh
+shown=$(mktemp) || exit 70
+{python} -m hcefs "$@" >"$shown"
+code=$?
+cat "$shown" 2>/dev/null
+rm -f "$shown"
+exit $code
+"""
+
+
 class PageFailed(AssertionError):
     """A command of a page did what the page does not say."""
 
@@ -34,13 +46,12 @@ def variables(folder: Path) -> dict[str, str]:
     programs = folder / "bin"
     programs.mkdir(parents=True, exist_ok=True)
     program = programs / "hcefs"
-    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m hcefs "$@"\n')
+    program.write_text(_PROGRAM.format(python=shlex.quote(sys.executable)))
     program.chmod(0o755)
     path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     found = environment() | {
         "PATH": path,
         "PYTHONPATH": str(ROOT),
-        "PYTHONUNBUFFERED": "1",
         "HCEFS_SOURCE": str(ROOT),
         "NO_COLOR": "1",
         "COLUMNS": "120",
