@@ -22,10 +22,8 @@ from hcefs.cli.session import Names, client_of, run
 from hcefs.client.client import Client
 from hcefs.crypto.accounts import AccountKeys
 from hcefs.crypto.passphrase import SEALING_RANDOM_SIZE
-from hcefs.errors import Conflict, Denied, HcefsError, Invalid, NotFound
+from hcefs.errors import Conflict, HcefsError, Invalid, NotFound
 from hcefs.ids import AccountId
-from hcefs.ledger.rules_accounts import OPERATORS_ADMIT
-from hcefs.ledger.transactions import DeactivateAccount
 
 app = typer.Typer(help="Accounts: parties on the ledger.", no_args_is_help=True)
 
@@ -228,70 +226,6 @@ def show_(
         )
 
     show(_as_data(name if name != fact.account.text else "", fact), as_json=as_json, human=human)
-
-
-@app.command("deactivate")
-@verb
-def deactivate(
-    account: Annotated[str, typer.Argument(help="Name, or id (acc-...).")],
-    by: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--by",
-            metavar="NAME",
-            help="Who ends it: operators for institutions, nodes and operators, else the "
-            "institution that admitted it. By default those of this folder.",
-        ),
-    ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; for scripts.")] = False,
-    directory: FolderOption = Path(DEFAULT_FOLDER),
-    as_json: JsonOption = False,
-) -> None:
-    """End an account for ever: its requests and tokens are refused from the next block on."""
-    layout = folder(directory)
-    ended = layout.account_id(account)
-    if not yes and not typer.confirm(f"End {account} for ever? Nobody can undo it.", err=True):
-        raise Denied("nothing was ended", reason="not-confirmed")
-    run(_deactivate(layout, ended, by or []))
-
-    def human(console: Console) -> None:
-        console.print(Text(f"{ended} is inactive: nodes refuse it"), style="green")
-
-    show({"account": ended.text, "state": "inactive"}, as_json=as_json, human=human)
-
-
-async def _deactivate(layout: ClusterFolder, account: AccountId, by: list[str]) -> None:
-    """Sign the end of an account as those who admitted it, and wait for its block.
-
-    Raises:
-        Invalid: ``name-an-institution``: the keys of who admitted it are not here.
-        Conflict: ``already-inactive``; ``too-few-operators``.
-        Denied: others admitted it.
-    """
-    signers = by or await _enders(layout, account)
-    async with client_of(layout, signers[0]) as client:
-        signed = client.prepare(DeactivateAccount(account))
-        for name in signers[1:]:
-            async with client_of(layout, name) as cosigner:
-                signed = cosigner.cosign(signed)
-        await client.submit(signed)
-
-
-async def _enders(layout: ClusterFolder, account: AccountId) -> list[str]:
-    names = layout.account_names()
-    asker = OPERATORS[0] if OPERATORS[0] in names else (names or OPERATORS)[0]
-    async with client_of(layout, asker) as client:
-        fact = await client.fetch_account(account)
-    if fact.kind in OPERATORS_ADMIT:
-        return [name for name in OPERATORS if layout.account_id(name) != account][:THRESHOLD]
-    here = [name for name in names if layout.account_id(name) == fact.admitted_by]
-    if not here:
-        raise Invalid(
-            f"{fact.admitted_by} admitted this account, and its keys are not here: end it where "
-            "they are, or, if that institution itself is inactive, name operators with --by",
-            reason="name-an-institution",
-        )
-    return here
 
 
 async def _fetch(layout: ClusterFolder, account: AccountId) -> Account:

@@ -139,22 +139,3 @@ async def test_operators_add_drain_and_remove(
     listing = await doctor.list(cluster.record, grant=cluster.grants["doctor"])
     assert len(listing) >= 6
     assert listing.complete
-
-
-async def test_an_account_is_ended_by_who_admitted_it(mortal_cluster: LiveCluster) -> None:
-    shell = Shell(mortal_cluster)
-    await shell.run("account", "create", "closing", "--kind", "institution")
-    await shell.run("account", "create", "staying", "--kind", "institution")
-    await shell.run("account", "create", "nurse", "--kind", "practitioner", "--by", "closing")
-    await shell.run("account", "create", "aide", "--kind", "practitioner", "--by", "closing")
-    end = ("account", "deactivate")
-    await shell.refused("not-the-admitter", *end, "nurse", "--by", "staying", "--yes")
-    ended = await shell.run(*end, "nurse", "--yes")
-    assert ended["state"] == "inactive"
-    assert await shell.run(*end, "nurse", "--yes") == ended, "a repeat changes nothing"
-    # An institution is ended by operators, and then they end whom it admitted.
-    await shell.run(*end, "closing", "--yes")
-    signers = ("--by", "operator-1", "--by", "operator-2")
-    assert (await shell.run(*end, "aide", *signers, "--yes"))["state"] == "inactive"
-    assert (await shell.run("account", "show", "nurse"))["state"] == "inactive"
-    await shell.run(*end, "staying", "--yes")

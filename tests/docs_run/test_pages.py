@@ -10,7 +10,6 @@ import pytest
 from tests.docs_run.pages import ROOT, name, pages, read_page
 from tests.docs_run.verbs import command_tree, commands_in, complaint
 
-LINE_MAX = 120
 SHELL = ("", "sh", "bash", "console")
 SHOWN = [*pages(), *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "deploy").rglob("*.md"))]
 """Every document but decisions and the changelog, which tell of what was."""
@@ -44,13 +43,6 @@ def test_commands_that_are_shown_exist(path: Path) -> None:
             if (said := complaint(TREE, words))
         ]
     assert not wrong, "\n".join(wrong)
-
-
-@pytest.mark.parametrize("path", pages(), ids=name)
-def test_lines_can_be_read_in_a_terminal(path: Path) -> None:
-    lines = read_page(path).prose.splitlines()
-    long = [line for line in lines if len(line) > LINE_MAX and not line.startswith("|")]
-    assert not long, f"{name(path)}: longer than {LINE_MAX} characters: {long}"
 
 
 @pytest.mark.parametrize(

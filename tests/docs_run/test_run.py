@@ -70,5 +70,6 @@ def test_a_page_that_does_what_it_says(tmp_path: Path, clusters: Clusters) -> No
         "<!-- run: shows ^b\\nc -->\n```sh\ncat <<END\nb\nEND\ncd /; (exit 4)   # exit code 4\n"
         "echo c\n```\n```\nfalse\n```\n<!-- run: no, because -->\n```sh\nfalse\n```\n"
         "```python\nprint('x')\n```\n"
+        "```sh\nhcefs --help | grep -q hcefs\n```\n"
     )
     execute(read_page(path), tmp_path / "page", clusters)
