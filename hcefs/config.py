@@ -25,12 +25,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
+from urllib.parse import urlsplit
 
 from hcefs.errors import Invalid
 
 FILE_BYTES_MAX = 256 << 10
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 LOG_FORMATS: Final = ("human", "json")
+LOG_REQUESTS: Final = ("none", "failures", "all")
 
 _Check = Callable[[Any, Path], Any]
 """Turns a TOML value into a field's value; ValueError says what is wrong with it."""
@@ -96,6 +98,17 @@ def _choice(*choices: str) -> _Check:
         return str(value)
 
     return check
+
+
+def _endpoint(value: Any, folder: Path) -> str:
+    if value == "":
+        return ""
+    parts = urlsplit(value) if isinstance(value, str) and value.isprintable() else None
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError('must be a URL such as "http://127.0.0.1:4318/v1/traces", or ""')
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("may hold no password: this file holds no secrets")
+    return str(value)
 
 
 def _key(check: _Check, comment: str) -> dict[str, Any]:
@@ -213,6 +226,30 @@ class LogConfig:
         metadata=_key(_choice(*LOG_FORMATS), "human (coloured lines) or json (one object a line)."),
         default="human",
     )
+    requests: str = field(
+        metadata=_key(
+            _choice(*LOG_REQUESTS), "A line for each request: none, of failures, or of all."
+        ),
+        default="failures",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TraceConfig:
+    """Where the process sends its spans, if anywhere."""
+
+    endpoint: str = field(
+        metadata=_key(
+            _endpoint,
+            "URL of an OpenTelemetry collector (OTLP over HTTP), such as "
+            '"http://127.0.0.1:4318/v1/traces"; empty: no traces.',
+        ),
+        default="",
+    )
+    sample_ratio: float = field(
+        metadata=_key(_number(0.0, 1.0), "The share of all traces that is recorded."),
+        default=0.01,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +277,7 @@ class NodeConfig:
     limits: LimitsConfig = field(metadata={"comment": "Limits"}, default_factory=LimitsConfig)
     upkeep: UpkeepConfig = field(metadata={"comment": "Upkeep"}, default_factory=UpkeepConfig)
     log: LogConfig = field(metadata={"comment": "Logging"}, default_factory=LogConfig)
+    trace: TraceConfig = field(metadata={"comment": "Traces"}, default_factory=TraceConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +300,7 @@ class LedgerConfig:
     )
     tls: TlsConfig = field(metadata={"comment": "TLS"})
     log: LogConfig = field(metadata={"comment": "Logging"}, default_factory=LogConfig)
+    trace: TraceConfig = field(metadata={"comment": "Traces"}, default_factory=TraceConfig)
 
 
 _SECTIONS: Final[Mapping[str, type[Any]]] = {
@@ -269,6 +308,7 @@ _SECTIONS: Final[Mapping[str, type[Any]]] = {
     "limits": LimitsConfig,
     "upkeep": UpkeepConfig,
     "log": LogConfig,
+    "trace": TraceConfig,
 }
 
 C = TypeVar("C", NodeConfig, LedgerConfig)

@@ -28,6 +28,8 @@ class HcefsError(Exception):
         super().__init__(message)
         self.message = message
         self.reason = reason if reason is not None else self.kind
+        self.request = ""
+        """The id of the request that failed elsewhere, as the logs there have it; or nothing."""
 
 
 class NotFound(HcefsError):

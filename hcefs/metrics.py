@@ -108,6 +108,11 @@ FAMILIES: Final[tuple[Family, ...]] = (
     _counter(
         "rate_limited_total", "Requests refused because their account asked too often.", "limit"
     ),
+    _counter(
+        "trace_spans_total",
+        "Spans sent to the collector of traces, or dropped.",
+        "outcome",
+    ),
     _counter("denials_total", "Authenticated requests denied, by reason.", "reason"),
     _counter(
         "cut_streams_total", "Requests cut in their course because their right ended.", "reason"

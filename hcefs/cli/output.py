@@ -27,6 +27,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from hcefs import tracing
 from hcefs.errors import (
     Conflict,
     Corrupt,
@@ -39,6 +40,7 @@ from hcefs.errors import (
     Unauthenticated,
     Unavailable,
 )
+from hcefs.runtime import SystemRuntime
 
 EXIT_CODES: Final[dict[str, int]] = {
     Invalid.kind: 2,
@@ -177,10 +179,14 @@ def show_error(error: HcefsError, *, as_json: bool) -> None:
     """One red line on standard error, or the JSON document on standard output."""
     if as_json:
         body = {"kind": error.kind, "reason": error.reason, "message": error.message}
+        if error.request:
+            body["request"] = error.request
         typer.echo(json.dumps({"error": body}, indent=2, ensure_ascii=False))
         return
     message = " ".join(error.message.split())
     err().print(Text(f"error: {message} ({error.reason})"), style="red")
+    if error.request:
+        err().print(Text(f"request {error.request}: its lines are in the logs of the nodes"))
 
 
 def verb(function: Callable[P, R]) -> Callable[P, R]:
@@ -191,6 +197,8 @@ def verb(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        # One trace a command, so that the nodes' logs show what belonged together.
+        command = tracing.begun(SystemRuntime())
         try:
             return function(*args, **kwargs)
         except HcefsError as error:
@@ -199,6 +207,8 @@ def verb(function: Callable[P, R]) -> Callable[P, R]:
             raise  # nobody reads on: click ends quietly
         except OSError as error:
             failure = _of_system(error)
+        finally:
+            tracing.ended(command)
         show_error(failure, as_json=bool(kwargs.get("as_json")))
         raise typer.Exit(exit_code(failure))
 

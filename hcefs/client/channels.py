@@ -18,6 +18,7 @@ from typing import Any, Generic, Self, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from hcefs import tracing
 from hcefs.client.authorize import Authorizer
 from hcefs.client.connection import Connection
 from hcefs.crypto.accounts import AccountKeys
@@ -87,13 +88,14 @@ class Channels:
         """
 
         def begin() -> Any:
-            return self.get(address).unary_stream(method)(request)
+            return self.get(address).unary_stream(method)(request, metadata=tracing.metadata())
 
         return answers(self._runtime, begin, bytes, STALL_SECONDS, _stalled)
 
     def upload(self, address: str, method: str) -> Upload:
         """A client-streaming call of raw bytes, begun."""
-        return Upload(self._runtime, self.get(address).stream_unary(method)())
+        call = self.get(address).stream_unary(method)(metadata=tracing.metadata())
+        return Upload(self._runtime, call)
 
     async def close(self) -> None:
         """Close all channels; calls that run end as cancelled."""

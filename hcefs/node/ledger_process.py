@@ -17,6 +17,7 @@ from hcefs.node.ledger_node import CALLS_MAX, LedgerNode
 from hcefs.node.logs import configure
 from hcefs.node.process_gauges import certificate_gauges, disk_gauges
 from hcefs.node.servers import Port, load_genesis, load_identity, until_signal
+from hcefs.node.trace_export import TraceExporter, exporter_of
 from hcefs.runtime import Runtime, SystemRuntime
 from hcefs.transport.dial import TlsDialer
 
@@ -41,6 +42,7 @@ class LedgerProcess:
         self._page: MetricsServer | None = None
         self._beat = LoopBeat(runtime)
         self._health: asyncio.Task[None] | None = None
+        self._traces: TraceExporter | None = None
         genesis = load_genesis(config.genesis)
         key = load_account(config.writer_key).signing_key
         self._identity = identity = load_identity(config.tls)
@@ -91,6 +93,12 @@ class LedgerProcess:
         disk_gauges(self.metrics, self._config.data)
         pages = ledger_pages(self.node, self._beat)
         self._page = self.metrics.serve(self._config.metrics_address, pages)
+        address = self._config.client_address
+        self._traces = exporter_of(
+            self._runtime, self._config.trace, self.metrics, "hcefs-ledger", address
+        )
+        if self._traces is not None:
+            self._traces.start()
         await self.node.start()
         for port in (self._clients, self._peers):
             await port.set_serving(not self.node.unready())
@@ -121,6 +129,8 @@ class LedgerProcess:
             self._health.cancel()
         await asyncio.gather(self._clients.stop(), self._peers.stop())
         await self.node.stop()
+        if self._traces is not None:
+            await self._traces.stop()
         if self._page is not None:
             self._page.close()
 

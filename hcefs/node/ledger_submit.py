@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 
+from hcefs import tracing
 from hcefs.errors import Unavailable
 from hcefs.ids import RecordId
 from hcefs.ledger.outcome import LeafResult
@@ -56,7 +57,7 @@ class LedgerSubmitter:
         )
         request = ledger_pb2.SubmitRequest(transaction=signed.encode())
         try:
-            answer = await call(request, timeout=SUBMIT_SECONDS)
+            answer = await call(request, timeout=SUBMIT_SECONDS, metadata=tracing.metadata())
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
         except grpc.aio.UsageError:

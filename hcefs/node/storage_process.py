@@ -22,6 +22,7 @@ from hcefs.node.logs import configure
 from hcefs.node.process_gauges import certificate_gauges
 from hcefs.node.servers import Port, load_genesis, load_identity, until_signal
 from hcefs.node.storage_node import PEER_CALLS_FACTOR, NodeParts, StorageNode
+from hcefs.node.trace_export import TraceExporter, exporter_of
 from hcefs.runtime import Runtime, SystemRuntime
 from hcefs.store.files import open_stores
 from hcefs.store.health import DiskHealth
@@ -49,6 +50,7 @@ class StorageProcess:
         self._page: MetricsServer | None = None
         self._beat = LoopBeat(runtime)
         self._health: asyncio.Task[None] | None = None
+        self._traces: TraceExporter | None = None
         genesis = load_genesis(config.genesis)
         self._identity = identity = load_identity(config.tls)
         dialer = TlsDialer(runtime, identity)
@@ -190,6 +192,12 @@ class StorageProcess:
         certificate_gauges(self.metrics, self._identity)
         pages = storage_pages(self.node, self._beat)
         self._page = self.metrics.serve(self._config.metrics_address, pages)
+        address = self._config.client_address
+        self._traces = exporter_of(
+            self._runtime, self._config.trace, self.metrics, "hcefs-node", address
+        )
+        if self._traces is not None:
+            self._traces.start()
         await self.node.start()
         for port in (self._clients, self._peers):
             await port.set_serving(False)
@@ -202,6 +210,8 @@ class StorageProcess:
             self._health.cancel()
         await asyncio.gather(self._clients.stop(), self._peers.stop())
         await self.node.stop()
+        if self._traces is not None:
+            await self._traces.stop()
         if self._page is not None:
             self._page.close()
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from hcefs import tracing
 from hcefs.access.facts import Action, LedgerView
 from hcefs.access.verifier import Presented, Verifier, nobody
 from hcefs.crypto.signing import SignedProof
@@ -33,7 +34,7 @@ from hcefs.placement.stand_ins import record_stand_ins, stand_ins
 from hcefs.runtime import Runtime
 from hcefs.services.evidence import Evidence, draft_of
 from hcefs.services.rates import Rates
-from hcefs.services.serving import CLOSING, CURRENT
+from hcefs.services.serving import CLOSING
 from hcefs.services.standing import PERMIT_MS, Standing
 from hcefs.services.strangers import at_its_time, told
 from hcefs.stripes.fanout import Fanout, Manifest
@@ -310,7 +311,7 @@ class Desk:
         Raises:
             Unavailable, Exhausted, Unauthenticated: stale lease, behind, not in the map.
         """
-        CURRENT.set(asked.request)
+        tracing.serves(asked.request)
         await self._reach(asked)
         self.follower.require_fresh()
         current = self.cluster_map()

@@ -13,12 +13,12 @@ import contextlib
 import functools
 import logging
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
+from hcefs import tracing
 from hcefs.errors import Denied, HcefsError, Internal, NotFound, Unauthenticated, Unavailable
-from hcefs.ids import RequestId
 from hcefs.metrics import Metrics
 from hcefs.runtime import Runtime
 from hcefs.services.standing import SERVED, Served
@@ -40,8 +40,8 @@ class Ends(Protocol):
 CLOSING: ContextVar[Ends | None] = ContextVar("closing", default=None)
 """Who is to be told when the stream that this task serves has ended."""
 
-CURRENT: ContextVar[RequestId] = ContextVar("request", default=RequestId.zero())  # noqa: B039
-"""The id of the request that this task serves, for logs and for internal errors."""
+REQUESTS = logging.getLogger("hcefs.requests")
+"""One line for each request that ended: info if it failed, debug if not (``log.requests``)."""
 
 
 class Serving(Protocol):
@@ -72,23 +72,25 @@ def served(
         @functools.wraps(handler)
         async def run(self: Serving, request: Any, context: Any) -> Answer:
             started = self.runtime.monotonic()
-            outcome = "ok"
+            outcome = reason = "ok"
             request_served = Served()
             SERVED.set(request_served)
-            try:
-                async with self.gate if gated else contextlib.nullcontext():
-                    return await handler(self, request, context)
-            except asyncio.CancelledError:
-                outcome = "cancelled"
-                failure = cut(self, method, request_served)
-                outcome = failure.kind
-            except Exception as error:  # noqa: BLE001 - the edge: every failure becomes a status
-                failure = sure(self, typed(self.metrics, method, error))
-                outcome = failure.kind
-            finally:
-                request_served.leave()
-                finished(self, method, outcome, started)
-            await abort(context, failure, request_id=bytes(CURRENT.get()))
+            with asked(self, method, context) as span:
+                try:
+                    async with self.gate if gated else contextlib.nullcontext():
+                        return await handler(self, request, context)
+                except asyncio.CancelledError:
+                    outcome = reason = "cancelled"
+                    failure = cut(self, method, request_served)
+                    outcome, reason = failure.kind, failure.reason
+                except Exception as error:  # noqa: BLE001 - the edge: all failures become a status
+                    failure = sure(self, typed(self.metrics, method, error))
+                    outcome, reason = failure.kind, reason_of(error)
+                finally:
+                    request_served.leave()
+                    span.outcome = outcome
+                    finished(self, method, outcome, reason, started)
+                await abort(context, failure, request_id=bytes(tracing.request_id()))
             raise failure
 
         return run
@@ -109,39 +111,51 @@ def streamed(
         @functools.wraps(handler)
         async def run(self: Serving, request: Any, context: Any) -> None:
             started = self.runtime.monotonic()
-            outcome = "ok"
+            outcome = reason = "ok"
             failure: HcefsError | None = None
             request_served = Served()
             SERVED.set(request_served)
-            answers = handler(self, request, context)
-            CLOSING.set(None)
-            sent = 0
-            try:
-                async with self.gate:
-                    async for answer in answers:
-                        sent += await _send(self.runtime, context, answer)
-            except asyncio.CancelledError:
-                outcome = "cancelled"
-                failure = cut(self, method, request_served)
-                outcome = failure.kind
-            except Exception as error:  # noqa: BLE001 - the edge: every failure becomes a status
-                failure = sure(self, typed(self.metrics, method, error))
-                outcome = failure.kind
-            finally:
+            with asked(self, method, context) as span:
+                answers = handler(self, request, context)
+                CLOSING.set(None)
+                sent = 0
                 try:
-                    await _close(answers)
+                    async with self.gate:
+                        async for answer in answers:
+                            sent += await _send(self.runtime, context, answer)
+                except asyncio.CancelledError:
+                    outcome = reason = "cancelled"
+                    failure = cut(self, method, request_served)
+                    outcome, reason = failure.kind, failure.reason
+                except Exception as error:  # noqa: BLE001 - the edge: all failures become a status
+                    failure = sure(self, typed(self.metrics, method, error))
+                    outcome, reason = failure.kind, reason_of(error)
                 finally:
-                    request_served.leave()
-                    closing = CLOSING.get()
-                    if closing is not None:
-                        closing.close(failure.reason if failure is not None else outcome, sent)
-                    finished(self, method, outcome, started)
-            if failure is not None:
-                await abort(context, failure, request_id=bytes(CURRENT.get()))
+                    try:
+                        await _close(answers)
+                    finally:
+                        request_served.leave()
+                        closing = CLOSING.get()
+                        if closing is not None:
+                            closing.close(failure.reason if failure is not None else outcome, sent)
+                        span.outcome = outcome
+                        span.attributes["bytes"] = sent
+                        finished(self, method, outcome, reason, started, sent)
+                if failure is not None:
+                    await abort(context, failure, request_id=bytes(tracing.request_id()))
 
         return run
 
     return wrap
+
+
+@contextlib.contextmanager
+def asked(self: Serving, method: str, context: Any) -> Iterator[tracing.Open]:
+    """Serve a call in the trace that it belongs to, as a span of it."""
+    # A task of its own serves each call, so nothing has to be undone at the end.
+    tracing.received(self.runtime, context.invocation_metadata())
+    with tracing.span(f"serve {method}", "server") as span:
+        yield span
 
 
 async def _send(runtime: Runtime, context: Any, answer: Any) -> int:
@@ -176,10 +190,25 @@ def cut(self: Serving, method: str, request: Served) -> HcefsError:
     return typed(self.metrics, method, request.ended)
 
 
-def finished(self: Serving, method: str, outcome: str, started: float) -> None:
-    """Count a request that ended."""
+def finished(
+    self: Serving, method: str, outcome: str, reason: str, started: float, sent: int = 0
+) -> None:
+    """Count and log a request that ended."""
     self.metrics.count("requests_total", method=method, outcome=outcome)
     seconds = self.runtime.monotonic() - started
+    level = logging.DEBUG if outcome == "ok" else logging.INFO
+    if REQUESTS.isEnabledFor(level):
+        facts = {
+            "method": method,
+            "outcome": outcome,
+            "reason": reason,
+            "milliseconds": round(seconds * 1000),
+            "bytes": sent,
+        }
+        REQUESTS.log(
+            level, "%s: %s (%s), %d ms", method, outcome, reason, facts["milliseconds"],
+            extra={"facts": facts},
+        )  # fmt: skip
     self.metrics.observe("request_seconds", seconds, method=method)
     if outcome == "ok" and self.gate.timed is not None:
         self.gate.timed(method, seconds)
@@ -204,21 +233,25 @@ def is_restoring() -> Unavailable:
     )
 
 
+def reason_of(error: Exception) -> str:
+    """Why a request failed, for the log and the metrics of this node."""
+    # What a stranger is not told is counted and logged all the same.
+    if isinstance(error, Undisclosed):
+        return error.inner.reason
+    return error.reason if isinstance(error, HcefsError) else "internal"
+
+
 def typed(metrics: Metrics, method: str, error: Exception) -> HcefsError:
     """The typed error that the caller gets, counted and logged."""
     if isinstance(error, HcefsError):
-        # What a stranger is not told is counted and logged all the same.
-        reason = error.inner.reason if isinstance(error, Undisclosed) else error.reason
+        reason = reason_of(error)
         if isinstance(error, Unauthenticated):
             metrics.count("unauthenticated_total")
         elif isinstance(error, Denied):
             metrics.count("denials_total", reason=reason)
         if error.reason == "busy":
             metrics.count("busy_total", limit=method)
-        log.info("request %s: %s: %s (%s)", CURRENT.get(), method, error.kind, reason)
         return error
     frames = "".join(traceback.format_tb(error.__traceback__))
-    log.error(
-        "request %s: %s: unexpected %s\n%s", CURRENT.get(), method, type(error).__name__, frames
-    )
+    log.error("%s: unexpected %s\n%s", method, type(error).__name__, frames)
     return Internal("a fault of the node; its log has the trace, tell the operator")

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import DecodeError
 
+from hcefs import tracing
 from hcefs.errors import Corrupt, Denied, HcefsError, Unavailable
 from hcefs.ids import AccountId
 from hcefs.integrity import crc32c_of
@@ -86,19 +87,21 @@ async def unary(
         HcefsError: what the node or the transport says.
     """
     method = channel.unary_unary(path, response_deserializer=response.FromString)
-    call = method(data, timeout=seconds, metadata=head_metadata(heads))
-    try:
-        answer = await call
-    except grpc.aio.AioRpcError as error:
-        raise between_nodes(from_rpc_error(error)) from None
-    observe(heads, await call.initial_metadata())
+    with tracing.span(f"call {path.rpartition('/')[2]}", "client"):
+        call = method(data, timeout=seconds, metadata=head_metadata(heads))
+        try:
+            answer = await call
+        except grpc.aio.AioRpcError as error:
+            raise between_nodes(from_rpc_error(error)) from None
+        observe(heads, await call.initial_metadata())
     return answer
 
 
-def head_metadata(heads: Heads) -> list[tuple[str, bytes]]:
-    """This node's newest head, as a call carries it."""
+def head_metadata(heads: Heads) -> list[tuple[str, Any]]:
+    """What each call between nodes carries: the newest head, and whose work it is."""
     head = heads.current()
-    return [(HEAD_KEY, head)] if head else []
+    carried: list[tuple[str, Any]] = tracing.metadata()
+    return [*carried, (HEAD_KEY, head)] if head else carried
 
 
 def context_of(call: Call) -> shard_pb2.CallContext:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from hcefs import tracing
 from hcefs.errors import Unavailable
 from hcefs.runtime import Runtime
 from hcefs.transport.status import from_rpc_error
@@ -37,7 +38,7 @@ async def one_answer(
         response_deserializer=answer.FromString,
     )
     try:
-        result: M = await call(request, timeout=seconds)
+        result: M = await call(request, timeout=seconds, metadata=tracing.metadata())
     except grpc.aio.AioRpcError as error:
         raise from_rpc_error(error) from None
     return result

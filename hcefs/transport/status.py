@@ -1,8 +1,8 @@
 """The one table between :mod:`hcefs.errors` and gRPC status codes, both ways.
 
 An error travels as a status code, a message and trailing metadata
-(``hcefs-kind``, ``hcefs-reason``, ``hcefs-retry-after-ms``; ASCII).  The metadata
-decides; the code is what clients of other languages see, and what this side
+(``hcefs-kind``, ``hcefs-reason``, ``hcefs-retry-after-ms``, ``hcefs-request-id``; ASCII).
+The metadata decides; the code is what clients of other languages see, and what this side
 falls back to when gRPC itself failed.
 
 Invariants:
@@ -40,6 +40,7 @@ from hcefs.errors import (
     Unauthenticated,
     Unavailable,
 )
+from hcefs.tracing import REQUEST_KEY
 
 _logger = logging.getLogger(__name__)
 
@@ -99,6 +100,7 @@ _PLAIN: Final[Mapping[grpc.StatusCode, tuple[type[HcefsError], str, str]]] = {
 
 _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _SLUG_CHARACTERS_MAX = 64
+_REQUEST = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Status:
 def to_status(error: BaseException, *, request_id: bytes = b"") -> Status:
     """How an error travels; anything that is not ours becomes ``internal``, without its text.
 
-    ``request_id`` lets the caller of an internal failure point at the log.
+    ``request_id`` lets the caller point at the lines of the request in the nodes' logs.
     """
     if isinstance(error, TimeoutError):
         error = Unavailable("the deadline of the request passed; retry", reason="deadline")
@@ -127,6 +129,8 @@ def to_status(error: BaseException, *, request_id: bytes = b"") -> Status:
     if cls is Conflict and (reason == "exists" or reason.endswith("-exists")):
         code = grpc.StatusCode.ALREADY_EXISTS
     metadata = [(KIND_KEY, cls.kind), (REASON_KEY, reason)]
+    if request_id and any(request_id):
+        metadata.append((REQUEST_KEY, request_id.hex()))
     if isinstance(error, Exhausted):
         metadata.append((RETRY_AFTER_KEY, str(_bounded_delay(error.retry_after_ms))))
     return Status(code, _printable(error.message), tuple(metadata))
@@ -163,6 +167,14 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> HcefsError:
     code = error.code()
     details = _printable(error.details() or "")
     metadata = _text_metadata(error.trailing_metadata())
+    failure = _failure(code, details, metadata)
+    request = metadata.get(REQUEST_KEY, "")
+    if _REQUEST.fullmatch(request):
+        failure.request = request
+    return failure
+
+
+def _failure(code: grpc.StatusCode, details: str, metadata: Mapping[str, str]) -> HcefsError:
     cls = KINDS.get(metadata.get(KIND_KEY, ""))
     if cls is not None:
         reason = _slug(metadata.get(REASON_KEY, ""))

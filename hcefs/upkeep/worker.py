@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
+from hcefs import tracing
 from hcefs.errors import HcefsError
 from hcefs.runtime import Runtime, is_cancelled
 
@@ -73,8 +74,10 @@ class Runner:
 
     async def _run(self, worker: Worker) -> None:
         while True:
+            unit = tracing.begun(self._runtime)
             try:
-                progress = await worker.work()
+                with tracing.span(f"upkeep {worker.name}", "internal"):
+                    progress = await worker.work()
             except HcefsError as error:
                 log.warning("upkeep %s: %s (%s)", worker.name, error.kind, error.reason)
                 await self._runtime.sleep(ERROR_SECONDS)
@@ -89,6 +92,8 @@ class Runner:
                 log.error("upkeep %s failed: %s", worker.name, type(error).__name__)
                 await self._runtime.sleep(ERROR_SECONDS)
                 continue
+            finally:
+                tracing.ended(unit)
             await self._runtime.sleep(0.0 if progress is Progress.BUSY else worker.idle_seconds)
 
     async def stop(self) -> None:

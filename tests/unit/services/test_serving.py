@@ -10,12 +10,13 @@ from typing import Any
 import grpc
 import pytest
 
+from hcefs import tracing
 from hcefs.errors import Denied, Exhausted, HcefsError, Invalid, Unauthenticated
 from hcefs.ids import RequestId
 from hcefs.metrics import Metrics
 from hcefs.runtime import SystemRuntime
 from hcefs.services.messages import decoded
-from hcefs.services.serving import CURRENT, served, streamed
+from hcefs.services.serving import served, streamed
 from hcefs.transport.limit import Gate
 from hcefs.wire.v1 import blob_pb2
 
@@ -32,6 +33,9 @@ class Context:
     def __init__(self) -> None:
         self.ended: tuple[grpc.StatusCode, str, dict[str, str]] | None = None
         self.written: list[bytes] = []
+
+    def invocation_metadata(self) -> tuple[Any, ...]:
+        return ()
 
     async def abort(self, code: grpc.StatusCode, details: str, metadata: Any) -> None:
         self.ended = (code, details, dict(metadata))
@@ -52,7 +56,7 @@ class Service:
 
     @served("stat")
     async def one(self, request: Any, context: Any) -> bytes:
-        CURRENT.set(RequestId(b"r" * 16))
+        tracing.serves(RequestId(b"r" * 16))
         if isinstance(request, BaseException):
             raise request
         if isinstance(request, asyncio.Event):
@@ -61,7 +65,7 @@ class Service:
 
     @streamed("list")
     async def many(self, request: Any, context: Any) -> AsyncIterator[bytes]:
-        CURRENT.set(RequestId(b"r" * 16))
+        tracing.serves(RequestId(b"r" * 16))
         try:
             yield b"first"
             if isinstance(request, BaseException):
