@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: venv demo test test-long alerts crash chaos sim slices mutations check lint types contracts proto proto-check vectors lock clean
+.PHONY: venv demo test test-long alerts crash chaos sim docs-run deploy-check slices mutations check lint types contracts proto proto-check vectors lock clean
 
 venv: .venv/.installed
 
@@ -61,6 +61,18 @@ sim: venv
 # cluster that is scraped, hurt and mended.
 alerts: venv
 	$(BIN)/pytest -q -m "long or not long" tests/unit/deploy tests/cluster/test_prometheus.py
+
+# The commands of README.md, docs/operations and docs/api, executed as they stand there; needs curl,
+# grpcurl and go.  DOCS_PATIENCE=3 multiplies the limits of time.
+docs-run: venv
+	$(BIN)/pytest -v -m "long or not long" tests/docs_run
+
+# All of deploy/ that can be checked on one machine; needs systemd-analyze and promtool, and says
+# what to install where one is missing.
+deploy-check: venv
+	$(BIN)/python deploy/grafana/generate.py --check
+	$(BIN)/python deploy/prometheus/tests/generate.py --check
+	$(BIN)/pytest -q -m "(long or not long) and not cluster" tests/deploy tests/unit/deploy
 
 # Bugs planted on purpose: each must be caught.
 mutations: venv
