@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: venv demo test test-long alerts crash chaos sim slices mutations check lint types contracts proto proto-check vectors lock clean
+.PHONY: venv demo test test-long alerts certificates crash chaos sim slices mutations check lint types contracts proto proto-check vectors lock clean
 
 venv: .venv/.installed
 
@@ -53,6 +53,10 @@ sim: venv
 # cluster that is scraped, hurt and mended.
 alerts: venv
 	$(BIN)/pytest -q -m "long or not long" tests/unit/deploy tests/cluster/test_prometheus.py
+
+# A real cluster under load whose certificates are renewed and whose authority is exchanged.
+certificates: venv
+	$(BIN)/pytest -q -s -m long tests/cluster/test_certificates.py
 
 # Bugs planted on purpose: each must be caught.
 mutations: venv
