@@ -120,8 +120,7 @@ def check_identity(
     if pin is not None and spki_hash(identity.certificate) != pin:
         raise Invalid(
             "the new certificate is for another key than the ledger names for this node: renew "
-            "it under the same key (`hcefs node renew`), or change the node's keys on the ledger "
-            "(`hcefs keys rotate --tls`)",
+            "it under the same key (`hcefs node renew`), and put the old key back",
             reason="wrong-key",
         )
 

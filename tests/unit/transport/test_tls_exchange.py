@@ -11,10 +11,9 @@ from typing import Any
 import grpc
 import pytest
 
-from hcefs.errors import Unavailable
+from hcefs.errors import Invalid, Unavailable
 from hcefs.ids import AccountId
 from hcefs.runtime import SystemRuntime
-from hcefs.transport import tls
 from hcefs.transport.dial import LOOK_SECONDS, FileDialer, TlsDialer
 from hcefs.transport.pinned_channels import Channels
 from hcefs.transport.retired import RetiredChannels, ServerChannels
@@ -293,7 +292,7 @@ async def test_a_node_shows_its_new_certificate_to_its_peers(runtime: SystemRunt
 
 
 def test_credentials_are_of_one_set() -> None:
-    with pytest.raises(tls.Invalid):
+    with pytest.raises(Invalid):
         serving_credentials(CurrentIdentity(Identity(OLD[0], LEAF[0], ME[1])), mutual=True)
-    with pytest.raises(tls.Invalid):
+    with pytest.raises(Invalid):
         serving_credentials(CurrentIdentity(Identity(b"", *LEAF)), mutual=True)
