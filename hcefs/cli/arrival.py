@@ -51,12 +51,10 @@ async def all_have(
         if runtime.monotonic() >= end:
             break
         await runtime.sleep(POLL_SECONDS)
-    lines = [f"{each.name}: {missing[each.name]}; {_advice(each, copied)}" for each in waiting]
+    named = [f"{each.name} ({missing[each.name]}; {_advice(each, copied)})" for each in waiting]
     raise Unavailable(
-        f"not everywhere yet ({len(waiting)} of {len(asked)} missing).\n  "
-        + "\n  ".join(lines)
-        + f"\nThen run `{again}` again; a process that is gone for good is left out with "
-        "--without NAME",
+        f"not everywhere yet, {len(waiting)} of {len(asked)} missing: {', '.join(named)}. Then run "
+        f"`{again}` again; a process that is gone for good is left out with --without NAME",
         reason="not-everywhere",
     )
 

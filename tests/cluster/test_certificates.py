@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 
 import pytest
@@ -130,5 +131,5 @@ async def test_who_is_missing_is_named(fresh_cluster: MakeCluster) -> None:
 
 
 def _named(output: str) -> list[str]:
-    lines = [line.strip() for line in output.splitlines() if line.startswith("  ")]
-    return [line.split(":")[0] for line in lines]
+    """Who is missing, as the error says."""
+    return re.findall(r"(ledger|node-\d+) \(", output)
