@@ -121,6 +121,8 @@ class Channels:
             known = self._channels.get(account)
             if known is not lost:
                 return (known or lost).channel
+            if not lost.connected:
+                return lost.channel  # another call has just tried
             lost.connected = False
             try:
                 async with self._runtime.timeout(CONNECT_SECONDS):
