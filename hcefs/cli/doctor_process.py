@@ -61,7 +61,7 @@ def process_findings(path: Path, runtime: Runtime) -> list[Finding]:
         ok("configuration", where, "a ledger" if isinstance(config, LedgerConfig) else "a node"),
         *_genesis(config, where),
         *certificates(config, where, runtime.now_ms()),
-        *(_used(config, where, runtime) if runs else ()),
+        *(used_certificate(config, where, runtime) if runs else ()),
         *_modes(config, where),
         *_ports(config, where, runs=runs),
         *disk_findings(
@@ -137,7 +137,7 @@ def certificates(config: Config, where: str, now_ms: int) -> Iterator[Finding]:
             yield ok("certificates", where, what)
 
 
-def _used(config: Config, where: str, runtime: Runtime) -> Iterator[Finding]:
+def used_certificate(config: Config, where: str, runtime: Runtime) -> Iterator[Finding]:
     """Whether the process shows the certificate that its file holds."""
     host, port = _split(config.client_address)
     host = WILDCARDS.get(host, host)
