@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: venv demo test test-long alerts crash chaos sim docs-run deploy-check slices mutations check lint types contracts proto proto-check vectors lock clean
+.PHONY: venv demo test test-long alerts crash chaos sim docs-run deploy-check slices mutations check lint types contracts proto proto-check vectors lock clean certificates
 
 venv: .venv/.installed
 
@@ -73,6 +73,10 @@ deploy-check: venv
 	$(BIN)/python deploy/grafana/generate.py --check
 	$(BIN)/python deploy/prometheus/tests/generate.py --check
 	$(BIN)/pytest -q -m "(long or not long) and not cluster" tests/deploy tests/unit/deploy
+
+# A real cluster under load whose certificates are renewed and whose authority is exchanged.
+certificates: venv
+	$(BIN)/pytest -q -s -m long tests/cluster/test_certificates.py
 
 # Bugs planted on purpose: each must be caught.
 mutations: venv

@@ -305,6 +305,11 @@ FAMILIES: Final[tuple[Family, ...]] = (
         "When the TLS certificate in use expires: own, or authority; seconds since 1970.",
         "certificate",
     ),
+    _gauge(
+        "tls_files_refused",
+        "1 while the TLS files of the configuration are not used, because they are wrong.",
+    ),
+    _counter("tls_files_changes_total", "Sets of TLS files taken into use since the start."),
     _gauge("erasure_kernel_info", "1 for the erasure kernel in use.", "kernel"),
     _gauge("build_info", "1 for the version of the software.", "version"),
 )

@@ -12,6 +12,7 @@ Not guaranteed: that somebody outside can reach a port, or that a disk keeps its
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -30,6 +31,8 @@ from hcefs.errors import HcefsError, Invalid
 from hcefs.ledger.genesis import Genesis
 from hcefs.runtime import Runtime
 from hcefs.transport.tls import check_pair, is_issued_by, validity
+from hcefs.transport.tls_identity import authorities, fingerprint
+from hcefs.transport.tls_probe import shown_certificate
 
 DAY_MS = 86_400_000
 EXPIRY_WARNING_MS = 30 * DAY_MS
@@ -37,7 +40,7 @@ EXPIRY_PROBLEM_MS = 7 * DAY_MS
 SOCKET_SECONDS = 2.0
 PAGE_BYTES_MAX = 1 << 20
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound
-RENEW = "have the operators issue a new one, and copy tls.crt and tls.key to this machine"
+RENEW = "have the operators run `hcefs ca renew`, and copy tls.crt and ca.crt to this machine"
 
 _WRITER_KEY = re.compile(r"^\s*writer_key\s*=", re.MULTILINE)
 
@@ -58,6 +61,7 @@ def process_findings(path: Path, runtime: Runtime) -> list[Finding]:
         ok("configuration", where, "a ledger" if isinstance(config, LedgerConfig) else "a node"),
         *_genesis(config, where),
         *certificates(config, where, runtime.now_ms()),
+        *(used_certificate(config, where, runtime) if runs else ()),
         *_modes(config, where),
         *_ports(config, where, runs=runs),
         *disk_findings(
@@ -106,7 +110,11 @@ def certificates(config: Config, where: str, now_ms: int) -> Iterator[Finding]:
         leaf, authority = tls.certificate.read_bytes(), tls.authority.read_bytes()
         check_pair(leaf, tls.key.read_bytes())
         issued = is_issued_by(leaf, authority)
-        ends = {"certificate": validity(leaf), "authority": validity(authority)}
+        ends = {
+            "certificate": validity(leaf),
+            # The one that ends first: it is there because somebody still needs it.
+            "authority": min(map(validity, authorities(authority)), key=lambda each: each.until_ms),
+        }
     except OSError as error:
         yield problem("certificates", where, f"{error.filename}: {error.strerror}", RENEW)
         return
@@ -127,6 +135,28 @@ def certificates(config: Config, where: str, now_ms: int) -> Iterator[Finding]:
             yield warning("certificates", where, what, RENEW)
         else:
             yield ok("certificates", where, what)
+
+
+def used_certificate(config: Config, where: str, runtime: Runtime) -> Iterator[Finding]:
+    """Whether the process shows the certificate that its file holds."""
+    host, port = _split(config.client_address)
+    host = WILDCARDS.get(host, host)
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        wanted = fingerprint(config.tls.certificate.read_bytes())
+        shown = fingerprint(asyncio.run(shown_certificate(runtime, address)))
+    except (OSError, HcefsError):
+        return  # said by the checks of the files and of the ports
+    if shown == wanted:
+        yield ok("certificates", where, "the process uses the certificate of its file")
+        return
+    yield problem(
+        "certificates",
+        where,
+        "the process uses another certificate than its file holds",
+        "it looks every 2 s: if this stays, its log says why it refuses the files, and "
+        "docs/operations/certificates.md what to do",
+    )
 
 
 # --- files ------------------------------------------------------------------------------

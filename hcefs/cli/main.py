@@ -17,6 +17,7 @@ from hcefs.cli import (
     ca,
     cap,
     certificate,
+    certificates,
     chaos,
     cluster,
     consent,
@@ -77,6 +78,7 @@ namings.register()
 app.add_typer(emergency.app, name="emergency")
 app.add_typer(evidence.app, name="evidence")
 members.register()
+certificates.register()
 app.add_typer(node.app, name="node")
 app.add_typer(layout.app, name="layout")
 layout.add_to(app)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hcefs.access.facts import AccountKind
+from hcefs.cli.authority import signing_pair
 from hcefs.cli.cluster_files import ClusterFolder, node_name
 from hcefs.cli.place import Place, load_place
 from hcefs.client.ledger import LedgerClient
@@ -51,9 +52,10 @@ def write_certificate(
     hosts: Sequence[str] = _NAMES,
 ) -> None:
     """A certificate of the cluster's authority, and its key, in a process's folder."""
+    authority, authority_key = signing_pair(layout)
     certificate, key = issue(
-        layout.authority.read_bytes(),
-        layout.authority_key.read_bytes(),
+        authority,
+        authority_key,
         name,
         hosts,
         now_ms=runtime.now_ms(),

@@ -25,13 +25,17 @@ from hcefs.crypto.accounts import AccountKeys
 from hcefs.errors import Invalid, Unavailable
 from hcefs.placement.cluster_map import ClusterMap
 from hcefs.runtime import Runtime, SystemRuntime
-from hcefs.transport.dial import AuthorityDialer, ServerDialer
+from hcefs.transport.dial import AuthorityDialer, FileDialer, ServerDialer
 from hcefs.transport.grpc_peers import CHANNEL_OPTIONS, Ending, send_failed
+from hcefs.transport.retired import ServerChannels
 from hcefs.transport.server_calls import answers, one_answer
 from hcefs.transport.status import from_rpc_error
 
 STALL_SECONDS = 60.0
 """A server that neither takes nor gives a message for so long counts as down."""
+
+CALL_SECONDS_MAX = 86_400.0
+"""The longest get or put: what is written must be on the ledger within a day."""
 
 _RECEIVE_BYTES_MAX = ClusterMap.MAX_BYTES + (1 << 20)
 """The largest answer is a cluster map."""
@@ -51,8 +55,7 @@ class Channels:
 
     def __init__(self, runtime: Runtime, dialer: ServerDialer) -> None:
         self._runtime = runtime
-        self._dialer = dialer
-        self._channels: dict[str, Any] = {}  # the stubs of grpc.aio know no raw messages
+        self._channels = ServerChannels(runtime, dialer, _OPTIONS, CALL_SECONDS_MAX)
         self._closed = False
 
     def get(self, address: str) -> Any:
@@ -63,11 +66,7 @@ class Channels:
         """
         if self._closed:
             raise Invalid("this client is closed: open another", reason="client-closed")
-        channel = self._channels.get(address)
-        if channel is None:
-            channel = self._dialer.to_server(address, _OPTIONS)
-            self._channels[address] = channel
-        return channel
+        return self._channels.get(address)
 
     async def unary(
         self, address: str, method: str, request: Message, answer: type[M], seconds: float
@@ -100,9 +99,7 @@ class Channels:
     async def close(self) -> None:
         """Close all channels; calls that run end as cancelled."""
         self._closed = True
-        channels, self._channels = list(self._channels.values()), {}
-        for channel in channels:
-            await channel.close()
+        await self._channels.close()
 
 
 class Upload:
@@ -193,6 +190,13 @@ class Recent(Generic[K, V]):
         self._known.pop(key, None)
 
 
+def dialer_of(runtime: Runtime, connection: Connection) -> ServerDialer:
+    """Opens channels by the authority of a connection, or by what its file holds by then."""
+    if connection.authority_file is None:
+        return AuthorityDialer(connection.authority)
+    return FileDialer(runtime, connection.authority, connection.authority_file)
+
+
 class Session:
     """What all parts of a client share: who it is, where to, and how high it has seen.
 
@@ -227,7 +231,7 @@ class Session:
         self._receiving_key = keys.receiving_key
         self._authorizer = Authorizer(connection.cluster, keys, self.runtime)
         self._channels = Channels(
-            self.runtime, dialer if dialer is not None else AuthorityDialer(connection.authority)
+            self.runtime, dialer if dialer is not None else dialer_of(self.runtime, connection)
         )
         self.account = self._authorizer.account
 

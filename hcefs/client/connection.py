@@ -28,15 +28,17 @@ _KEYS = frozenset({"cluster", "authority", "ledger", "nodes"})
 class Connection:
     """What a client needs to find a cluster.
 
-    ``authority`` is the PEM of the TLS authority.  ``ledger`` and ``nodes`` are
-    client ports as ``host:port``; ``nodes`` are preferred to those that only the
-    cluster map names.
+    ``authority`` is the PEM of the TLS authority, or a bundle of several while one
+    replaces another; ``authority_file``, where there is one, is looked at again by
+    clients that stay.  ``ledger`` and ``nodes`` are client ports as ``host:port``;
+    ``nodes`` are preferred to those that only the cluster map names.
     """
 
     cluster: ClusterId
     authority: bytes = field(repr=False)
     ledger: str
     nodes: tuple[str, ...] = ()
+    authority_file: Path | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for address in (self.ledger, *self.nodes):
@@ -67,6 +69,7 @@ def load_connection(path: Path) -> Connection:
             authority=_read(authority),
             ledger=_text(path, table, "ledger"),
             nodes=tuple(nodes),
+            authority_file=authority,
         )
     except Invalid as error:
         _refuse(path, error.message)

@@ -16,10 +16,12 @@ from hcefs.node.health import LoopBeat, ledger_pages
 from hcefs.node.ledger_node import CALLS_MAX, LedgerNode
 from hcefs.node.logs import configure
 from hcefs.node.process_gauges import certificate_gauges, disk_gauges
-from hcefs.node.servers import Port, load_genesis, load_identity, until_signal
+from hcefs.node.servers import Port, at_hangup, load_genesis, load_identity, until_signal
+from hcefs.node.tls_watch import TlsWatch
 from hcefs.node.trace_export import TraceExporter, exporter_of
 from hcefs.runtime import Runtime, SystemRuntime
 from hcefs.transport.dial import TlsDialer
+from hcefs.transport.tls_identity import CurrentIdentity
 
 HEALTH_SECONDS = 0.5
 log = logging.getLogger(__name__)
@@ -45,7 +47,7 @@ class LedgerProcess:
         self._traces: TraceExporter | None = None
         genesis = load_genesis(config.genesis)
         key = load_account(config.writer_key).signing_key
-        self._identity = identity = load_identity(config.tls)
+        self._identity = identity = CurrentIdentity(load_identity(config.tls))
         dialer = None if alone else TlsDialer(runtime, identity)
         if alone:
             log.warning("this ledger writes without asking any follower, as an operator said")
@@ -71,6 +73,7 @@ class LedgerProcess:
             mutual=True,
             streams=CALLS_MAX,
         )
+        self.tls_watch = TlsWatch(runtime, config.tls, identity, self.metrics)
 
     @property
     def log(self) -> LedgerLog:
@@ -104,6 +107,7 @@ class LedgerProcess:
             await port.set_serving(not self.node.unready())
             await port.start()
         self._health = self._runtime.spawn(self._watch(), name="health")
+        self.tls_watch.start()
 
     async def _watch(self) -> None:
         """Keep the health service in step with the page."""
@@ -131,6 +135,7 @@ class LedgerProcess:
             # First: whoever reads it reads from what is closed below.  It waits for those who
             # read, hence not in the event loop.
             await self._runtime.disk(self._page.close)
+        await self.tls_watch.stop()
         await asyncio.gather(self._clients.stop(), self._peers.stop())
         await self.node.stop()
         if self._traces is not None:
@@ -153,6 +158,7 @@ class LedgerProcess:
     async def run(self) -> None:
         """Serve until a signal."""
         try:
+            at_hangup(self.tls_watch.look_now)
             await self.start()
             print(f"ready ledger {self._config.client_address}", flush=True)
             await self._until_end()

@@ -11,7 +11,6 @@ repeat, so whoever submitted it does that, or looks at the replica first.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import grpc
 
@@ -21,8 +20,10 @@ from hcefs.ids import RecordId
 from hcefs.ledger.outcome import LeafResult
 from hcefs.ledger.rows import SubmitResult
 from hcefs.ledger.transactions import SignedTransaction
+from hcefs.runtime import Runtime
 from hcefs.transport.dial import ServerDialer
 from hcefs.transport.grpc_peers import CHANNEL_OPTIONS
+from hcefs.transport.retired import ServerChannels
 from hcefs.transport.status import from_rpc_error
 from hcefs.wire.v1 import ledger_pb2
 
@@ -33,10 +34,9 @@ SUBMIT_SECONDS = 15.0
 class LedgerSubmitter:
     """Submits to the writer at one address over one connection, made on first use."""
 
-    def __init__(self, address: str, dialer: ServerDialer) -> None:
+    def __init__(self, runtime: Runtime, address: str, dialer: ServerDialer) -> None:
         self._address = address
-        self._dialer = dialer
-        self._channel: Any = None
+        self._channels = ServerChannels(runtime, dialer, CHANNEL_OPTIONS, 2 * SUBMIT_SECONDS)
         self._closed = False
 
     async def submit(self, signed: SignedTransaction) -> SubmitResult:
@@ -48,9 +48,7 @@ class LedgerSubmitter:
         """
         if self._closed:
             raise Unavailable("this node is stopping", reason="stopping")
-        if self._channel is None:
-            self._channel = self._dialer.to_server(self._address, CHANNEL_OPTIONS)
-        call = self._channel.unary_unary(
+        call = self._channels.get(self._address).unary_unary(
             "/hcefs.v1.Ledger/Submit",
             request_serializer=ledger_pb2.SubmitRequest.SerializeToString,
             response_deserializer=ledger_pb2.SubmitResponse.FromString,
@@ -76,6 +74,4 @@ class LedgerSubmitter:
     async def close(self) -> None:
         """End the connection; a submission that is under way fails as ``Unavailable``."""
         self._closed = True
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.close(None)
+        await self._channels.close()

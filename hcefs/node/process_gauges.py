@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +22,8 @@ from hcefs.ledger.log import LedgerLog
 from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import ClusterMap, NodeState
 from hcefs.runtime import Runtime
-from hcefs.transport.tls import Identity, validity
+from hcefs.transport.tls import validity
+from hcefs.transport.tls_identity import CurrentIdentity, earliest_end_ms
 
 _DERIVED: Final = (__name__, "seats")
 
@@ -34,15 +35,28 @@ def clock_gauges(metrics: Metrics, genesis: Genesis, runtime: Runtime) -> None:
     metrics.set("ledger_lease_max_seconds", genesis.lease_ms / 1000)
 
 
-def certificate_gauges(metrics: Metrics, identity: Identity) -> None:
-    """Let a process show until when the certificates that it has loaded are valid.
+def certificate_gauges(metrics: Metrics, current: CurrentIdentity) -> None:
+    """Let a process show until when the certificates that it uses are valid.
+
+    Of a bundle of authorities, the one that ends first.
 
     Raises:
         Invalid: one of them is no certificate.
     """
-    for name, pem in (("own", identity.certificate), ("authority", identity.authority)):
-        expiry = validity(pem).until_ms / 1000
-        metrics.set("certificate_expiry_timestamp_seconds", expiry, certificate=name)
+    ends = lru_cache(maxsize=2)(_ends)
+
+    def shown(which: int) -> float:
+        identity = current.identity
+        return ends(identity.certificate, identity.authority)[which]
+
+    ends(current.identity.certificate, current.identity.authority)
+    for which, name in enumerate(("own", "authority")):
+        metrics.set("certificate_expiry_timestamp_seconds", partial(shown, which), certificate=name)
+
+
+def _ends(certificate: bytes, bundle: bytes) -> tuple[float, float]:
+    """When a certificate and the first of the authorities end: seconds since 1970."""
+    return validity(certificate).until_ms / 1000, earliest_end_ms(bundle) / 1000
 
 
 def disk_gauges(metrics: Metrics, folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from hcefs.config import TlsConfig
 from hcefs.errors import NotFound, Unavailable
 from hcefs.ledger.genesis import Genesis
 from hcefs.transport.grpc_peers import MESSAGE_BYTES_MAX
-from hcefs.transport.tls import Identity, server_credentials
+from hcefs.transport.tls import Identity
+from hcefs.transport.tls_identity import CurrentIdentity, current, serving_credentials
 
 CLIENT_MESSAGE_BYTES_MAX = (1 << 20) + (64 << 10)
 """One sealed segment and its framing; more is refused by gRPC before it is read."""
@@ -58,12 +59,16 @@ def load_genesis(path: Path) -> Genesis:
 
 
 class Port:
-    """One listening port with its services and the health service."""
+    """One listening port with its services and the health service.
+
+    Where it is given a :class:`CurrentIdentity`, each handshake uses the certificates of that
+    moment; connections that exist stay as they are.
+    """
 
     def __init__(
         self,
         address: str,
-        identity: Identity,
+        identity: Identity | CurrentIdentity,
         handlers: Sequence[Any],
         services: Sequence[str],
         *,
@@ -75,9 +80,7 @@ class Port:
         self._services = ("", *services)
         self._limit = MESSAGE_BYTES_MAX if mutual else CLIENT_MESSAGE_BYTES_MAX
         self._calls = streams * CONCURRENT_RPCS_FACTOR
-        self._credentials = server_credentials(
-            identity.certificate, identity.key, identity.authority, mutual=mutual
-        )
+        self._credentials = serving_credentials(current(identity), mutual=mutual)
         self.health = HealthServicer()
         self._server: grpc.aio.Server | None = None
 
@@ -120,6 +123,11 @@ class Port:
         await self.set_serving(False)
         if self._server is not None:
             await self._server.stop(GRACE_SECONDS)
+
+
+def at_hangup(look: Callable[[], None]) -> None:
+    """Call ``look`` at SIGHUP, which would end the process without it."""
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, look)
 
 
 async def until_signal() -> None:

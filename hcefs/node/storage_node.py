@@ -85,9 +85,10 @@ from hcefs.stripes.standby import Standby
 from hcefs.stripes.uploads import Uploads
 from hcefs.transport.dial import Dialer
 from hcefs.transport.grpc_packs import GrpcPackPeers
-from hcefs.transport.grpc_peers import Channels, GrpcPeers
+from hcefs.transport.grpc_peers import GrpcPeers
 from hcefs.transport.grpc_upkeep import GrpcUpkeepPeers
 from hcefs.transport.limit import ByteGate, Gate
+from hcefs.transport.pinned_channels import Channels
 from hcefs.upkeep.anchor import ReceiptAnchorer
 from hcefs.upkeep.bring_home import HomeBringer
 from hcefs.upkeep.collect import Collector
@@ -582,6 +583,11 @@ class StorageNode:
         if known is None or not known.active or not known.spki:
             raise Unavailable("that node is not active on the ledger", reason="unknown-node")
         return known.spki
+
+    def registered_spki(self) -> bytes:
+        """SHA-256 of the TLS key that the ledger names for this node; empty: it names none."""
+        known = self._log.account(self.account)
+        return known.spki if known is not None else b""
 
     def _lists(self, record: RecordId) -> bool:
         """Whether this node is a seat of a record's partition."""

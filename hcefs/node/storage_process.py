@@ -20,8 +20,9 @@ from hcefs.node.ledger_link import GrpcLedgerLink
 from hcefs.node.ledger_submit import LedgerSubmitter
 from hcefs.node.logs import configure
 from hcefs.node.process_gauges import certificate_gauges
-from hcefs.node.servers import Port, load_genesis, load_identity, until_signal
+from hcefs.node.servers import Port, at_hangup, load_genesis, load_identity, until_signal
 from hcefs.node.storage_node import PEER_CALLS_FACTOR, NodeParts, StorageNode
+from hcefs.node.tls_watch import TlsWatch
 from hcefs.node.trace_export import TraceExporter, exporter_of
 from hcefs.runtime import Runtime, SystemRuntime
 from hcefs.store.files import open_stores
@@ -30,9 +31,11 @@ from hcefs.store.interface import Stores
 from hcefs.store.receipt_log import ReceiptLog
 from hcefs.store.recovery import LEDGER, Restoring, opened_or_set_aside
 from hcefs.transport.dial import TlsDialer
-from hcefs.transport.grpc_peers import Channels, GrpcPeers
+from hcefs.transport.grpc_peers import GrpcPeers
 from hcefs.transport.limit import Gate
+from hcefs.transport.pinned_channels import Channels
 from hcefs.transport.tls import spki_hash
+from hcefs.transport.tls_identity import CurrentIdentity
 from hcefs.upkeep.watch import Watcher
 
 HEALTH_SECONDS = 0.5
@@ -52,7 +55,7 @@ class StorageProcess:
         self._health: asyncio.Task[None] | None = None
         self._traces: TraceExporter | None = None
         genesis = load_genesis(config.genesis)
-        self._identity = identity = load_identity(config.tls)
+        self._identity = identity = CurrentIdentity(load_identity(config.tls))
         dialer = TlsDialer(runtime, identity)
         keys = load_account(config.account)
         with contextlib.ExitStack() as undo:
@@ -85,7 +88,7 @@ class StorageProcess:
                     stores,
                     ledger_log,
                     GrpcLedgerLink(runtime, config.ledger_address, dialer),
-                    LedgerSubmitter(config.ledger_address, dialer),
+                    LedgerSubmitter(runtime, config.ledger_address, dialer),
                     dialer,
                     config.limits,
                     config.upkeep,
@@ -118,6 +121,9 @@ class StorageProcess:
             ["hcefs.v1.Shards", "hcefs.v1.Upkeep", "hcefs.v1.Snapshots"],
             mutual=True,
             streams=streams * PEER_CALLS_FACTOR,
+        )
+        self.tls_watch = TlsWatch(
+            runtime, config.tls, identity, self.metrics, self.node.registered_spki
         )
 
     @property
@@ -203,6 +209,7 @@ class StorageProcess:
             await port.set_serving(False)
             await port.start()
         self._health = self._runtime.spawn(self._watch(), name="health")
+        self.tls_watch.start()
 
     async def stop(self) -> None:
         """End what :meth:`start` began, and close the stores."""
@@ -212,6 +219,7 @@ class StorageProcess:
             # First: whoever reads it reads from what is closed below.  It waits for those who
             # read, hence not in the event loop.
             await self._runtime.disk(self._page.close)
+        await self.tls_watch.stop()
         await asyncio.gather(self._clients.stop(), self._peers.stop())
         await self.node.stop()
         if self._traces is not None:
@@ -220,6 +228,7 @@ class StorageProcess:
     async def run(self) -> None:
         """Serve until a signal."""
         try:
+            at_hangup(self.tls_watch.look_now)
             await self.start()
             print(f"ready node {self._config.client_address}", flush=True)
             await until_signal()

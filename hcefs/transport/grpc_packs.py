@@ -18,7 +18,6 @@ from hcefs.transport.framing import frame_field
 from hcefs.transport.grpc_peers import (
     MESSAGE_BYTES_MAX,
     UNARY_SECONDS,
-    Channels,
     Connect,
     connector,
     context_of,
@@ -41,6 +40,7 @@ from hcefs.transport.packs import (
     PackWanted,
 )
 from hcefs.transport.peers import Call, Heads, Piece
+from hcefs.transport.pinned_channels import Channels
 from hcefs.wire.v1 import shard_pb2
 
 PIECE_TAG = b"\x2a"

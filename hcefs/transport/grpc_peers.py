@@ -1,8 +1,7 @@
 """Shard holders over gRPC with mutual TLS.
 
-Owns the channels between nodes.  Each is pinned to the TLS key that the peer's
-account registered on the ledger, in addition to the CA: another node's valid
-certificate does not do.  Bulk messages are framed by hand
+The channels are pinned to the TLS keys that the peers' accounts registered on the
+ledger (:mod:`hcefs.transport.pinned_channels`).  Bulk messages are framed by hand
 (:mod:`hcefs.transport.framing`); any generated client can still talk to them.
 """
 
@@ -10,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -21,7 +20,6 @@ from hcefs.ids import AccountId
 from hcefs.integrity import crc32c_of
 from hcefs.placement.cluster_map import Node
 from hcefs.runtime import Runtime
-from hcefs.transport.dial import Dialer
 from hcefs.transport.framing import DataFrame, Frame, frame_pieces, parse
 from hcefs.transport.peers import (
     Call,
@@ -38,6 +36,9 @@ from hcefs.transport.peers import (
 )
 from hcefs.transport.status import from_rpc_error
 from hcefs.wire.v1 import blob_pb2, shard_pb2
+
+if TYPE_CHECKING:  # it needs what is here
+    from hcefs.transport.pinned_channels import Channels
 
 T = TypeVar("T")
 
@@ -119,89 +120,6 @@ def context_of(call: Call) -> shard_pb2.CallContext:
         profile=call.profile,
         stand_in=call.stand_in,
     )
-
-
-class Channels:
-    """One pinned channel a node, made on first use and remade when its key changes.
-
-    A channel that cannot connect is made anew in the background: the node may have
-    renewed its certificate under the same key, which the old channel refuses for ever.
-    """
-
-    def __init__(
-        self,
-        runtime: Runtime,
-        dialer: Dialer,
-        spki_of: Callable[[AccountId], bytes],
-        heads: Heads,
-    ) -> None:
-        self._runtime = runtime
-        self._dialer = dialer
-        self._spki_of = spki_of
-        self.heads = heads
-        self._channels: dict[AccountId, tuple[str, bytes, Any]] = {}
-        self._locks: dict[AccountId, asyncio.Lock] = {}
-        self._renewing: dict[AccountId, asyncio.Task[None]] = {}
-
-    async def get(self, account: AccountId, address: str) -> Any:
-        """The channel to a node.
-
-        Raises:
-            Unavailable: it cannot be reached.
-            Denied: its certificate is not the one on the ledger.
-        """
-        spki = self._spki_of(account)
-        known = self._channels.get(account)
-        if known is not None and known[:2] == (address, spki):
-            if known[2].get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
-                self._renew(account, known)
-            return known[2]
-        async with self._locks.setdefault(account, asyncio.Lock()):
-            known = self._channels.get(account)
-            if known is not None:
-                if known[:2] == (address, spki):
-                    return known[2]
-                await known[2].close(None)
-                del self._channels[account]
-            channel = await self._dialer.to_node(address, spki, CHANNEL_OPTIONS)
-            self._channels[account] = (address, spki, channel)
-            return channel
-
-    def _renew(self, account: AccountId, failing: tuple[str, bytes, Any]) -> None:
-        """Begin to pin a node's certificate anew; at most once at a time."""
-
-        async def renew() -> None:
-            address, spki, old = failing
-            try:
-                channel = await self._dialer.to_node(address, spki, CHANNEL_OPTIONS)
-            except HcefsError:
-                return  # it is still down, or another: the call that asked says so
-            finally:
-                del self._renewing[account]
-            state = old.get_state()
-            if self._channels.get(account) == failing and (
-                state is not grpc.ChannelConnectivity.READY
-            ):
-                self._channels[account] = (address, spki, channel)
-                await old.close(None)
-            else:
-                await channel.close(None)
-
-        if account not in self._renewing:
-            self._renewing[account] = self._runtime.spawn(renew(), name="pin-again")
-
-    async def drop(self, account: AccountId) -> None:
-        """Forget a channel, so that the next call connects anew."""
-        known = self._channels.pop(account, None)
-        if known is not None:
-            await known[2].close(None)
-
-    async def close(self) -> None:
-        """Close all channels."""
-        for task in list(self._renewing.values()):
-            task.cancel()
-        for account in list(self._channels):
-            await self.drop(account)
 
 
 Connect = Callable[[], Awaitable[Any]]

@@ -12,7 +12,6 @@ from hcefs.placement.cluster_map import Node
 from hcefs.runtime import Runtime, is_cancelled
 from hcefs.transport.grpc_peers import (
     STREAM_SECONDS,
-    Channels,
     Connect,
     Download,
     connector,
@@ -21,6 +20,7 @@ from hcefs.transport.grpc_peers import (
 )
 from hcefs.transport.pack_messages import pack_group, pack_group_message
 from hcefs.transport.peers import Heads, ShardDownload
+from hcefs.transport.pinned_channels import Channels
 from hcefs.transport.upkeep import (
     BlobRows,
     LayoutStep,

@@ -12,9 +12,11 @@ Pinning: gRPC for Python cannot compare an SPKI hash.  So a handshake of our own
 (TLS 1.3, authority verified) fetches the peer's leaf certificate, its SPKI is
 compared, and then exactly that leaf becomes the *only* root of the channel:
 BoringSSL accepts a leaf that is itself a trust anchor (partial chains) and
-refuses every other certificate, also of the same authority.  A peer that renews
-its certificate under the same key must be pinned anew: the channel then fails
-with ``wrong-certificate``.
+refuses every other certificate, also of the same authority.  A peer that has renewed
+its certificate under the same key is pinned anew when its connection has ended
+(:mod:`hcefs.transport.pinned_channels`).
+
+An authority may be a bundle of several certificates, while one replaces another.
 
 Not guaranteed: key pairs and serial numbers are drawn by OpenSSL, and validity
 is judged by the TLS libraries with the machine's clock; neither comes from the
@@ -129,6 +131,52 @@ def issue(
         Invalid: unusable name or hosts, or an authority that is unreadable, is
             not one, or does not fit its key.
     """
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = _certify(
+        authority_pem,
+        authority_key_pem,
+        _name(name),
+        _alternative_names(hosts),
+        key.public_key(),
+        now_ms,
+    )
+    return certificate, _key_pem(key)
+
+
+def renew(
+    authority_pem: bytes,
+    authority_key_pem: bytes,
+    certificate_pem: bytes,
+    *,
+    now_ms: int | None = None,
+) -> bytes:
+    """Issue a certificate for the same key, name and hosts as another, valid from now on.
+
+    The other one says whose key it is; who signed it does not matter.
+
+    Raises:
+        Invalid: an unusable certificate, or an authority as for :func:`issue`.
+    """
+    known = _load(certificate_pem)
+    hosts = validity(certificate_pem).hosts
+    key = known.public_key()
+    if not isinstance(key, (ec.EllipticCurvePublicKey, rsa.RSAPublicKey)):
+        raise Invalid(
+            "the certificate is for neither an elliptic-curve nor an RSA key", reason="bad-key"
+        )
+    return _certify(
+        authority_pem, authority_key_pem, known.subject, _alternative_names(hosts), key, now_ms
+    )
+
+
+def _certify(
+    authority_pem: bytes,
+    authority_key_pem: bytes,
+    subject: x509.Name,
+    names: list[x509.GeneralName],
+    key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey,
+    now_ms: int | None,
+) -> bytes:
     issuer = _load(authority_pem)
     issuer_key = _load_key(authority_key_pem)
     if _spki(issuer) != _public_der(issuer_key):
@@ -149,7 +197,6 @@ def issue(
             "the certificate is not an authority's: it may not issue others",
             reason="bad-authority",
         )
-    names = _alternative_names(hosts)
     start = _start(now_ms)
     end = min(start + datetime.timedelta(days=LEAF_DAYS), issuer.not_valid_after_utc)
     if end <= start:
@@ -157,12 +204,11 @@ def issue(
             "the authority has expired: create a new one and distribute it first",
             reason="bad-authority",
         )
-    key = ec.generate_private_key(ec.SECP256R1())
     certificate = (
         x509.CertificateBuilder()
-        .subject_name(_name(name))
+        .subject_name(subject)
         .issuer_name(issuer.subject)
-        .public_key(key.public_key())
+        .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(max(start, issuer.not_valid_before_utc))
         .not_valid_after(end)
@@ -175,14 +221,14 @@ def issue(
             critical=False,
         )
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_identifier),
             critical=False,
         )
         .sign(issuer_key, hashes.SHA256())
     )
-    return certificate.public_bytes(serialization.Encoding.PEM), _key_pem(key)
+    return certificate.public_bytes(serialization.Encoding.PEM)
 
 
 def spki_hash(certificate: bytes) -> bytes:
@@ -223,16 +269,19 @@ def validity(certificate: bytes) -> Validity:
 
 
 def is_issued_by(certificate: bytes, authority: bytes) -> bool:
-    """Whether the authority signed a certificate; says nothing about its validity.
+    """Whether an authority of the file signed a certificate; says nothing about its validity.
 
     Raises:
         Invalid: one of the two is not a certificate.
     """
-    try:
-        _load(certificate).verify_directly_issued_by(_load(authority))
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
+    _load(authority)
+    is_bundle = b"-----BEGIN" in authority
+    issuers = x509.load_pem_x509_certificates(authority) if is_bundle else [_load(authority)]
+    for issuer in issuers:
+        with contextlib.suppress(ValueError, TypeError, InvalidSignature):
+            _load(certificate).verify_directly_issued_by(issuer)
+            return True
+    return False
 
 
 # --- gRPC credentials --------------------------------------------------------
@@ -304,9 +353,9 @@ async def pinned_credentials(
             the registered one (``wrong-certificate``).
         Invalid: the address is not ``host:port``, or the identity is unusable.
     """
-    host, port = _split_address(address)
+    host, port = split_address(address)
     check_pair(identity.certificate, identity.key)
-    context = await runtime.disk(_client_context, identity)
+    context = await runtime.disk(client_context, identity)
     der = await _fetch_leaf(runtime, host, port, context)
     leaf = _load(der)
     if hashlib.sha256(_spki(leaf)).digest() != expected_spki:
@@ -374,7 +423,12 @@ async def _fetch_leaf(runtime: Runtime, host: str, port: int, context: ssl.SSLCo
     return bytes(der)
 
 
-def _client_context(identity: Identity) -> ssl.SSLContext:
+def client_context(identity: Identity) -> ssl.SSLContext:
+    """TLS 1.3 for a handshake of our own, with both certificates; no host name is compared.
+
+    Raises:
+        Invalid: the authority is no certificate.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
@@ -409,7 +463,12 @@ def _memory_file(data: bytes) -> Iterator[str]:
         yield temporary.name
 
 
-def _split_address(address: str) -> tuple[str, int]:
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of ``host:port``.
+
+    Raises:
+        Invalid: it is not that.
+    """
     host, _, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else 0

@@ -309,7 +309,7 @@ async def test_only_authors_pay_for_a_transaction(rig: Rig) -> None:
         await rig.refused(submit(forged), "unauthenticated", "bad-signature")
         # Nodes are not bounded: they carry what is everybody's.
         submitter = LedgerSubmitter(
-            rig.ledger_peer_address, TlsDialer(rig.runtime, rig.nodes[0].identity)
+            rig.runtime, rig.ledger_peer_address, TlsDialer(rig.runtime, rig.nodes[0].identity)
         )
         try:
             for _ in range(3):

@@ -32,7 +32,7 @@ def dialer(rig: Rig, number: int) -> TlsDialer:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def submitter(rig: Rig) -> AsyncIterator[LedgerSubmitter]:
-    made = LedgerSubmitter(rig.ledger_peer_address, dialer(rig, 0))
+    made = LedgerSubmitter(rig.runtime, rig.ledger_peer_address, dialer(rig, 0))
     yield made
     await made.close()
 
@@ -71,7 +71,7 @@ async def test_a_refusal_keeps_its_type(rig: Rig, submitter: LedgerSubmitter) ->
 
 
 async def test_where_nobody_serves_the_caller_may_try_again(rig: Rig) -> None:
-    lost = LedgerSubmitter(f"127.0.0.1:{free_port()}", dialer(rig, 0))
+    lost = LedgerSubmitter(rig.runtime, f"127.0.0.1:{free_port()}", dialer(rig, 0))
     with pytest.raises(Unavailable) as caught:
         await lost.submit(report(rig, rig.nodes[0], 1))
     assert caught.value.retryable
@@ -79,7 +79,7 @@ async def test_where_nobody_serves_the_caller_may_try_again(rig: Rig) -> None:
 
 
 async def test_a_submitter_that_closes_ends_what_is_under_way(rig: Rig) -> None:
-    made = LedgerSubmitter(rig.ledger_peer_address, dialer(rig, 2))
+    made = LedgerSubmitter(rig.runtime, rig.ledger_peer_address, dialer(rig, 2))
     task = asyncio.ensure_future(made.submit(report(rig, rig.nodes[2], 1)))
     await asyncio.sleep(0)
     await made.close()

@@ -53,6 +53,7 @@ HEALTHY: dict[str, str] = {
     "hcefs_busy_total{limit=put}": "0+6",
     "hcefs_certificate_expiry_timestamp_seconds{certificate=own}": "40000000+0",
     "hcefs_certificate_expiry_timestamp_seconds{certificate=authority}": "300000000+0",
+    "hcefs_tls_files_refused": "0+0",
     "hcefs_unreachable_nodes": "0+0",
     "hcefs_automatic_out_blocked": "0+0",
     "hcefs_cluster_map_warnings": "0+0",
@@ -83,6 +84,7 @@ LEDGER = (
     "hcefs_clock_timestamp_seconds",
     "hcefs_clock_skew_max_seconds",
     "hcefs_ledger_term",
+    "hcefs_tls_files_refused",
     "hcefs_disk_free_bytes",
     "hcefs_disk_reserve_bytes",
     "hcefs_disk_total_bytes",
@@ -205,6 +207,12 @@ CASES = (
         ("CertificateExpires", "CertificateExpiresNow"),
         {EXPIRY % "authority": "90000+0"},
         90,
+    ),
+    Case(
+        "new TLS files are wrong",
+        ("CertificateRefused",),
+        {"hcefs_tls_files_refused": "1+0"},
+        where=("n1", "ledger"),
     ),
     Case("a clock is ahead", ("ClockSkew",), {"hcefs_clock_timestamp_seconds": "4+60"}),
     Case(

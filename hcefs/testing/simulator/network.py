@@ -114,6 +114,8 @@ class Network:
 class SimDialer:
     """Opens channels for one life; see :class:`hcefs.transport.dial.Dialer`."""
 
+    version = 0
+
     def __init__(self, network: Network, life: Life, certificate: bytes | None) -> None:
         self._network = network
         self._life = life

@@ -338,7 +338,7 @@ class World:
                 open_stores(DATA, reserve_bytes=LIMITS.reserve_mib << 20, drive=drive),
                 log,
                 GrpcLedgerLink(life.runtime, self.ledger.peer_address, dialer),
-                LedgerSubmitter(self.ledger.peer_address, dialer),
+                LedgerSubmitter(life.runtime, self.ledger.peer_address, dialer),
                 dialer,
                 LIMITS,
                 UPKEEP,
