@@ -11,6 +11,7 @@ from hcefs import __version__
 from hcefs.cli import (
     account,
     audit,
+    backup,
     bench,
     blob,
     ca,
@@ -37,6 +38,7 @@ from hcefs.cli import (
     record,
     repair,
     request,
+    restore,
     scrub,
     sim,
     verify,
@@ -79,6 +81,8 @@ verify.add_to(app)
 certificate.add_to(app)
 erasure.add_to(app)
 scrub.add_to(app)
+app.add_typer(backup.app, name="backup")
+restore.add_to(app)
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(audit.app, name="audit")
 app.add_typer(bench.app, name="bench")
