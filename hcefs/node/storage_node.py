@@ -365,7 +365,7 @@ class StorageNode:
             lambda giver, profile, shards: self.repairs.listener.take(giver, profile, shards),
             bringer,
             tally,
-            lambda: self.care.is_restoring(),
+            lambda: self.care.is_mute(),
         )
         self._submitter = parts.submitter
         self._signer = (keys.account, keys.key_version, keys.signing_key)

@@ -25,7 +25,7 @@ from hcefs.errors import Conflict, Invalid
 from hcefs.store.disk import disk_errors
 from hcefs.store.interface import KeyTable, RowStore, Stores, Table
 from hcefs.store.keys import RocksKeyStore
-from hcefs.store.recovery import KEYS, ROWS, Restoring
+from hcefs.store.recovery import BACKUP, KEYS, ROWS, Restoring
 from hcefs.store.rows import RocksRowStore
 
 ROW_TABLES = (
@@ -188,7 +188,7 @@ class RestoredRows:
         """
         self._keys.close()
         self._rows.close()
-        Restoring(self._data).add(ROWS)
+        Restoring(self._data).add(BACKUP)
         with disk_errors("putting restored databases in place"):
             # The keys first: rows without keys would have all shards adopted anew.
             for name in (KEYS, ROWS):
