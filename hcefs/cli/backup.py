@@ -47,6 +47,14 @@ FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The backup."
 
 FILE_BYTES_MAX = 1 << 20
 
+METRICS = {
+    "hcefs_backup_last_success_timestamp_seconds": "When the last backup ended well.",
+    "hcefs_backup_bytes": "Size of the last backup.",
+    "hcefs_backup_duration_seconds": "How long the last backup took.",
+    "hcefs_backup_missing_nodes": "Nodes that the last backup was taken without.",
+}
+"""What --metrics-file writes: gauges, for the textfile collector of node_exporter."""
+
 
 @app.callback()
 @verb
@@ -239,16 +247,14 @@ def _operators_here(layout: ClusterFolder, name: str = "") -> list[AccountKeys]:
 
 def _write_metrics(path: Path, data: dict[str, Any]) -> None:
     """A file for node_exporter's textfile collector, whole or not at all."""
-    rows = [
-        ("hcefs_backup_last_success_timestamp_seconds", "When the last backup ended well.",
-         (data["time_ms"] + data["seconds"] * 1000) / 1000),
-        ("hcefs_backup_bytes", "Size of the last backup.", data["bytes"]),
-        ("hcefs_backup_duration_seconds", "How long the last backup took.", data["seconds"]),
-        ("hcefs_backup_missing_nodes", "Nodes that the last backup was taken without.",
-         len(data["missing"])),
-    ]  # fmt: skip
+    values = (
+        (data["time_ms"] + data["seconds"] * 1000) / 1000,
+        data["bytes"],
+        data["seconds"],
+        len(data["missing"]),
+    )
     lines = []
-    for name, text, value in rows:
+    for (name, text), value in zip(METRICS.items(), values, strict=True):
         lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge", f"{name} {value}"]
     replace_file(path, ("\n".join(lines) + "\n").encode())
 

@@ -153,7 +153,8 @@ def apply(
 async def _tidy(
     layout: ClusterFolder, successor: ClusterMap, staged: Stage, *, quiet: bool
 ) -> list[str]:
-    """Stop the processes of nodes that have left, and set their folders aside."""
+    """Stop the processes of nodes that have left, set their folders aside, and name the others
+    in the connection file."""
     gone = []
     for change in staged.changes:
         node = successor.node(change.node_id)
@@ -167,9 +168,11 @@ async def _tidy(
         Processes(layout).stop([name])
         shutil.move(layout.node(number), layout.node(number).with_name(f"{number}.removed"))
         gone.append(name)
-    if gone:
-        connection = layout.load_connection()
-        left = [node.address for node in successor.nodes if node.state is not NodeState.REMOVED]
+    # Where clients begin, and whom `hcefs ledger recover` asks: those that the map has now.
+    connection = layout.load_connection()
+    over = (NodeState.REMOVED, NodeState.OUT)
+    left = [node.address for node in successor.nodes if node.state not in over]
+    if set(left) != set(connection.nodes):
         layout.save_connection(connection.cluster, connection.ledger, left)
     return gone
 
