@@ -101,6 +101,7 @@ async def test_all_nodes_lose_their_databases(
     first = await hospital.put(cluster.record, large, grant=grant)
     packed = await hospital.put(cluster.record, small, grant=grant)
     doomed, rights = await cluster.open_record(patient)
+    await patient.set_retention(doomed, 1, "DE")
     await hospital.put(doomed, some_bytes(300_000, 3), grant=rights["hospital"])
     await cluster.level()
 
@@ -113,7 +114,6 @@ async def test_all_nodes_lose_their_databases(
     assert checked["height"] == taken["height"]
 
     # After the backup: one record ends, and something is put.
-    await patient.set_retention(doomed, 1, "DE")
     await patient.erase(doomed)
     certificate = await patient.erasure_certificate(doomed, wait_seconds=PATIENCE_SECONDS)
     assert len(certificate.statements) == NODES

@@ -22,7 +22,7 @@ def test_the_code_still_writes_the_frozen_bytes() -> None:
 def test_entries(kind: str) -> None:
     data = bytes.fromhex(FROZEN["entries"][kind])
     entry = decode_entry(data)
-    assert entry.KIND == kind
+    assert kind == entry.KIND
     assert entry.encode() == data
 
 
