@@ -24,7 +24,12 @@ from tests.cluster.conftest import MakeCluster, OpenClient
 from tests.cluster.live import NODES, LiveCluster, some_bytes, until
 from tests.cluster.test_operator_verbs import Shell
 
-pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.xdist_group("cluster")]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.long,
+    pytest.mark.timeout(1800),
+    pytest.mark.xdist_group("cluster"),
+]
 
 PATIENCE_SECONDS = 300.0
 """A drill waits for conditions, on a busy machine for long; on an idle one for little."""
