@@ -263,8 +263,9 @@ CASES = (
     Case(
         "no backup",
         ("BackupOld",),
-        {"hcefs_backup_last_success_timestamp_seconds": "0+0"},
-        3000,
+        # The clock of a case begins at 0: this is more than two days before.
+        {"hcefs_backup_last_success_timestamp_seconds": "-200000+0"},
+        90,
         where=NODES,
     ),
 )
