@@ -139,7 +139,8 @@ async def _take(
     async with LedgerClient(connection, keys, runtime) as client:
         receiving = await _receiving_keys(layout, client, recipients)
         current = await client.fresh_map()
-        nodes = [node for node in current.nodes if node.state is not NodeState.REMOVED]
+        over = (NodeState.OUT, NodeState.REMOVED)
+        nodes = [node for node in current.nodes if node.state not in over]
         addresses = {node.account: node.address for node in nodes}
         away = []
         for node in nodes:

@@ -199,7 +199,9 @@ async def test_the_ledger_is_lost_everywhere(
     await verify_all(shell, full=3)
 
 
-async def test_a_zone_is_lost(fresh_cluster: MakeCluster, open_client: OpenClient) -> None:
+async def test_a_zone_is_lost(
+    fresh_cluster: MakeCluster, open_client: OpenClient, tmp_path: Path
+) -> None:
     """Processes and disks of a whole zone: the others serve, and new nodes take its place."""
     cluster = await fresh_cluster()
     shell = Shell(cluster)
@@ -232,3 +234,6 @@ async def test_a_zone_is_lost(fresh_cluster: MakeCluster, open_client: OpenClien
     await reads(doctor, cluster.record, second, reading, after)
     await shell.run("repair", "now")
     await verify_all(shell, full=2)
+    # Nodes that were given up for good are not missed.
+    taken = await shell.run("backup", "--out", str(tmp_path / "backup"))
+    assert (taken["nodes"], taken["missing"]) == (len(nodes), [])
