@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: venv demo test test-long alerts crash chaos sim docs-run deploy-check slices mutations check lint types contracts proto proto-check vectors lock clean certificates
+.PHONY: venv demo test test-long alerts crash chaos sim docs-run deploy-check slices mutations check lint types contracts proto proto-check vectors lock clean certificates drills
 
 venv: .venv/.installed
 
@@ -45,6 +45,10 @@ test-long: venv
 crash: venv
 	$(BIN)/pytest -q -n 2 -m "long or not long" tests/crash
 	$(BIN)/pytest -q -s -m "long or not long" tests/cluster/test_kill_all.py tests/cluster/test_crash_points.py
+
+# Real clusters lose all databases, the ledger, a zone; each is recovered as recover.md says.
+drills: venv
+	$(BIN)/pytest -q -m "long and cluster" tests/cluster/test_drills.py
 
 # Real processes under faults, then a full verification; exit code 1 on a violation.
 MINUTES ?= 5

@@ -192,6 +192,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     ),
     _counter("rebalanced_bytes_total", "Bytes of those shards."),
     _counter("upkeep_served_bytes_total", "Bytes of shards given to other nodes for copies."),
+    _counter("backup_rows_total", "Rows that operators copied from this node for backups."),
     _counter("unrecovered_shards_total", "Shards that no k intact others could rebuild."),
     _counter(
         "reprofiled_blobs_total",

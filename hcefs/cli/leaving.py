@@ -35,7 +35,8 @@ async def tidy(
     *,
     quiet: bool,
 ) -> Gone:
-    """Stop the processes of nodes that have left, set their folders aside, end their accounts."""
+    """Stop the processes of nodes that have left, set their folders aside, end their accounts,
+    and name the others in the connection file."""
     gone = Gone()
     for change in staged.changes:
         node = successor.node(change.node_id)
@@ -54,9 +55,11 @@ async def tidy(
             gone.ended.append(node.account)
         else:
             gone.to_end.append(node.account)
-    if gone.stopped:
-        connection = layout.load_connection()
-        left = [node.address for node in successor.nodes if node.state is not NodeState.REMOVED]
+    # Where clients begin, and whom `hcefs ledger recover` asks: those that the map has now.
+    connection = layout.load_connection()
+    over = (NodeState.REMOVED, NodeState.OUT)
+    left = [node.address for node in successor.nodes if node.state not in over]
+    if set(left) != set(connection.nodes):
         layout.save_connection(connection.cluster, connection.ledger, left)
     return gone
 

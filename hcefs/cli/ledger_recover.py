@@ -93,14 +93,14 @@ def recover(
                 found = run(
                     _propose(layout, nodes or [], wanted, bool(force), runtime, quiet=as_json)
                 )
-                _show_proposal(found)
-                signed = _signed_here(layout, found, prepare)
+                show_proposal(found)
+                signed = signed_here(layout, found, prepare)
                 if prepare is not None:
                     show({"statement": str(prepare)}, as_json=as_json, human=lambda _: None)
                     return
                 if not yes and not typer.confirm("Begin the new term?", err=True):
                     raise Denied("nothing was changed", reason="not-confirmed")
-            config, told = run(_install(layout, nodes or [], signed, runtime))
+            config, told = run(install_signed(layout, nodes or [], signed, runtime))
     finally:
         runtime.close()
     change = signed.change
@@ -270,9 +270,10 @@ async def _propose(
         )
 
 
-async def _install(
+async def install_signed(
     layout: ClusterFolder, nodes: list[str], signed: SignedTermChange, runtime: SystemRuntime
 ) -> tuple[Path, dict[str, str]]:
+    """Put a signed statement's ledger in force, and bring it to the nodes."""
     from hcefs.cli.recovery import announce, install, replicas_of
 
     config = await install(layout, signed, runtime)
@@ -313,7 +314,12 @@ async def _proofs(
     return found
 
 
-def _signed_here(layout: ClusterFolder, found: Proposal, prepare: Path | None) -> SignedTermChange:
+def signed_here(layout: ClusterFolder, found: Proposal, prepare: Path | None) -> SignedTermChange:
+    """The statement as the operators of this folder sign it, also written to ``prepare``.
+
+    Raises:
+        Denied: ``below-threshold``: others must sign too.
+    """
     from hcefs.cli.recovery import sign_here
 
     threshold = layout.load_genesis().threshold
@@ -352,7 +358,8 @@ def _print_statement(console: Console, signed: SignedTermChange) -> None:
     )
 
 
-def _show_proposal(found: Proposal) -> None:
+def show_proposal(found: Proposal) -> None:
+    """Who answered, and what is to be signed."""
     console = err()
     rows = []
     for account in found.found.nodes:

@@ -12,6 +12,7 @@ from hcefs.cli import (
     account,
     account_end,
     audit,
+    backup,
     bench,
     blob,
     ca,
@@ -40,6 +41,7 @@ from hcefs.cli import (
     record,
     repair,
     request,
+    restore,
     scrub,
     sim,
     statement_verbs,
@@ -87,6 +89,8 @@ verify.add_to(app)
 certificate.add_to(app)
 erasure.add_to(app)
 scrub.add_to(app)
+app.add_typer(backup.app, name="backup")
+restore.add_to(app)
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(audit.app, name="audit")
 app.add_typer(bench.app, name="bench")

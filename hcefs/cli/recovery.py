@@ -88,7 +88,7 @@ def new_data(layout: ClusterFolder, term: int) -> Path:
     return layout.ledger / f"data-term-{term}"
 
 
-def _require_unused(layout: ClusterFolder, data: Path) -> None:
+def require_unused(layout: ClusterFolder, data: Path) -> None:
     """Refuse to make a term again that the ledger's configuration has already turned to.
 
     Raises:
@@ -143,7 +143,7 @@ async def propose(
     term = max(len(each.terms) for each in healthy.values()) + 2
     data = new_data(layout, term)
     layout.ledger.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _require_unused(layout, data)
+    require_unused(layout, data)
     # What is left of an attempt that did not end; nothing names it yet.
     shutil.rmtree(data, ignore_errors=True)
     log = await runtime.disk(LedgerLog.open, data, genesis)

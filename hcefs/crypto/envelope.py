@@ -43,6 +43,7 @@ class EnvelopeContext(Encoded):
     link      empty             record id
     bundle    blob id           account id
     guardian  capsule's digest  account id
+    backup    id of the backup  key's fingerprint
     ========  ================  =====================
     """
 

@@ -129,6 +129,10 @@ class DiskCare:
         """Whether the absence of a row on this node means nothing."""
         return self._restoring is not None and self._restoring.active
 
+    def is_mute(self) -> bool:
+        """Whether this node cannot tell others what it has."""
+        return self._restoring is not None and self._restoring.is_mute
+
     def state(self) -> str:
         """What the disk is fit for, in one word."""
         if self._health is None:

@@ -40,6 +40,7 @@ from hcefs.placement.waves import SeatName
 from hcefs.runtime import Runtime
 from hcefs.services.admin_service import AdminService
 from hcefs.services.audit_service import AuditService
+from hcefs.services.backup_service import BackupService
 from hcefs.services.batch_desk import BatchDesk
 from hcefs.services.blob_service import BlobService
 from hcefs.services.desk import Desk
@@ -48,6 +49,7 @@ from hcefs.services.evidence import Evidence
 from hcefs.services.handlers import (
     admin_handlers,
     audit_handlers,
+    backup_handlers,
     blob_handlers,
     replica_handlers,
     revocation_handlers,
@@ -111,6 +113,8 @@ from hcefs.wire.v1 import admin_pb2
 
 PEER_CALLS_FACTOR = 16
 UPKEEP_CALLS = 64
+BACKUP_CALLS = 2
+"""Backups that are copied at once."""
 AUDIT_CALLS = 8
 DIRECT_CALLS_FACTOR = 4
 log = logging.getLogger(__name__)
@@ -362,7 +366,7 @@ class StorageNode:
             lambda giver, profile, shards: self.repairs.listener.take(giver, profile, shards),
             bringer,
             tally,
-            lambda: self.care.is_restoring(),
+            lambda: self.care.is_mute(),
         )
         self._submitter = parts.submitter
         self._signer = (keys.account, keys.key_version, keys.signing_key)
@@ -554,6 +558,19 @@ class StorageNode:
             snapshot_handlers(
                 SnapshotService(
                     runtime, self._log, metrics, calls, lambda asker, _: replica.admit(asker)
+                )
+            ),
+            backup_handlers(
+                BackupService(
+                    runtime,
+                    verifier,
+                    self._log,
+                    self.stores,
+                    self.account,
+                    metrics,
+                    Gate("backup-calls", BACKUP_CALLS, runtime),
+                    lambda: self._log.height,
+                    lambda: self.care.is_restoring(),
                 )
             ),
         )

@@ -110,6 +110,7 @@ class StorageProcess:
                 "hcefs.v1.Revocations",
                 "hcefs.v1.Replica",
                 "hcefs.v1.Snapshots",
+                "hcefs.v1.Backups",
             ],
             mutual=False,
             streams=streams,

@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from hcefs.errors import HcefsError
 from hcefs.services.admin_service import AdminService
 from hcefs.services.audit_service import AuditService
+from hcefs.services.backup_service import BackupService
 from hcefs.services.blob_service import BlobService
 from hcefs.services.ledger_service import LedgerService
 from hcefs.services.messages import decoded
@@ -30,6 +31,7 @@ from hcefs.transport.status import abort
 from hcefs.wire.v1 import (
     admin_pb2,
     audit_pb2,
+    backup_pb2,
     blob_pb2,
     ledger_pb2,
     replica_pb2,
@@ -197,6 +199,14 @@ def replica_handlers(service: ReplicaService) -> Any:
             "ReadBlocks": streaming(replica_pb2.ReadBlocksRequest, service.ReadBlocks),
             "BeginTerm": unary(replica_pb2.BeginTermRequest, service.BeginTerm),
         },
+    )
+
+
+def backup_handlers(service: BackupService) -> Any:
+    """``hcefs.v1.Backups``."""
+    return grpc.method_handlers_generic_handler(
+        "hcefs.v1.Backups",
+        {"ReadRows": streaming(backup_pb2.ReadRowsRequest, service.ReadRows)},
     )
 
 

@@ -32,11 +32,14 @@ ROWS, KEYS, LEDGER = "rows", "keys", "ledger"
 UNNAMED = "unnamed"
 """Instead of a database: shards are to be adopted anew, because keys are missing."""
 
+BACKUP = "backup"
+"""Instead of a database: rows came from a backup, and may lack what was put after it."""
+
 _MARK = "RESTORING"
 _HEAD = "hcefs-restoring 1"
 _MARK_BYTES = 4096
 _ASIDE = re.compile(r"(rows|keys)\.damaged-[0-9]+")
-_NAMES = frozenset({ROWS, KEYS, LEDGER, UNNAMED})
+_NAMES = frozenset({ROWS, KEYS, LEDGER, UNNAMED, BACKUP})
 _DAMAGE = re.compile(r"corruption|no such file|invalid argument|not found", re.IGNORECASE)
 _PAGE_ROWS = 1000
 
@@ -75,7 +78,15 @@ class Restoring:
 
     @property
     def active(self) -> bool:
-        """Whether rows or keys may be missing here."""
+        """Whether rows or keys may be missing here that others have."""
+        return bool(self.names & {ROWS, KEYS, UNNAMED, BACKUP})
+
+    @property
+    def is_mute(self) -> bool:
+        """Whether this node cannot say what it has.
+
+        One whose rows came from a backup can: where all nodes lost theirs, nobody else could.
+        """
         return bool(self.names & {ROWS, KEYS, UNNAMED})
 
     def set_aside(self) -> list[str]:

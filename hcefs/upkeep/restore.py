@@ -26,7 +26,7 @@ from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import ClusterMap, Node
 from hcefs.placement.waves import REBUILD, SeatName
 from hcefs.runtime import Runtime
-from hcefs.store.recovery import LEDGER
+from hcefs.store.recovery import BACKUP, LEDGER
 from hcefs.upkeep.fill import Filled
 from hcefs.upkeep.rebalance import MapView
 from hcefs.upkeep.stocktaking import own_seats
@@ -149,6 +149,10 @@ class Restorer:
         """What an operator should know."""
         if not self._mark.names:
             return []
-        lost = ", ".join(sorted(self._mark.names))
+        if BACKUP in self._mark.names and self._mark.names <= {BACKUP, LEDGER}:
+            what = "this node began with rows of a backup"
+        else:
+            lost = ", ".join(sorted(self._mark.names))
+            what = f"this node lost a database ({lost})"
         left = "" if self._left is None else f", {len(self._left) + len(self._waiting)} rows left"
-        return [f"this node lost a database ({lost}) and restores it from the others{left}"]
+        return [f"{what} and restores it from the others{left}"]

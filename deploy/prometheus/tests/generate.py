@@ -71,6 +71,7 @@ HEALTHY: dict[str, str] = {
     "hcefs_emergency_overdue": "0+0",
     "hcefs_emergency_unjustified": "0+0",
     "hcefs_erasures_waiting": "0+0",
+    "hcefs_backup_last_success_timestamp_seconds": "1000000000+0",
     "hcefs_serving": "1+0",
     "hcefs_clock_timestamp_seconds": "0+60",
     "hcefs_clock_skew_max_seconds": "5+0",
@@ -267,6 +268,14 @@ CASES = (
         where=NODES,
     ),
     Case("not erased", ("ErasuresWaiting",), {"hcefs_erasures_waiting": "1+0"}, 150),
+    Case(
+        "no backup",
+        ("BackupOld",),
+        # The clock of a case begins at 0: this is more than two days before.
+        {"hcefs_backup_last_success_timestamp_seconds": "-200000+0"},
+        90,
+        where=NODES,
+    ),
 )
 
 COUNTERS = ("_total", "_bucket")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Set
 
+from hcefs.cli.backup import METRICS
 from hcefs.metrics import FAMILIES, PREFIX
 
 SCRAPED = frozenset({"job", "instance", "cluster"})
@@ -36,6 +37,8 @@ def known_metrics() -> dict[str, frozenset[str]]:
             found[f"{name}_sum"] = found[f"{name}_count"] = labels
         else:
             found[name] = labels
+    # Of a file that node_exporter shows.
+    found |= dict.fromkeys(METRICS, SCRAPED)
     return found
 
 
