@@ -91,7 +91,7 @@ class Watch:
                 }
                 for alert, bound in self.bounds.items()
             ],
-            "companions": sorted(set(self.fired) & set(self.companions)),
+            "companions": sorted(set(self.fired) & set(self.companions) - set(self.bounds)),
             "others": sorted(self.others),
             "cleared_after_s": _rounded(cleared),
             "clear_bound_s": _rounded(self.clears_within),
