@@ -116,7 +116,6 @@ class _Bench:
         self._stage = stage
         self._runtime = runtime
         self._report = report
-        self._began = runtime.monotonic()
 
     @property
     def _now(self) -> float:
@@ -165,18 +164,12 @@ class _Bench:
         self._report(f"{fault.name}: {fault.what}")
         try:
             await self.ready(f"before {fault.name}")
-            await self._watched_for(fault.history)
             await self._do(fault, watch)
         except HcefsError as error:
             watch.problem = f"{error.kind}, {error.reason}: {error.message}"
         said = "PASS" if watch.passed else "FAIL: " + "; ".join(watch.complaints())
         self._report(f"{fault.name}: {said}")
         return watch
-
-    async def _watched_for(self, seconds: float) -> None:
-        left = self._began + seconds - self._now
-        if left > 0:
-            await self._runtime.sleep(left)
 
     async def _do(self, fault: Fault, watch: Watch) -> None:
         began = self._now

@@ -61,8 +61,6 @@ class Fault:
     lag: float = 0.0
     companions: Mapping[str, str] = field(default_factory=dict)
     clears_within: float = CLEAR_SECONDS
-    history: float = 0.0
-    """Seconds that Prometheus must have watched before: the rule looks back so far."""
 
     def watch(self, rules: Mapping[str, Rule]) -> Watch:
         """What is to be seen of it."""
@@ -304,6 +302,5 @@ FAULTS: Final[tuple[Fault, ...]] = (
         _flipped,
         lag=30.0,
         clears_within=DAY_WINDOW_SECONDS + CLEAR_SECONDS,
-        history=DAY_WINDOW_SECONDS,
     ),
 )
