@@ -43,6 +43,27 @@ def binary() -> str:
     return found
 
 
+def shipped_rules() -> tuple[dict[str, str], dict[str, Rule]]:
+    """The files of rules, made faster, and their alerts by name.
+
+    Raises:
+        NotFound: they are not beside this package, as they are in a checkout.
+        Invalid: see :func:`.alerts_rules.rules_of`.
+    """
+    try:
+        made = {
+            name: faster((RULES / name).read_text("utf-8"))
+            for name in ("recording.yaml", "alerts.yaml")
+        }
+    except FileNotFoundError:
+        raise NotFound(
+            "deploy/prometheus is not beside the benchmarks: run `hcefs bench alerts` in a "
+            "checkout of the source",
+            reason="no-rules",
+        ) from None
+    return made, rules_of(made["alerts.yaml"], made["recording.yaml"])
+
+
 class Prometheus:
     """One server; :meth:`start` it before anything is asked."""
 
@@ -67,11 +88,7 @@ class Prometheus:
             NotFound: it is not installed.
         """
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        made = {
-            name: faster((RULES / name).read_text("utf-8"))
-            for name in ("recording.yaml", "alerts.yaml")
-        }
-        self.rules = rules_of(made["alerts.yaml"], made["recording.yaml"])
+        made, self.rules = shipped_rules()
         for name, text in made.items():
             (self._folder / name).write_text(text, "utf-8")
         self._configure(self._jobs)

@@ -433,10 +433,17 @@ def goals_table(goals: Sequence[Mapping[str, Any]]) -> Table:
     return Table("Figures to reach", columns, rows, ("WANTED", "FOUND"))
 
 
-def faults_table(faults: Sequence[Any]) -> Table:
-    """The faults that there are."""
-    rows = [[fault.name, fault.what, ", ".join(fault.alerts)] for fault in faults]
-    return Table("Faults", ("FAULT", "WHAT IS DONE", "ALERTS"), rows)
+def faults_table(watches: Sequence[Any], what: Mapping[str, str]) -> Table:
+    """The faults that there are, and by when each must have raised what."""
+    rows = [
+        [
+            watch.fault,
+            what[watch.fault],
+            ", ".join(f"{alert} {number(bound)}" for alert, bound in watch.bounds.items()),
+        ]
+        for watch in watches
+    ]
+    return Table("Faults", ("FAULT", "WHAT IS DONE", "ALERTS, AND SECONDS AT THE MOST"), rows)
 
 
 def alerts_table(faults: Sequence[Mapping[str, Any]]) -> Table:

@@ -258,9 +258,14 @@ def alerts(
     from benchmarks import alerts as proving
     from benchmarks import report
     from benchmarks.alerts_faults import chosen
+    from benchmarks.alerts_prometheus import shipped_rules
 
     if list_faults:
-        listed = report.faults_table(chosen(tuple(only or ())))
+        faults_listed, rules = chosen(tuple(only or ())), shipped_rules()[1]
+        listed = report.faults_table(
+            [fault.watch(rules) for fault in faults_listed],
+            {fault.name: fault.what for fault in faults_listed},
+        )
         rows = [dict(zip(("fault", "what", "alerts"), row, strict=True)) for row in listed.rows]
         show(
             rows,

@@ -123,6 +123,14 @@ def test_faults_keep_their_order_whatever_is_asked_for() -> None:
     assert caught.value.reason == "unknown-fault"
 
 
+def test_the_page_lists_the_faults_with_their_bounds() -> None:
+    page = (RULES.parents[1] / "docs" / "operations" / "watch.md").read_text("utf-8")
+    watches = [fault.watch(RULES_OF) for fault in FAULTS]
+    listed = report.faults_table(watches, {fault.name: fault.what for fault in FAULTS})
+    found = [row for row in page.splitlines() if row.startswith("| `")]
+    assert found == [f"| `{name}` | {what} | {told} |" for name, what, told in listed.rows]
+
+
 # --- verdicts -----------------------------------------------------------------------
 
 
