@@ -53,7 +53,7 @@ sim: venv
 # cluster that is scraped, hurt and mended.  `hcefs bench alerts` does many faults, one by one, and
 # compares what fires with what should (docs/operations/watch.md); it takes 20 minutes.
 alerts: venv
-	$(BIN)/pytest -q -m "long or not long" tests/unit/deploy tests/cluster/test_prometheus.py
+	$(BIN)/pytest -q -m "long or not long" tests/unit/deploy tests/cluster/test_prometheus.py tests/bench/test_alerts_run.py
 
 # Bugs planted on purpose: each must be caught.
 mutations: venv

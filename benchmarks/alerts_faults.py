@@ -7,15 +7,19 @@ named may not fire.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from benchmarks.alerts_rules import DAY_WINDOW_SECONDS, Rule
-from benchmarks.alerts_stage import LIMITS, AlertsStage
+from benchmarks.alerts_rules import Rule
+from benchmarks.alerts_stage import LIMITS, UPKEEP, AlertsStage
 from benchmarks.alerts_verdict import CLEAR_SECONDS, Watch
+from hcefs.access.emergency import EmergencyPolicy
+from hcefs.access.facts import AccountKind
 from hcefs.cli.cluster_files import LEDGER, node_name
-from hcefs.errors import Invalid
+from hcefs.errors import HcefsError, Invalid
+from hcefs.ledger.transactions import sign_transaction
+from hcefs.ledger.transactions_emergency import SetEmergencyPolicy
 
 Doing = Callable[[AlertsStage], AbstractAsyncContextManager[None]]
 
@@ -25,6 +29,9 @@ PASS_SECONDS: Final = 20.0
 PINGS_SECONDS: Final = 12.0
 """Three pings that fail."""
 
+LOOK_SECONDS: Final = 3.0
+KEPT_SECONDS: Final = UPKEEP.quarantine_s + 15.0
+POLICY: Final = EmergencyPolicy(1, True, ("RESCUE",), ("UNRESPONSIVE",), 30, 48)
 FULL_RESERVE_MIB: Final = 1 << 30
 FLIPPED: Final = 14
 """More than ten go into quarantine."""
@@ -93,9 +100,52 @@ async def _flipped(stage: AlertsStage) -> AsyncIterator[None]:
     flipped = await stage.runtime.disk(stage.flip, number, bases)
     if flipped <= 10:
         raise Invalid(f"only {flipped} shards were found to be damaged", reason="too-few-shards")
-    await stage.cluster.operator.scrub(stage.address(number), now=True)
-    yield
-    # There is nothing to mend: repair has brought back what the scrub has found.
+    operator, address = stage.cluster.operator, stage.address(number)
+    await operator.scrub(address, now=True)
+
+    async def look() -> None:
+        # The number is of the last look at the quarantine, and by itself a node looks seldom.
+        while True:
+            await stage.runtime.sleep(LOOK_SECONDS)
+            with suppress(HcefsError):
+                await operator.scrub(address)
+
+    began = stage.runtime.monotonic()
+    async with stage.meanwhile([look()]):
+        yield
+    # Repair has brought back what the scrub has found; what was set aside has its time.
+    await stage.runtime.sleep(max(0.0, began + KEPT_SECONDS - stage.runtime.monotonic()))
+    await operator.collect(address, dry_run=False)
+
+
+@asynccontextmanager
+async def _unreviewed(stage: AlertsStage) -> AsyncIterator[None]:
+    cluster, patient = stage.cluster, stage.cluster.patient
+    doctor = await stage.admitted(AccountKind.PRACTITIONER)
+    signers = [(keys.account, keys.key_version, keys.signing_key) for keys in stage.operators()]
+    await cluster.operator.submit(
+        sign_transaction(SetEmergencyPolicy(0, POLICY), cluster.connection.cluster, signers)
+    )
+    await patient.name_emergency([cluster.record], [doctor.account])
+    opening = await doctor.open_emergency(
+        [cluster.record], role="RESCUE", reason="UNRESPONSIVE", minutes=5
+    )
+    await doctor.close_emergency(opening.opening)
+    late = 3600 * (POLICY.review_hours + 2)
+    async with stage.restarted(4, hurt=f"late-clock={late}"):
+        yield
+        await patient.review_emergency(opening.opening, justified=True)
+        await stage.runtime.sleep(LOOK_SECONDS)
+
+
+@asynccontextmanager
+async def _moves(stage: AlertsStage) -> AsyncIterator[None]:
+    number = await stage.join(hurt="no-copies")
+    try:
+        yield
+    finally:
+        await stage.stop(node_name(number))
+        await stage.start_node(number)
 
 
 @asynccontextmanager
@@ -301,6 +351,25 @@ FAULTS: Final[tuple[Fault, ...]] = (
         ("HcefsShardsDamaged", "HcefsQuarantineGrows"),
         _flipped,
         lag=30.0,
-        clears_within=DAY_WINDOW_SECONDS + CLEAR_SECONDS,
+    ),
+    Fault(
+        "review-overdue",
+        "nobody reviews an opening in an emergency until it is too late by a node's clock",
+        ("HcefsEmergencyOverdue",),
+        _unreviewed,
+        companions=RESTART,
+    ),
+    Fault(
+        "moves-stalled",
+        "a node joins and copies nothing",
+        ("HcefsMovesStalled",),
+        _moves,
+        lag=20.0,
+        companions={
+            "HcefsRepairStalled": "what is put meanwhile has seats that are still to be filled",
+            "HcefsBlobsShort": "likewise, for what are hours here",
+        },
+        clears_within=2 * CLEAR_SECONDS,
     ),
 )
+"""In the order in which they are done: the last one leaves a node more."""

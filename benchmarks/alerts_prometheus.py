@@ -110,6 +110,11 @@ class Prometheus:
                 start_new_session=True,
             )
 
+    def also(self, job: str, target: str) -> None:
+        """Scrape one process more from now on."""
+        self._jobs[job] = [*self._jobs[job], target]
+        self.forget(None)
+
     def forget(self, job: str | None) -> None:
         """Scrape everything but one job from now on; None: everything."""
         # With the whole job gone its series would stay for five minutes.

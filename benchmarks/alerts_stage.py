@@ -27,10 +27,13 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from benchmarks.alerts_prometheus import Prometheus
 from benchmarks.harness import BenchCluster
 from hcefs.access.facts import AccountKind
-from hcefs.cli.bringup import OPERATORS, wait_serving
+from hcefs.cli.bringup import OPERATORS, THRESHOLD, wait_serving
 from hcefs.cli.cluster_files import LEDGER, node_name
+from hcefs.cli.new_node import PORTS_PER_PROCESS, Ports, make_node, map_node, register_node
+from hcefs.cli.ports import HOST, reserved_ports
 from hcefs.cli.processes import PROGRAM
 from hcefs.client.client import Client
+from hcefs.client.layout import LayoutClient
 from hcefs.config import (
     LimitsConfig,
     NodeConfig,
@@ -43,7 +46,10 @@ from hcefs.crypto.accounts import AccountKeys
 from hcefs.durable_files import replace_file
 from hcefs.errors import HcefsError, Unavailable
 from hcefs.ids import BlobBase, BlobId
-from hcefs.ledger.rows import SubmitResult
+from hcefs.placement import changes
+from hcefs.placement.cluster_map import NodeState
+from hcefs.placement.planner import plan
+from hcefs.placement.waves import apply_plan
 
 UPKEEP: Final = UpkeepConfig(
     rate_min_mib=32.0,
@@ -201,6 +207,28 @@ class AlertsStage:
             await self.stop(node_name(number))
             await self.start_node(number)
 
+    async def join(self, *, hurt: str) -> int:
+        """One node more in the map, which Prometheus scrapes too; its number."""
+        operators = self.operators()
+        layout = LayoutClient(self.cluster.operator, operators)
+        current = await layout.current()
+        number = max(node.node_id for node in current.nodes) + 1
+        ledger = load_ledger_config(self.folder.config_of(LEDGER)).peer_address
+        with reserved_ports(PORTS_PER_PROCESS, self.runtime.random) as ports:
+            addresses = Ports(*(f"{HOST}:{port}" for port in ports))
+            cluster = self.cluster.connection.cluster
+            make_node(self.folder, number, addresses, cluster, ledger, self.runtime)
+            path = self.folder.config_of(node_name(number))
+            self._plain[number] = replace(load_node_config(path), upkeep=UPKEEP, limits=LIMITS)
+            await register_node(self.folder, number, self.cluster.operator, operators[1:])
+        await self.start_node(number, hurt=hurt, wait=False)
+        new = replace(map_node(self.folder, number), state=NodeState.JOINING)
+        made = await self.runtime.compute(plan, current, tuple(changes.add(current, [new])))
+        await layout.apply(current, apply_plan(made, current, frozenset()))
+        await self.serving(node_name(number))
+        self.prometheus.also("hcefs-node", self.config(number).metrics_address)
+        return number
+
     # -- files
 
     def data(self, number: int) -> Path:
@@ -287,24 +315,22 @@ class AlertsStage:
 
     # -- clients
 
-    async def admitted(self) -> Client:
-        """A client of one more patient, who has a right to nothing of the first."""
+    async def admitted(self, kind: AccountKind = AccountKind.PATIENT) -> Client:
+        """A client of one more account, which has a right to nothing."""
         keys, hospital = self.cluster.new_keys(), self.cluster.new_keys()
         operator = self.cluster.operator
         async with (
-            Client(self.cluster.connection, self._operator(1), self.runtime) as second,
+            Client(self.cluster.connection, self.operators()[1], self.runtime) as second,
             Client(self.cluster.connection, hospital, self.runtime) as institution,
         ):
             signed = await operator.register(hospital, AccountKind.INSTITUTION)
             await second.admit(operator.cosign(signed))
-            await self._admit(institution, keys)
+            await institution.admit(await institution.register(keys, kind))
         return self.cluster.client(keys)
 
-    async def _admit(self, institution: Client, keys: AccountKeys) -> SubmitResult | object:
-        return await institution.admit(await institution.register(keys, AccountKind.PATIENT))
-
-    def _operator(self, number: int) -> AccountKeys:
-        return self.folder.load_keys(OPERATORS[number])
+    def operators(self) -> list[AccountKeys]:
+        """As many operators as must agree."""
+        return [self.folder.load_keys(name) for name in OPERATORS[:THRESHOLD]]
 
     @asynccontextmanager
     async def asking(self, client: Client, number: int, a_second: float) -> AsyncIterator[None]:
@@ -320,7 +346,7 @@ class AlertsStage:
                         await stream.read()
                 await self.runtime.sleep(4 / a_second)
 
-        async with self._meanwhile([ask() for _ in range(4)]):
+        async with self.meanwhile([ask() for _ in range(4)]):
             yield
 
     @asynccontextmanager
@@ -340,7 +366,7 @@ class AlertsStage:
                         await stream.read()
                 await self.runtime.sleep(0.02)
 
-        async with self._meanwhile([read() for _ in range(clients)]):
+        async with self.meanwhile([read() for _ in range(clients)]):
             yield
 
     @asynccontextmanager
@@ -363,11 +389,12 @@ class AlertsStage:
                     self.load.failures = [*self.load.failures[-9:], _short(error)]
                 await self.runtime.sleep(LOAD_PAUSE_SECONDS)
 
-        async with self._meanwhile([one()]):
+        async with self.meanwhile([one()]):
             yield self.load
 
     @asynccontextmanager
-    async def _meanwhile(self, jobs: Sequence[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    async def meanwhile(self, jobs: Sequence[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+        """Some jobs that do not end run until the block does."""
         tasks = [asyncio.ensure_future(job) for job in jobs]
         try:
             yield

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from benchmarks import alerts, alerts_prometheus, hurt, report
+from benchmarks import alerts, hurt, report
 from benchmarks.alerts_faults import FAULTS, chosen
 from benchmarks.alerts_prometheus import RULES
 from benchmarks.alerts_rules import (
@@ -253,13 +253,13 @@ def test_faults_are_listed() -> None:
 def test_bad_options_are_refused_before_anything_is_started(
     arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alerts_prometheus.shutil, "which", lambda _: "/bin/true")
+    monkeypatch.setattr("shutil.which", lambda _: "/bin/true")
     code, _ = invoked(*arguments)
     assert code != 0
 
 
 def test_without_prometheus_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alerts_prometheus.shutil, "which", lambda _: None)
+    monkeypatch.setattr("shutil.which", lambda _: None)
     code, printed = invoked("--only", FAULTS[0].name)
     assert code != 0
     assert "Debian package `prometheus`" in printed
