@@ -256,13 +256,13 @@ def alerts(
     """
     _require_benchmarks()
     from benchmarks import alerts as proving
-    from benchmarks import report
+    from benchmarks import alerts_tables
     from benchmarks.alerts_faults import chosen
     from benchmarks.alerts_prometheus import shipped_rules
 
     if list_faults:
         faults_listed, rules = chosen(tuple(only or ())), shipped_rules()[1]
-        listed = report.faults_table(
+        listed = alerts_tables.faults_table(
             [fault.watch(rules) for fault in faults_listed],
             {fault.name: fault.what for fault in faults_listed},
         )

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from benchmarks import alerts, hurt, report
+from benchmarks import alerts, alerts_tables, hurt
 from benchmarks.alerts_faults import FAULTS, chosen
 from benchmarks.alerts_prometheus import RULES
 from benchmarks.alerts_rules import (
@@ -126,7 +126,7 @@ def test_faults_keep_their_order_whatever_is_asked_for() -> None:
 def test_the_page_lists_the_faults_with_their_bounds() -> None:
     page = (RULES.parents[1] / "docs" / "operations" / "watch.md").read_text("utf-8")
     watches = [fault.watch(RULES_OF) for fault in FAULTS]
-    listed = report.faults_table(watches, {fault.name: fault.what for fault in FAULTS})
+    listed = alerts_tables.faults_table(watches, {fault.name: fault.what for fault in FAULTS})
     found = [row for row in page.splitlines() if row.startswith("| `")]
     assert found == [f"| `{name}` | {what} | {told} |" for name, what, told in listed.rows]
 
@@ -219,12 +219,12 @@ def test_goals_want_every_fault_and_no_complaint() -> None:
 
 def test_tables_say_what_went_wrong() -> None:
     good, bad = watched((9, {"A", "C"}), (40, set())), watched((9, {"B"}), (40, set()))
-    table = report.alerts_table([good.as_data(), bad.as_data()])
+    table = alerts_tables.alerts_table([good.as_data(), bad.as_data()])
     assert [row[0] for row in table.rows] == ["PASS", "FAIL"]
     assert table.rows[0][5] == "C"
     assert table.rows[1][5] == "B (!)"
     assert "f: A did not fire" in table.remarks
-    assert report.quiet_table(quiet(fires=3).as_data()).rows[0][0] == "FAIL"
+    assert alerts_tables.quiet_table(quiet(fires=3).as_data()).rows[0][0] == "FAIL"
     assert json.dumps(bad.as_data())
 
 
