@@ -62,9 +62,10 @@ sim: venv
 	$(BIN)/hcefs sim --seeds $(SEEDS)
 
 # Needs promtool and prometheus (Debian package prometheus): the cases of all alerts, and a real
-# cluster that is scraped, hurt and mended.
+# cluster that is scraped, hurt and mended.  `hcefs bench alerts` does many faults, one by one, and
+# compares what fires with what should (docs/operations/watch.md); it takes 20 minutes.
 alerts: venv
-	$(BIN)/pytest -q -m "long or not long" tests/unit/deploy tests/cluster/test_prometheus.py
+	$(BIN)/pytest -q -m "long or not long" tests/unit/deploy tests/cluster/test_prometheus.py tests/bench/test_alerts_run.py
 
 # The commands of README.md, docs/operations and docs/api, executed as they stand there; needs curl,
 # grpcurl and go.  DOCS_PATIENCE=3 multiplies the limits of time.

@@ -56,6 +56,10 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
         shown.append(scrub_table(result["scrub"]))
     if result["benchmark"] == "scrape":
         shown.append(scrape_table(result["scrape"]))
+    if result["benchmark"] == "alerts":
+        from benchmarks import alerts_tables
+
+        shown += alerts_tables.tables(result)
     if result["benchmark"] == "revoke":
         shown.append(revoke_table(result["cases"]))
     if result["benchmark"] == "small":

@@ -227,6 +227,64 @@ def scrape(
     _perform(measure, as_json=as_json, out=out, work=work)
 
 
+@app.command("alerts")
+@verb
+def alerts(
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="FAULT", help="Do this fault; may be given again [all]."),
+    ] = None,
+    healthy_minutes: Annotated[
+        float,
+        typer.Option("--healthy-minutes", metavar="N", help="Watch so long without a fault."),
+    ] = 0.0,
+    faults: Annotated[
+        bool, typer.Option("--faults/--no-faults", help="Whether faults are done at all.")
+    ] = True,
+    list_faults: Annotated[
+        bool, typer.Option("--list", help="Say which faults there are, and do none.")
+    ] = False,
+    seed: SeedOption = DEFAULT_SEED,
+    as_json: JsonOption = False,
+    out: OutOption = None,
+    work: WorkOption = None,
+) -> None:
+    """Whether Prometheus tells faults: each done to a cluster of six nodes, with the shipped rules.
+
+    Each must raise its alerts in time, and no other, and be quiet when it is mended.  Needs
+    Prometheus; all faults take some 20 minutes.
+    """
+    _require_benchmarks()
+    from benchmarks import alerts as proving
+    from benchmarks import alerts_tables
+    from benchmarks.alerts_faults import chosen
+    from benchmarks.alerts_prometheus import shipped_rules
+
+    if list_faults:
+        faults_listed, rules = chosen(tuple(only or ())), shipped_rules()[1]
+        listed = alerts_tables.faults_table(
+            [fault.watch(rules) for fault in faults_listed],
+            {fault.name: fault.what for fault in faults_listed},
+        )
+        rows = [dict(zip(("fault", "what", "alerts"), row, strict=True)) for row in listed.rows]
+        show(
+            rows,
+            as_json=as_json,
+            human=lambda console: print_table(console, listed.columns, listed.rows),
+        )
+        return
+    if not 0 <= healthy_minutes <= 24 * 60:
+        raise Invalid("--healthy-minutes takes 0 to 1440", reason="bad-number")
+    if not faults and not healthy_minutes:
+        raise Invalid("--no-faults needs --healthy-minutes", reason="nothing-to-do")
+
+    async def measure(folder: Path, runtime: SystemRuntime, report: Report) -> Result:
+        options = proving.Options(folder, tuple(only or ()), healthy_minutes, faults, seed)
+        return await proving.run(options, runtime, report)
+
+    _perform(measure, as_json=as_json, out=out, work=work)
+
+
 @app.command("revoke")
 @verb
 def revoke(

@@ -16,7 +16,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hcefs.cli.cluster_files import LEDGER, ClusterFolder, node_name
@@ -27,6 +27,7 @@ from hcefs.runtime import SystemRuntime
 
 STOP_SECONDS = 15.0
 KILL_SECONDS = 10.0
+PROGRAM = ("-m", "hcefs")
 LOG_TAIL_BYTES = 4096
 
 _clock = SystemRuntime().monotonic
@@ -50,8 +51,10 @@ class Processes:
         """Start a node; returns its pid.  Does nothing while it runs."""
         return self.start(node_name(number))
 
-    def start(self, name: str) -> int:
+    def start(self, name: str, program: Sequence[str] = PROGRAM) -> int:
         """Start a process by name; returns its pid.  Does nothing while it runs.
+
+        ``program`` are the arguments of Python that stand before those of ``hcefs``.
 
         Raises:
             NotFound: it has no configuration here.
@@ -69,7 +72,7 @@ class Processes:
         self.folder.run.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self.folder.log_of(name).open("ab") as log:
             child = subprocess.Popen(
-                [sys.executable, "-m", "hcefs", role, "start", "--config", str(config)],
+                [sys.executable, *program, role, "start", "--config", str(config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -37,6 +37,7 @@ class Repairs:
         peers: UpkeepPeers,
         metrics: Metrics,
         me: AccountId,
+        require_fresh: Callable[[], None],
         round_seconds: float,
     ) -> None:
         self._runtime = runtime
@@ -58,6 +59,7 @@ class Repairs:
             throttle,
             metrics,
             me,
+            require_fresh,
             round_seconds,
         )
         self.listener = HintListener(

@@ -427,6 +427,7 @@ class StorageNode:
             others,
             metrics,
             self.account,
+            self.follower.require_fresh,
             upkeep_config.round_s,
         )
         admin = AdminService(

@@ -22,7 +22,8 @@ from hcefs.upkeep.damage import Damaged, DamagedName, DamageLog
 from hcefs.upkeep.hints import HintListener
 from hcefs.upkeep.named import NamedBlobs
 from hcefs.upkeep.repair import Repairer
-from hcefs.upkeep.stocktaking import MISSING, Stock, place_here
+from hcefs.upkeep.stock import Stock
+from hcefs.upkeep.stocktaking import MISSING, place_here
 from hcefs.upkeep.throttle import Throttle
 from hcefs.wire.v1 import admin_pb2
 

@@ -43,6 +43,9 @@ class Unfound:
     lost: bool
     """Whether everybody was heard."""
 
+    unsure: bool = False
+    """Whether somebody who may have some is there and did not say."""
+
 
 class NamedBlobs:
     """Looks for what the records of one node name."""
@@ -111,21 +114,24 @@ class NamedBlobs:
         """
         names, self._names = self._names, set()
         unheard: set[BlobBase] = set()
+        unsure: set[BlobBase] = set()
         left = names
         for table in current.tables:
-            left, silent = await self._under(current, table, left)
+            left, silent, refused = await self._under(current, table, left)
             unheard |= silent
-        return [Unfound(base, base not in unheard) for base in sorted(left)]
+            unsure |= refused
+        return [Unfound(base, base not in unheard, base in unsure) for base in sorted(left)]
 
     async def _under(
         self, current: ClusterMap, table: Table, names: set[BlobBase]
-    ) -> tuple[set[BlobBase], set[BlobBase]]:
-        """What nobody has under a profile, and of what of that somebody was not heard."""
+    ) -> tuple[set[BlobBase], set[BlobBase], set[BlobBase]]:
+        """What nobody has under a profile; of what of that somebody was not heard; or refused."""
         rows: dict[int, list[BlobBase]] = {}
         for base in sorted(names):
             rows.setdefault(partition_of(bytes(base), table.bits), []).append(base)
         left: set[BlobBase] = set()
         silent: set[BlobBase] = set()
+        refused: set[BlobBase] = set()
         for partition, bases in rows.items():
             place = Place(current.epoch, table.profile, partition)
             missing: Sequence[BlobBase] = await self._surveyor.missed(current, place, bases)
@@ -136,7 +142,9 @@ class NamedBlobs:
             left.update(gone)
             if not lists.complete:
                 silent.update(gone)
-        return left, silent
+            if lists.unsure:
+                refused.update(gone)
+        return left, silent, refused
 
 
 def is_first(current: ClusterMap, me: AccountId, partition: int, heard: Iterable[int]) -> bool:

@@ -21,7 +21,7 @@ come back, since it was asked for.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from hcefs.crashpoints import CrashPoint, crash_point
@@ -42,7 +42,8 @@ from hcefs.upkeep.fill import Outcome, SeatFiller
 from hcefs.upkeep.pace import PaceMeter
 from hcefs.upkeep.rebalance import MapView
 from hcefs.upkeep.set_aside import SettingAside
-from hcefs.upkeep.stocktaking import MISSING, Stock, Stocktaking, place_here
+from hcefs.upkeep.stock import Stock
+from hcefs.upkeep.stocktaking import MISSING, Stocktaking, place_here
 from hcefs.upkeep.survey import Lists
 from hcefs.upkeep.throttle import Throttle
 from hcefs.upkeep.worker import Progress, at_once
@@ -58,6 +59,10 @@ BUSY_PAUSES = 40
 
 REST_SECONDS = 60.0
 """After a pass that did not find everything whole; twice as long after each further one."""
+
+REST_ENDANGERED_SECONDS = 120.0
+"""At most, after a pass that found a blob without a shard to spare: what operators are woken
+by must not be old."""
 
 REST_HURRIED_SECONDS = 1.0
 PASSES_HURRIED = 5
@@ -105,9 +110,11 @@ class Repairer:
         throttle: Throttle,
         metrics: Metrics,
         me: AccountId,
+        require_fresh: Callable[[], None],
         round_seconds: float,
     ) -> None:
-        """``round_seconds`` is the rest between two passes."""
+        """``round_seconds`` is the rest between two passes; ``require_fresh`` raises while this
+        node's lease has run out."""
         self._runtime = runtime
         self._view = view
         self._stores = stores
@@ -120,6 +127,7 @@ class Repairer:
         self._metrics = metrics
         self._me = me
         self.idle_seconds = min(IDLE_SECONDS, round_seconds)
+        self._require_fresh = require_fresh
         self._round = round_seconds
         self._pause = min(PAUSE_SECONDS_MAX, round_seconds / PAUSES)
         self._begins = runtime.monotonic() + min(FIRST_SECONDS, round_seconds)
@@ -191,7 +199,8 @@ class Repairer:
         unknown = self._queue.unassessed(BATCH)
         if unknown:
             await self._assess(current, unknown)
-        if self._pass is not None or self._runtime.monotonic() >= self._begins:
+        due = self._pass is not None or self._runtime.monotonic() >= self._begins
+        if due and self._may_look():
             await self._take_stock(current)
             brink = [entry for entry in self._queue.due(BATCH) if entry.margin == 0]
             # For what readers have met, and what a block has just brought, no pass is waited for.
@@ -206,11 +215,25 @@ class Repairer:
             self._throttle.hurry(bool(self._hurried))
         return Progress.IDLE
 
+    def _may_look(self) -> bool:
+        """Whether what this node hears of others is worth anything; an operator is obeyed.
+
+        One whose lease has run out may be the one that is cut off, or the ledger is away and
+        nobody may answer: what the last pass found stands until the lease is fresh again.
+        """
+        if self._hurried:
+            return True
+        try:
+            self._require_fresh()
+        except Unavailable:
+            return False
+        return True
+
     async def _take_stock(self, current: ClusterMap) -> None:
         if self._pass is None:
             self._pass = Stocktaking(
                 self._runtime, self._stores, self._replica, self._filler, self._queue, self._me,
-                current,
+                current, self.last,
             )  # fmt: skip
         if await self._pass.step(current, ROWS_HURRIED if self._hurried else ROWS_AT_ONCE):
             for _ in range(0 if self._hurried else BUSY_PAUSES):
@@ -227,7 +250,10 @@ class Repairer:
             rest, self._rest = self._round, self._rest_first
             self._hurried = 0
         else:
-            rest, self._rest = self._rest, min(2 * self._rest, self._round)
+            # What looks endangered is looked at again soon: it may have been a restart.
+            most = REST_ENDANGERED_SECONDS if stock.endangered else self._round
+            rest = min(self._rest, most)
+            self._rest = min(2 * self._rest, self._round)
             self._hurried = max(0, self._hurried - 1)
         self._begins = self._runtime.monotonic() + rest
         self._publish(before, stock)

@@ -7,7 +7,10 @@ is over, the most endangered of *all* rows are known, and the work begins with t
 
 Invariants: over a whole cluster each blob is counted once, by the node that has the live
 shard with the lowest index at its seat; blobs that wait for their append, or lie under
-another profile by now, are not counted.
+another profile by now, are not counted.  Lists are taken one after the other while puts go
+on, so that a blob which looks short by them is short only when its holders, asked again by
+name, say so; and a holder that is there and refuses to say what it has (its lease has run
+out, it starts) leaves its shards unknown, never lost.
 
 A blob of which no shard is left is on no list; so at the end it looks for what the records
 name (:mod:`.named`), those of each row by the first seat that answers.
@@ -20,7 +23,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 from hcefs.erasure.scheme import profile_named
 from hcefs.errors import HcefsError
@@ -36,64 +38,15 @@ from hcefs.transport.upkeep import Place
 from hcefs.upkeep.damage import DamagedName, DamageLog
 from hcefs.upkeep.fill import SeatFiller
 from hcefs.upkeep.named import NamedBlobs, Unfound, is_first
+from hcefs.upkeep.stock import Stock
 from hcefs.upkeep.survey import Lists, Survey
 from hcefs.upkeep.worker import at_once
 
 MISSING = "missing"
-GONE_MAX = 100
-"""Named to operators; the rest is counted."""
-
 LOOKS_AT_ONCE = 8
 """Rows that are compared at one time."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Stock:
-    """What a pass found, as far as it has come."""
-
-    epoch: int = 0
-    began_ms: int = 0
-    ended_ms: int = 0
-    rows: int = 0
-    seats: int = 0
-    waiting: int = 0
-    """Rows of which too little could be heard."""
-
-    lacking: int = 0
-    """Shards that this node lacks, but for those of blobs known to wait for their append."""
-
-    by_live: dict[tuple[str, int], int] = field(default_factory=dict)
-    """By profile and live shards, the blobs that this node counts."""
-
-    full: int = 0
-    degraded: int = 0
-    lost: int = 0
-    unreachable: int = 0
-    """Fewer than k answer, but a holder is away that may have more."""
-
-    gone: list[BlobBase] = field(default_factory=list)
-    """Some of the lost: those of which nothing is left."""
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the pass went over all rows and found every blob with all its shards."""
-        short = self.degraded or self.lost or self.unreachable
-        return bool(self.ended_ms) and not (self.waiting or self.lacking or short)
-
-    def count(self, profile: str, live: int, *, complete: bool) -> None:
-        """Count one blob."""
-        key, code = (profile, live), profile_named(profile)
-        self.by_live[key] = self.by_live.get(key, 0) + 1
-        if live >= code.n:
-            self.full += 1
-        elif live >= code.k:
-            self.degraded += 1
-        elif complete:
-            self.lost += 1
-        else:
-            self.unreachable += 1
 
 
 class Stocktaking:
@@ -108,7 +61,9 @@ class Stocktaking:
         queue: DamageLog,
         me: AccountId,
         current: ClusterMap,
+        before: Stock | None = None,
     ) -> None:
+        """``before`` is what the pass before found: it stands where nothing better is known."""
         self._runtime = runtime
         self._stores = stores
         self._replica = replica
@@ -118,6 +73,7 @@ class Stocktaking:
         self._named = NamedBlobs(runtime, stores, replica, filler.surveyor)
         self._names = own_seats(current, me)
         self._done = 0
+        self._before = before.endangered if before is not None else {}
         self.stock = Stock(current.epoch, runtime.now_ms(), seats=len(self._names))
 
     async def step(self, current: ClusterMap, rows: int = 1) -> bool:
@@ -200,9 +156,10 @@ class Stocktaking:
             lists = await self._filler.surveyor.row(current, name, sources, lambda _: True)
         else:
             lists = survey.lists
-        if len(lists.nodes) + 1 < table.k:
+        unknown = self.stock.unknown
+        await self._compare(current, name, lists, own)
+        if len(lists.nodes) + 1 < table.k or self.stock.unknown > unknown:
             self.stock.waiting += 1
-        await self._compare(name, table.node_rows[name.partition], lists, own)
         await self._filler.records(current, name, lists, lambda _: True, survey)
         if name.profile == current.default_profile and is_first(
             current, self._me, name.partition, lists.nodes
@@ -217,57 +174,122 @@ class Stocktaking:
             log.debug("what the records name is not looked for now: %s", error.reason)
 
     def _enter_unfound(self, current: ClusterMap, unfound: Sequence[Unfound]) -> None:
+        table = current.table(current.default_profile)
         for each in unfound:
-            self.stock.count(current.default_profile, 0, complete=each.lost)
+            if each.unsure:
+                self._count_unsure(each.base, current.default_profile, 0, table.n)
+                self.stock.waiting += 1
+                continue
+            self.stock.count(each.base, current.default_profile, 0, complete=each.lost)
             if each.lost:
                 log.error("no shard is left of %s, which the ledger holds", each.base)
-                if len(self.stock.gone) < GONE_MAX:
-                    self.stock.gone.append(each.base)
+                self.stock.name_gone(each.base)
 
     async def _compare(
         self,
+        current: ClusterMap,
         name: SeatName,
-        row: tuple[int, ...],
         lists: Lists,
         own: dict[BlobBase, set[int]],
     ) -> None:
-        code = profile_named(name.profile)
+        code, row = profile_named(name.profile), _Row(current.table(name.profile), name.partition)
         lacking: list[tuple[DamagedName, str, int | None]] = []
-        mine: list[tuple[BlobBase, int]] = []
+        mine: dict[BlobBase, set[int]] = {}
         for base in sorted({*lists.held, *own}):
             index = (name.seat + rotation_of(base, code.n)) % code.n
             live = (lists.live(base) | own.get(base, set())) & set(range(code.n))
             if index not in own.get(base, ()):
                 lacking.append((DamagedName(base, index, name.profile), MISSING, len(live)))
-            elif index == min(_seated(base, row, lists, code.n) | {index}):
-                mine.append((base, len(live)))
-        short = [base for base, count in mine if count < code.n]
-        known: set[BlobBase] = set()
-        if short:
-            known = await self._runtime.disk(
-                committed_under, self._stores, self._replica, short, name.profile
-            )
-        for base, count in mine:
-            if count >= code.n or base in known:
-                self.stock.count(name.profile, count, complete=lists.complete)
+            elif index == min(row.seated(base, lists) | {index}):
+                mine[base] = live
+        short = await self._committed(name, [b for b, live in mine.items() if len(live) < code.n])
+        # A list may be older than the end of the put that another one, or the replica, shows.
+        doubtful = [b for b in short if row.at(b, set(lists.nodes)) - mine[b]]
+        asked = await self._asked_again(current, name, doubtful)
+        for base in doubtful:
+            mine[base] |= asked.live(base) & set(range(code.n))
+        short = await self._committed(name, [b for b in short if len(mine[b]) < code.n])
+        for base, live in mine.items():
+            if len(live) >= code.n:
+                self.stock.count(base, name.profile, code.n, complete=True)
+            elif base in short:
+                heard = asked if base in doubtful else lists
+                self._count_short(base, name.profile, live, row.at(base, heard.unsure), heard)
         if lacking:
             self.stock.lacking += sum(not self._queue.is_pending(name) for name, _, _ in lacking)
             await self._runtime.disk(self._queue.found_all, lacking)
+
+    async def _committed(self, name: SeatName, bases: Sequence[BlobBase]) -> set[BlobBase]:
+        if not bases:
+            return set()
+        return await self._runtime.disk(
+            committed_under, self._stores, self._replica, bases, name.profile
+        )
+
+    async def _asked_again(
+        self, current: ClusterMap, name: SeatName, bases: Sequence[BlobBase]
+    ) -> Lists:
+        """Which shards of some bases their holders have now."""
+        if not bases:
+            return Lists()
+        place = Place(current.epoch, name.profile, name.partition)
+        n = profile_named(name.profile).n
+        return await self._filler.surveyor.asked(current, place, n, bases)
+
+    def _count_short(
+        self, base: BlobBase, profile: str, live: set[int], unsure: set[int], lists: Lists
+    ) -> None:
+        """Count a blob that lacks shards, as far as those who were heard can tell."""
+        most = len(live | unsure)
+        if most == len(live) or (most < profile_named(profile).n and base not in self._before):
+            self.stock.count(base, profile, most, complete=lists.complete)
+        else:
+            self._count_unsure(base, profile, len(live), most)
+
+    def _count_unsure(self, base: BlobBase, profile: str, live: int, most: int) -> None:
+        """Count a blob of which ``live`` shards are there and ``most`` may be.
+
+        One that was in danger stays so: nobody has said that it is not.  Others are left out.
+        """
+        self.stock.unknown += 1
+        known = self._before.get(base)
+        if known is not None:
+            self.stock.count(base, profile, min(max(known, live), most), complete=False)
+
+
+class _Row:
+    """Where the shards of one row are to be."""
+
+    def __init__(self, table: Table, partition: int) -> None:
+        self._n = table.n
+        self._holders = [{node_id} for node_id in table.node_rows[partition]]
+        self._seats = tuple(table.node_rows[partition])
+        for move in table.moving:
+            if move.partition == partition:
+                self._holders[move.seat].add(move.source)
+
+    def at(self, base: BlobBase, nodes: set[int]) -> set[int]:
+        """The indexes of a base that are at seats of some nodes, or move from them."""
+        rotation = rotation_of(base, self._n)
+        return {
+            (seat + rotation) % self._n
+            for seat, holders in enumerate(self._holders)
+            if holders & nodes
+        }
+
+    def seated(self, base: BlobBase, lists: Lists) -> set[int]:
+        """The indexes of a base that are where the map says, as far as others have them."""
+        rotation = rotation_of(base, self._n)
+        return {
+            index
+            for index, ids in lists.held.get(base, {}).items()
+            if index < self._n and self._seats[(index - rotation) % self._n] in ids
+        }
 
 
 def _sources(table: Table, name: SeatName) -> list[int]:
     """The nodes from which seats of a row are moving."""
     return [move.source for move in table.moving if move.partition == name.partition]
-
-
-def _seated(base: BlobBase, row: tuple[int, ...], lists: Lists, n: int) -> set[int]:
-    """The indexes of a base that are where the map says, as far as others have them."""
-    rotation = rotation_of(base, n)
-    return {
-        index
-        for index, ids in lists.held.get(base, {}).items()
-        if index < n and row[(index - rotation) % n] in ids
-    }
 
 
 def own_seats(current: ClusterMap, me: AccountId) -> list[SeatName]:

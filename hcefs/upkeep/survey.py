@@ -44,6 +44,10 @@ PAGES_MAX = 1 << 13
 ASKED_MAX = 1000
 """Shards of one question."""
 
+AWAY = frozenset({"unreachable", "deadline", "stalled"})
+"""Why nothing was heard of a node that is as good as gone.  Anything else is the answer of one
+that is there and does not say what it has, or of one that comes or goes at this moment."""
+
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -58,6 +62,9 @@ class Lists:
 
     complete: bool = True
     """Whether everybody who may have some was heard."""
+
+    unsure: set[int] = field(default_factory=set)
+    """The ids of nodes that are there and did not say what they have."""
 
     def enter(self, node: Node, shards: Iterable[ShardName]) -> None:
         """Note what a node has."""
@@ -203,10 +210,11 @@ class Surveyor:
         lists, row = Lists(), place.partition
         asks = _Asks(self._peers, place.epoch, place.profile, bits)
         answers = await together(
-            self.heard(node, partial(asks.shards, node, [row]), fenced) for node in others
+            self.heard(node, partial(asks.shards, node, [row]), fenced, lists.unsure)
+            for node in others
         )
         answers += await together(
-            self.heard(node, partial(asks.shards, node, [row]), lambda _: True)
+            self.heard(node, partial(asks.shards, node, [row]), lambda _: True, lists.unsure)
             for node in stand_ins
         )
         for node, answer in zip([*others, *stand_ins], answers, strict=True):
@@ -235,9 +243,16 @@ class Surveyor:
         }
 
     async def heard(
-        self, node: Node, asking: Callable[[], Awaitable[T]], fenced: Callable[[Node], bool]
+        self,
+        node: Node,
+        asking: Callable[[], Awaitable[T]],
+        fenced: Callable[[Node], bool],
+        unsure: set[int] | None = None,
     ) -> T | None:
-        """What a node answers; None when it is away for good."""
+        """What a node answers; None when it is away for good.
+
+        Into ``unsure`` goes its id when it is there and only does not say.
+        """
         try:
             return await asking()
         except HcefsError as error:
@@ -249,6 +264,8 @@ class Surveyor:
             log.info(
                 "node %d is away; a seat is filled without it (%s)", node.node_id, error.reason
             )
+            if unsure is not None and error.reason not in AWAY:
+                unsure.add(node.node_id)
             return None
 
     async def surveys(
@@ -283,8 +300,9 @@ class Surveyor:
         found = {name.partition: Survey(Lists()) for name in names}
         for asked, may_be_away in ((seated, fenced), (standing, lambda _: True)):
             jobs = [(next(iter(rows.values())), sorted(rows)) for _, rows in sorted(asked.items())]
+            unsure: set[int] = set()
             answers = await together(
-                self.heard(node, partial(asks.shards, node, rows), may_be_away)
+                self.heard(node, partial(asks.shards, node, rows), may_be_away, unsure)
                 for node, rows in jobs
             )
             for (node, rows), answer in zip(jobs, answers, strict=True):
@@ -292,6 +310,7 @@ class Surveyor:
                     lists = found[row].lists
                     if answer is None:
                         lists.complete = False
+                        lists.unsure |= unsure & {node.node_id}
                     else:
                         lists.enter(node, answer[row])
             if table.profile != current.default_profile:
@@ -326,7 +345,8 @@ class Surveyor:
                     continue
                 holders.append((node, seat))
         answers = await together(
-            self._has(node, place, [_at(base, seat, n) for base in bases]) for node, seat in holders
+            self._has(node, place, [_at(base, seat, n) for base in bases], lists.unsure)
+            for node, seat in holders
         )
         for (node, _), answer in zip(holders, answers, strict=True):
             if answer is None:
@@ -367,7 +387,7 @@ class Surveyor:
         """Where the seats have too little, ask for what stood in for them."""
         nodes = self.stand_ins(current, place)
         shards = [ShardName(base, index) for base in bases for index in range(n)]
-        answers = await together(self._has(node, place, shards) for node in nodes)
+        answers = await together(self._has(node, place, shards, lists.unsure) for node in nodes)
         for node, answer in zip(nodes, answers, strict=True):
             if answer is None:
                 lists.complete = False
@@ -375,7 +395,11 @@ class Surveyor:
                 lists.enter(node, answer)
 
     async def _has(
-        self, node: Node, place: Place, shards: Sequence[ShardName]
+        self,
+        node: Node,
+        place: Place,
+        shards: Sequence[ShardName],
+        unsure: set[int] | None = None,
     ) -> list[ShardName] | None:
         peer = self._peers.upkeep_peer(node)
         found: list[ShardName] = []
@@ -386,6 +410,8 @@ class Surveyor:
                 found += [shard for shard, here in zip(asked, held, strict=True) if here]
         except HcefsError as error:
             log.debug("node %d does not say what it has: %s", node.node_id, error.reason)
+            if unsure is not None and error.reason not in AWAY:
+                unsure.add(node.node_id)
             return None
         return found
 

@@ -39,7 +39,6 @@ pytestmark = [
     pytest.mark.long,
     pytest.mark.timeout(400),
     pytest.mark.xdist_group("cluster"),
-    pytest.mark.skipif(BINARY is None, reason="Debian package prometheus is not installed"),
 ]
 
 
@@ -98,11 +97,12 @@ def configure(cluster: LiveCluster, folder: Path) -> Path:
 
 @asynccontextmanager
 async def prometheus(cluster: LiveCluster, folder: Path) -> AsyncIterator[Prometheus]:
+    assert BINARY is not None, "Prometheus is not installed: Debian package prometheus"
     with reserved_ports(1, cluster.runtime.random) as (port,):
         address = f"{HOST}:{port}"
     process = subprocess.Popen(  # noqa: ASYNC220 - it lives as long as the block
         [
-            str(BINARY),
+            BINARY,
             f"--config.file={configure(cluster, folder)}",
             f"--storage.tsdb.path={folder / 'data'}",
             f"--web.listen-address={address}",

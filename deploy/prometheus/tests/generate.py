@@ -131,6 +131,8 @@ CASES = (
     Case("healthy", (), {}, 120),
     Case("one node down for a moment", (), {"up": "0+0"}, 4),
     Case("lost blobs", ("BlobsBelowK",), {"hcefs_blobs_by_margin{margin=below-k}": "3+0"}, 20),
+    Case("lost for a moment", (), {"hcefs_blobs_by_margin{margin=below-k}": "3+0"}, 4),
+    Case("the brink for a moment", (), {"hcefs_blobs_by_margin{margin=0}": "3+0"}, 10),
     Case("the brink", ("BlobsAtTheBrink",), {"hcefs_blobs_by_margin{margin=0}": "3+0"}),
     Case("short", ("BlobsShort",), {"hcefs_blobs_short": "7+0"}, 400),
     Case(
@@ -154,6 +156,12 @@ CASES = (
     Case("no scrub", ("ScrubBehind",), {"hcefs_scrub_oldest_unverified_seconds": "2600000+0"}, 90),
     Case("a bad disk", ("ShardsDamaged",), {"hcefs_corrupt_shards_total": "2+1"}, 30, clears=460),
     Case("quarantine", ("QuarantineGrows",), {"hcefs_quarantined_shards": "0+0.01"}, 1560),
+    Case(
+        "quarantine on a node of today",
+        ("QuarantineGrows",),
+        {"hcefs_quarantined_shards": "20+0"},
+        120,
+    ),
     Case("dispute", ("DisputedShards",), {"hcefs_disputed_shards_total": "0+1"}, 20, clears=90),
     Case("full", ("DiskFull",), {"hcefs_disk_state{state=full}": "1+0"}),
     Case(
@@ -174,7 +182,14 @@ CASES = (
     Case("failing", ("DiskFailing",), {"hcefs_disk_state{state=failing}": "1+0"}),
     Case("slow", ("DiskSlow",), {BUCKET % "0.1": "0+500"}, clears=60),
     Case("restoring", ("Restoring",), {"hcefs_restoring_rows": "900-1"}, 400),
-    Case("nobody scrapes", ("Absent",), {"hcefs_serving": None}, where=NODES),
+    Case("something else is scraped", ("Absent",), {"hcefs_serving": None}, where=NODES),
+    Case("nobody scrapes", ("Absent",), {"hcefs_serving": None, "up": None}, where=("ledger",)),
+    Case(
+        "all nodes are down",
+        ("NodeDown", "NodesDown"),
+        {"up": "0+0", "hcefs_serving": None},
+        where=NODES,
+    ),
     Case("a node is down", ("NodeDown",), {"up": "0+0", "hcefs_serving": None}),
     Case(
         "two nodes are down",
@@ -195,6 +210,12 @@ CASES = (
         ("InternalErrors",),
         {"hcefs_requests_total{method=put,outcome=internal}": "0+1"},
         clears=60,
+    ),
+    Case(
+        "the first bug of a process",
+        ("InternalErrors",),
+        {"hcefs_requests_total{method=get,outcome=internal}": "1+0"},
+        14,
     ),
     Case("overload", ("Overloaded",), {"hcefs_busy_total{limit=put}": "0+200"}),
     Case(
@@ -223,13 +244,14 @@ CASES = (
         where=ALL,
     ),
     Case("two versions", ("VersionsDiffer",), {"hcefs_build_info{version=1.1}": "1+0"}, 1500),
+    Case("an upgrade takes an afternoon", (), {"hcefs_build_info{version=1.1}": "1+0"}, 300),
     Case("the network", ("NodesUnreachable",), {"hcefs_unreachable_nodes": "1+0"}),
     Case("nobody may decide", ("AutomaticOutBlocked",), {"hcefs_automatic_out_blocked": "1+0"}),
     Case("too few zones", ("MapWarnings",), {"hcefs_cluster_map_warnings": "1+0"}, 90),
     Case(
         "the ledger is gone",
         ("LedgerDown",),
-        {"up": "0+0", "hcefs_serving": "0+0"},
+        {"up": "0+0", "hcefs_serving": None},
         where=("ledger",),
     ),
     Case(
@@ -284,6 +306,8 @@ QUIET_MINUTES = 40
 
 TRAILS: dict[str, int] = {
     "one node down for a moment": 36,
+    "lost for a moment": 36,
+    "the first bug of a process": 46,
     "a search": 1500,
     "unjustified": 90,
     "quarantine": 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hcefs.errors import Unavailable
 from hcefs.formats.shard import HEADER_SIZE
 from hcefs.ids import AccountId, BlobBase, BlobId
 from hcefs.placement.cluster_map import ClusterMap
@@ -46,6 +47,9 @@ class Repairing(GivingCluster):
         self.kept: dict[tuple[BlobBase, int], bytes] = {}
         """What lost shards were."""
 
+        self.stale = False
+        """Whether the lease of these nodes has run out."""
+
         self.forgotten: list[tuple[AccountId, BlobBase]] = []
         self.brought: list[tuple[AccountId, BlobBase]] = []
 
@@ -72,8 +76,13 @@ class Repairing(GivingCluster):
             throttle,
             cluster.metrics,
             account,
+            self._require_fresh,
             ROUND_SECONDS,
         )
+
+    def _require_fresh(self) -> None:
+        if self.stale:
+            raise Unavailable("the lease has run out", reason="stale-lease")
 
     def setting_aside(self, account: AccountId) -> SettingAside:
         stores, now_ms = self.cluster.stores[account], self.runtime.now_ms

@@ -10,11 +10,15 @@ import pytest
 from hcefs.errors import Unavailable
 from hcefs.formats.manifest import Opening
 from hcefs.ids import AccountId, BlobBase, BlobId
+from hcefs.placement.cluster_map import ClusterMap
+from hcefs.placement.ring import partition_of
 from hcefs.stripes.audit import Auditor, ShardState
 from hcefs.stripes.exports import has_shard
 from hcefs.upkeep.damage import BACKOFF_MS_FIRST, BACKOFF_MS_MAX, DamagedName
-from hcefs.upkeep.repair import UNREADABLE_TRIES
-from hcefs.upkeep.stocktaking import Stock
+from hcefs.upkeep.repair import REST_ENDANGERED_SECONDS, UNREADABLE_TRIES, Repairer
+from hcefs.upkeep.stock import Stock
+from hcefs.upkeep.survey import Surveyor
+from hcefs.upkeep.worker import Progress
 from tests.unit.upkeep.giving import ClockRuntime
 from tests.unit.upkeep.repairing import ROUND_SECONDS, Repairing
 
@@ -346,6 +350,193 @@ async def test_what_nobody_who_was_heard_has_is_not_lost_yet(world: Repairing) -
     assert not any(stock.gone for stock in found)
     assert sum(stock.unreachable for stock in found) == 1
     assert sum(stock.lost for stock in found) == 0
+
+
+def by_margin(world: Repairing) -> dict[str, float]:
+    """What is said of blobs in danger."""
+    metrics = world.cluster.metrics
+    return {each: metrics.value("blobs_by_margin", margin=each) for each in ("below-k", "0", "1")}
+
+
+async def counted_at(world: Repairing, account: AccountId) -> BlobId:
+    """A blob that a node counts: it has the first shard."""
+    while True:
+        ((blob, index),) = await blobs_at(world, account, 1)
+        if index == 0:
+            return blob
+
+
+WHOLE = {"below-k": 0, "0": 0, "1": 0}
+STALE = Unavailable("the lease has run out", reason="stale-lease")
+
+
+async def looked(world: Repairing, account: AccountId, count: int = 1) -> Repairer:
+    """A repairer after some passes that nobody asked for."""
+    repairer = world.repairer(account)
+    for _ in range(count):
+        await next_pass(world, repairer)
+    return repairer
+
+
+async def next_pass(world: Repairing, repairer: Repairer) -> None:
+    before = repairer.last
+    assert isinstance(world.runtime, ClockRuntime)
+    world.runtime.now += ROUND_SECONDS
+    while repairer.last is before:
+        assert repairer.stock is not None or not world.stale
+        await repairer.work()
+
+
+@pytest.mark.parametrize("committed", [True, False], ids=["committed", "pending"])
+async def test_a_put_that_ends_while_stock_is_taken_is_not_short(
+    world: Repairing, monkeypatch: pytest.MonkeyPatch, committed: bool
+) -> None:
+    """The holders have listed what they have, then the put comes to its end everywhere."""
+    me, cluster = node(world), world.cluster
+    bits = cluster.map.table("ec-4-2").bits
+    listed, late = Surveyor.surveys, list[BlobId]()
+
+    async def slow(self: Surveyor, current: ClusterMap, sources: Any, fenced: Any) -> Any:
+        found = await listed(self, current, sources, fenced)
+        partitions = {name.partition for name in sources}
+        while len(late) < 3:
+            blob = BlobId.of(world.runtime.random(16))
+            at_0 = next(seat for seat in cluster.seats(blob.base) if seat.index == 0)
+            if partition_of(bytes(blob.base), bits) in partitions and at_0.node.account == me:
+                late.append(blob)
+                session = cluster.session(cluster.plan(blob))
+                await session.write(bytes(10))
+                await session.finish(10, b"", b"", cluster.call("put", blob))
+                if committed:
+                    cluster.commit(blob)
+        return found
+
+    monkeypatch.setattr(Surveyor, "surveys", slow)
+    repairer = await looked(world, me)
+    assert len(late) == 3
+    assert by_margin(world) == WHOLE
+    stock = repairer.last
+    assert stock is not None
+    assert (stock.degraded, stock.lost, stock.unreachable) == (0, 0, 0)
+    assert stock.full == (3 if committed else 0)
+
+
+async def test_a_blob_that_is_asked_about_again_and_is_short_counts(world: Repairing) -> None:
+    """Its holders do not say that they have their shards."""
+    me = node(world)
+    blob = await counted_at(world, me)
+    world.lose(blob, 1, 2)
+    await looked(world, me)
+    assert by_margin(world) == {**WHOLE, "0": 1}
+
+
+@pytest.mark.parametrize("reason", ["stale-lease", "restoring", "no-map", "stream-reset"])
+@pytest.mark.parametrize("refusing", [1, 3, 6])
+async def test_who_refuses_to_say_what_it_has_has_lost_nothing(
+    world: Repairing, reason: str, refusing: int
+) -> None:
+    me = node(world)
+    accounts = sorted(world.giving)[1 : 1 + refusing]
+    while True:
+        blob = await counted_at(world, me)
+        if accounts[0] in {seat.node.account for seat in world.cluster.seats(blob.base)}:
+            break
+    for account in accounts:
+        world.giving[account].fails = Unavailable("not now", reason=reason)
+    repairer = await looked(world, me)
+    assert by_margin(world) == WHOLE
+    stock = repairer.last
+    assert stock is not None
+    assert stock.waiting
+    assert not stock.is_whole
+    assert world.cluster.metrics.value("blobs_short") == 0
+
+
+async def test_what_was_in_danger_stays_so_while_nobody_says_that_it_is_not(
+    world: Repairing,
+) -> None:
+    me = node(world)
+    blob = await counted_at(world, me)
+    world.lose(blob, 1, 2)
+    repairer = await looked(world, me)
+    assert by_margin(world) == {**WHOLE, "0": 1}
+    for account in sorted(world.giving)[1:]:
+        world.giving[account].fails = STALE
+    for _ in range(2):
+        await next_pass(world, repairer)
+        assert by_margin(world) == {**WHOLE, "0": 1}
+    for account in sorted(world.giving)[1:]:
+        world.giving[account].fails = None
+    for lost in (1, 2):
+        give_back(world, blob, lost)
+    await next_pass(world, repairer)
+    assert by_margin(world) == WHOLE
+
+
+async def test_a_refusal_hides_no_loss_that_others_tell_of(world: Repairing) -> None:
+    """Of three shards two are known to be gone: at best one more is alive than was said."""
+    me = node(world)
+    blob = await counted_at(world, me)
+    world.lose(blob, 1, 2)
+    world.giving[world.seat(blob, 3).node.account].fails = STALE
+    await looked(world, me)
+    assert by_margin(world)["0"] == 1
+
+
+async def test_who_is_away_is_missed(world: Repairing) -> None:
+    me = node(world)
+    blob = await counted_at(world, me)
+    for index in (1, 2, 3):
+        world.giving[world.seat(blob, index).node.account].fails = AWAY
+    await looked(world, me)
+    assert by_margin(world)["below-k"] >= 1
+
+
+async def test_no_stock_is_taken_without_a_lease_unless_an_operator_asks(world: Repairing) -> None:
+    me = node(world)
+    await blobs_at(world, me, 4)
+    repairer = await looked(world, me)
+    first = repairer.last
+    assert isinstance(world.runtime, ClockRuntime)
+    world.stale = True
+    for account in sorted(world.giving)[1:]:
+        world.giving[account].fails = AWAY
+    world.runtime.now += ROUND_SECONDS
+    await world.run(repairer)
+    assert repairer.last is first
+    assert by_margin(world) == WHOLE
+    repairer.now()
+    await world.run(repairer)
+    assert repairer.last is not first
+
+
+async def test_what_is_broken_is_repaired_without_a_lease(world: Repairing) -> None:
+    """What a scrub has found waits for no pass."""
+    me = node(world)
+    ((blob, index),) = await blobs_at(world, me, 1)
+    world.lose(blob, index)
+    world.queue(me).found(blob.base, index, "ec-4-2", "damaged-piece")
+    world.stale = True
+    assert isinstance(world.runtime, ClockRuntime)
+    world.runtime.now += ROUND_SECONDS
+    await world.run(world.repairer(me))
+    assert has_shard(world.cluster.stores[me], blob.base, index)
+
+
+async def test_endangered_blobs_are_looked_at_again_soon(world: Repairing) -> None:
+    """However long the rests have become: what wakes somebody must not be old."""
+    me = node(world)
+    blob = await counted_at(world, me)
+    world.lose(blob, 1)
+    repairer = await looked(world, me, 8)
+    world.lose(blob, 2)
+    await next_pass(world, repairer)
+    assert by_margin(world)["0"] == 1
+    before = repairer.last
+    assert isinstance(world.runtime, ClockRuntime)
+    world.runtime.now += REST_ENDANGERED_SECONDS
+    while repairer.stock is None and repairer.last is before:
+        assert await repairer.work() is Progress.BUSY, "no pass begins"
 
 
 async def test_a_pass_begins_by_itself_after_the_rest(world: Repairing) -> None:
