@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -177,6 +177,10 @@ class ShardReader(Protocol):
 
 class ShardStore(Protocol):
     """Shards by (blob base, index, form)."""
+
+    shard_version: Callable[[], int]
+    """The version of the file format in which a new shard is to be written; 1 until the node
+    has set another.  Whoever writes asks; the store itself does not look into a shard."""
 
     def begin(
         self,

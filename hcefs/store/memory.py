@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from hcefs.errors import Conflict, Corrupt, Exhausted, Invalid, NotFound, Unavailable
@@ -117,6 +117,7 @@ class MemoryShardStore:
     """See :class:`~hcefs.store.interface.ShardStore`."""
 
     def __init__(self, *, reserve_bytes: int = 0, total_bytes: int = TOTAL_BYTES) -> None:
+        self.shard_version: Callable[[], int] = lambda: 1
         self._lock = threading.Lock()
         self._reserve = reserve_bytes
         self._total = total_bytes
