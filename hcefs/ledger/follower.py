@@ -70,6 +70,7 @@ BATCH_BYTES = 8 << 20
 DRIFT_MAX = 0.001
 """So much faster than the ledger's a clock that only counts may go; a hundred times the usual."""
 
+VERSION_REFUSED = "version-refused"
 HEADS_AHEAD_MAX = 256
 HEADS_REMEMBERED = 64
 """Verified heads that are known again by their bytes: peers pass on the same few."""
@@ -87,6 +88,7 @@ class FollowerStatus(enum.StrEnum):
     FORKED = "forked"
     SUPERSEDED = "superseded"
     FAILED = "failed"
+    OUTDATED = "outdated"
 
 
 _TERMINAL = (
@@ -94,7 +96,16 @@ _TERMINAL = (
     FollowerStatus.FORKED,
     FollowerStatus.SUPERSEDED,
     FollowerStatus.FAILED,
+    FollowerStatus.OUTDATED,
 )
+
+_ENDS = {
+    "diverged": FollowerStatus.DIVERGED,
+    "ledger-log-failed": FollowerStatus.FAILED,
+    "lost-blocks": FollowerStatus.FAILED,
+    "unknown-protocol": FollowerStatus.OUTDATED,
+}
+"""What the feed can end with for good, by the reason of the error."""
 
 BlockCallback = Callable[[Block, tuple[Event, ...]], None]
 
@@ -192,6 +203,11 @@ class Follower:
         if voided is not None:
             self._end(FollowerStatus.SUPERSEDED, self._superseded_error(voided))
             return
+        try:
+            machine.require_known_protocol(self._log)
+        except Corrupt as error:
+            self._end(FollowerStatus.OUTDATED, error)
+            return
         self._told_height = self._log.height
         kept = self._log.head
         if kept is not None and kept.term == self._log.terms.term:
@@ -273,6 +289,8 @@ class Follower:
         head = self._applied_head
         if head is None or now_ms - head.time_ms > self._genesis.lease_ms:
             failure = self._log.failure
+            if failure is None and self._last_error and self._last_error.reason == VERSION_REFUSED:
+                failure = self._last_error
             if failure is not None:
                 raise Unavailable(failure.message, reason=failure.reason)
             raise Unavailable(
@@ -357,13 +375,8 @@ class Follower:
                 self._last_error = _ended_term_error()
             except HcefsError as error:
                 self._last_error = error
-                if error.reason in ("diverged", "ledger-log-failed", "lost-blocks"):
-                    status = (
-                        FollowerStatus.DIVERGED
-                        if error.reason == "diverged"
-                        else FollowerStatus.FAILED
-                    )
-                    self._end(status, error)
+                if error.reason in _ENDS:
+                    self._end(_ENDS[error.reason], error)
                     return
                 _logger.warning("the ledger's feed broke (%s): %s", error.reason, error.message)
             except OSError as error:
@@ -608,6 +621,8 @@ class Follower:
             self._log.snapshots.check_named_root(block.header)
             return machine.replay_signed(state, block, self._genesis, previous, self._log.terms)
         except Corrupt as error:
+            if error.reason == "unknown-protocol":
+                raise
             raise Corrupt(
                 f"the writer signed block {block.header.height}, but it does not replay here "
                 f"({error.reason}: {error.message}); compare software versions, run `hcefs "

@@ -302,6 +302,11 @@ class RowStore(Protocol):
         The bytes stay on the disk until compaction, or :meth:`purge`.
         """
 
+    def raise_format(self) -> None:
+        """Note, durably, that what lies beside these rows has newer formats than those of the
+        release before, which refuses to open them from then on.  A repeat does nothing.
+        """
+
     def purge(self, tables: Sequence[Table]) -> None:
         """Rewrite tables without what was deleted from them before the call.
 

@@ -369,6 +369,10 @@ class MemoryRowStore(_MemoryTables[Table]):
     def delete(self, rows: Sequence[tuple[Table, bytes]]) -> None:
         self._delete(rows)
 
+    def raise_format(self) -> None:
+        """No other software opens this memory."""
+        self._require_open()
+
     def purge(self, tables: Sequence[Table]) -> None:
         """Memory keeps nothing of what was deleted."""
         self._require_open()
