@@ -39,6 +39,7 @@ from hcefs.cli import (
     request,
     scrub,
     sim,
+    upgrade,
     verify,
 )
 from hcefs.cli.passphrases import PASSPHRASES
@@ -80,6 +81,7 @@ certificate.add_to(app)
 erasure.add_to(app)
 scrub.add_to(app)
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(upgrade.app, name="upgrade")
 app.add_typer(audit.app, name="audit")
 app.add_typer(bench.app, name="bench")
 app.command()(sim.sim)

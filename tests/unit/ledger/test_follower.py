@@ -670,10 +670,11 @@ async def test_a_signed_block_that_does_not_replay_ends_service(node: Node) -> N
 async def test_a_block_of_newer_rules_asks_for_an_upgrade(node: Node) -> None:
     blocks = node.blocks(2)
     node.link.block(blocks[0], resign(node, blocks[1], protocol_version=PROTOCOL_NEWEST + 1))
-    await node.status(FollowerStatus.DIVERGED)
+    await node.status(FollowerStatus.OUTDATED)
+    assert node.refusal() == "unknown-protocol"
     error = node.follower.last_error
     assert error is not None
-    assert "upgrade" in error.message
+    assert "install a newer release" in error.message
 
 
 @pytest.mark.parametrize("lands", [False, True])
