@@ -54,7 +54,7 @@ async def retrying(
         try:
             return await operation()
         except HcefsError as error:
-            if not error.retryable:
+            if not error.retryable or (attempt >= attempts and not patience_s):
                 raise
             pause_s = _pause_ms(runtime, error, attempt, first_pause_ms, longest_pause_ms) / 1000
             late = runtime.monotonic() - started + pause_s > patience_s
