@@ -161,7 +161,10 @@ def status(directory: FolderOption = Path(DEFAULT_FOLDER), as_json: JsonOption =
     """Show the ledger and each node: height, lease, shards, warnings."""
     layout = folder(directory)
     found = asyncio.run(gather_status(layout))
-    warnings = [*all_warnings(found), *(f"upgrade: {each}" for each in next_steps(found))]
+    warnings = [
+        *all_warnings(found),
+        *(f"upgrade: {each}" for each in next_steps(found, tell_silent=False)),
+    ]
     data = {
         "cluster": layout.load_connection().cluster.text,
         "processes": [process.as_data() for process in found],

@@ -43,11 +43,18 @@ def process_facts(process: Asked) -> dict[str, Any]:
     }
 
 
-def next_steps(found: Sequence[Asked]) -> list[str]:
-    """What is to be done next; nothing when all run one release and follow its newest rules."""
+def next_steps(found: Sequence[Asked], *, tell_silent: bool = True) -> list[str]:
+    """What is to be done next; nothing when all run one release and follow its newest rules.
+
+    ``tell_silent``: a process that gave no answer is a step of its own, the first one.
+    """
     said = {each.name: versions_in(each.answer) for each in found if each.answer is not None}
     silent = [each.name for each in found if each.answer is None]
-    steps = [f"{', '.join(silent)} gave no answer: start or look at it first"] if silent else []
+    steps = (
+        [f"{', '.join(silent)} gave no answer: start or look at it first"]
+        if silent and tell_silent
+        else []
+    )
     if not said:
         return steps
     newest = max(said.values(), key=_order)
