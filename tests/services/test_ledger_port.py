@@ -228,3 +228,14 @@ async def test_acknowledgements_beyond_the_log_do_not_count(rig: Rig) -> None:
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call.read()
+
+
+async def test_a_follower_that_does_not_know_the_rules_is_refused(rig: Rig) -> None:
+    """The release before says nothing of itself, and would stop at a block of these rules."""
+    node = rig.nodes[0]
+    before = rig.ledger.node.metrics.value("version_refused_total", what="follower")
+    request = ledger_pb2.FollowRequest(from_height=1)
+    call = rig.converse(rig.ledger_peer_address, FOLLOW, [request], node.identity)
+    await rig.refused(call, "conflict", "version-refused")
+    after = rig.ledger.node.metrics.value("version_refused_total", what="follower")
+    assert after == before + 1
