@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: venv demo test test-long alerts crash chaos sim docs-run deploy-check slices mutations check lint types contracts proto proto-check vectors lock clean certificates drills
+.PHONY: venv demo test test-long alerts crash chaos sim docs-run deploy-check slices mutations check lint types contracts proto proto-check vectors lock clean certificates drills upgrade
 
 venv: .venv/.installed
 
@@ -60,6 +60,10 @@ chaos: venv
 SEEDS ?= 1000
 sim: venv
 	$(BIN)/hcefs sim --seeds $(SEEDS)
+
+# From the release before (out of git) to this one under load, process by process: minutes.
+upgrade: venv
+	$(BIN)/pytest -q -m "long or not long" tests/cluster/test_upgrade_rolling.py
 
 # Needs promtool and prometheus (Debian package prometheus): the cases of all alerts, and a real
 # cluster that is scraped, hurt and mended.  `hcefs bench alerts` does many faults, one by one, and

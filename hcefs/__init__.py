@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hcefs.client.sync import SyncClient
     from hcefs.crypto.accounts import AccountKeys, load_account
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AccountKeys",

@@ -312,6 +312,12 @@ FAMILIES: Final[tuple[Family, ...]] = (
     ),
     _counter("tls_files_changes_total", "Sets of TLS files taken into use since the start."),
     _gauge("erasure_kernel_info", "1 for the erasure kernel in use.", "kernel"),
+    _counter(
+        "version_refused_total",
+        "Times that this process refused another one for its version: a peer or a follower.",
+        "what",
+    ),
+    _gauge("outdated", "1 while the ledger follows rules that this software does not know."),
     _gauge("build_info", "1 for the version of the software.", "version"),
 )
 """Everything that is measured."""

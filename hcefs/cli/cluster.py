@@ -17,6 +17,7 @@ from hcefs.cli.cluster_files import LEDGER, ClusterFolder
 from hcefs.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption, folder
 from hcefs.cli.output import ID_SHOWN, duration_text, note, print_table, show, size_text, verb
 from hcefs.cli.processes import Processes
+from hcefs.cli.upgrade_steps import next_steps, process_facts
 from hcefs.client.ledger import LedgerClient
 from hcefs.errors import HcefsError
 from hcefs.runtime import SystemRuntime
@@ -27,6 +28,7 @@ STATUS_SECONDS = 5.0
 _COLUMNS = (
     "PROCESS",
     "STATE",
+    "VERSION",
     "HEIGHT",
     "STATE-HASH",
     "LEASE",
@@ -140,7 +142,7 @@ class ProcessStatus:
             return data | {"failure": f"{failure.kind}: {failure.reason}" if failure else None}
         return data | {
             "node_id": answer.node_id or None,
-            "version": answer.version,
+            **process_facts(self),
             "height": answer.height,
             "app_hash": answer.app_hash.hex(),
             "lease_age_ms": answer.lease_age_ms,
@@ -159,7 +161,10 @@ def status(directory: FolderOption = Path(DEFAULT_FOLDER), as_json: JsonOption =
     """Show the ledger and each node: height, lease, shards, warnings."""
     layout = folder(directory)
     found = asyncio.run(gather_status(layout))
-    warnings = all_warnings(found)
+    warnings = [
+        *all_warnings(found),
+        *(f"upgrade: {each}" for each in next_steps(found, tell_silent=False)),
+    ]
     data = {
         "cluster": layout.load_connection().cluster.text,
         "processes": [process.as_data() for process in found],
@@ -230,10 +235,11 @@ def _print_status(
         row: list[object] = [process.name, Text(process.state, style=styles[process.state])]
         answer = process.answer
         if answer is None:
-            row += ["-"] * 7
+            row += ["-"] * 8
         else:
             holds = bool(answer.account)
             row += [
+                answer.version,
                 answer.height,
                 answer.app_hash.hex()[:ID_SHOWN],
                 duration_text(answer.lease_age_ms),

@@ -19,6 +19,7 @@ from hcefs.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption, folder
 from hcefs.cli.output import note, show, verb
 from hcefs.cli.processes import Processes
 from hcefs.cli.session import client_of, run
+from hcefs.cli.upgrade import require_supported
 from hcefs.config import load_ledger_config, load_node_config
 from hcefs.errors import Conflict, Invalid, NotFound
 from hcefs.ledger.cluster_facts import ProtocolStatus
@@ -90,15 +91,23 @@ def upgrade(
             help="First block that follows it; by default the next block but one.",
         ),
     ] = None,
+    despite: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--despite",
+            metavar="NODE",
+            help="Do not ask this node whether it knows the rules; may be repeated.",
+        ),
+    ] = None,
     directory: FolderOption = Path(DEFAULT_FOLDER),
     as_json: JsonOption = False,
 ) -> None:
     """Have the whole cluster follow newer rules, signed by the operators of this folder.
 
-    Every node must run software that knows them: one that does not stops at that block,
-    and goes on when it is upgraded.  There is no way back to older rules.
+    Every node that is to serve is asked whether it knows them: one that does not would stop
+    at that block, until it is upgraded.  There is no way back to older rules.
     """
-    status = run(_upgrade(folder(directory), to, at))
+    status = run(_upgrade(folder(directory), to, at, frozenset(despite or ())))
 
     def human(console: Console) -> None:
         if status.next_version:
@@ -118,9 +127,12 @@ def upgrade(
     show(facts, as_json=as_json, human=human)
 
 
-async def _upgrade(layout: ClusterFolder, to: int, at: int | None) -> ProtocolStatus:
+async def _upgrade(
+    layout: ClusterFolder, to: int, at: int | None, despite: frozenset[int]
+) -> ProtocolStatus:
     operators = [layout.load_keys(name) for name in layout.operators(THRESHOLD)]
     async with client_of(layout, layout.operator) as client:
+        await require_supported(client, to, despite)
         return await upgrade_protocol(client, operators, to, at)
 
 

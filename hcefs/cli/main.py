@@ -45,6 +45,7 @@ from hcefs.cli import (
     scrub,
     sim,
     statement_verbs,
+    upgrade,
     verify,
 )
 from hcefs.cli.passphrases import PASSPHRASES
@@ -92,6 +93,7 @@ scrub.add_to(app)
 app.add_typer(backup.app, name="backup")
 restore.add_to(app)
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(upgrade.app, name="upgrade")
 app.add_typer(audit.app, name="audit")
 app.add_typer(bench.app, name="bench")
 app.command()(sim.sim)

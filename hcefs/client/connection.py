@@ -21,7 +21,10 @@ from hcefs.ids import ClusterId
 
 FILE_BYTES_MAX = 256 << 10
 NODES_MAX = 4096
-_KEYS = frozenset({"cluster", "authority", "ledger", "nodes"})
+_KEYS = frozenset({"cluster", "authority", "ledger", "nodes", "patience_s"})
+
+
+PATIENCE_SECONDS_MAX = 3600.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class Connection:
     replaces another; ``authority_file``, where there is one, is looked at again by
     clients that stay.  ``ledger`` and ``nodes`` are client ports as ``host:port``;
     ``nodes`` are preferred to those that only the cluster map names.
+    ``patience_s``: how long calls that may be repeated are repeated, where the usual few
+    attempts end sooner: for restarts of the ledger.
     """
 
     cluster: ClusterId
@@ -39,8 +44,13 @@ class Connection:
     ledger: str
     nodes: tuple[str, ...] = ()
     authority_file: Path | None = field(default=None, compare=False, repr=False)
+    patience_s: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.patience_s <= PATIENCE_SECONDS_MAX:
+            raise Invalid(
+                f"patience_s is 0 to {PATIENCE_SECONDS_MAX:g} seconds", reason="bad-patience"
+            )
         for address in (self.ledger, *self.nodes):
             _check_address(address)
 
@@ -62,6 +72,9 @@ def load_connection(path: Path) -> Connection:
         _refuse(path, 'nodes must be a list of "host:port"')
     if len(nodes) > NODES_MAX:
         _refuse(path, f"nodes may name {NODES_MAX} at most")
+    patience = table.get("patience_s", 0)
+    if isinstance(patience, bool) or not isinstance(patience, int | float):
+        _refuse(path, "patience_s must be a number of seconds")
     try:
         cluster = ClusterId.parse(_text(path, table, "cluster"))
         return Connection(
@@ -70,6 +83,7 @@ def load_connection(path: Path) -> Connection:
             ledger=_text(path, table, "ledger"),
             nodes=tuple(nodes),
             authority_file=authority,
+            patience_s=float(patience),
         )
     except Invalid as error:
         _refuse(path, error.message)

@@ -644,7 +644,13 @@ class LedgerClient(Session):
                 self.connection.ledger, f"/hcefs.v1.Ledger/{name}", make(), answer, CALL_SECONDS
             )
 
-        return await retrying(self.runtime, attempts, once, within_s=within_s)
+        return await retrying(
+            self.runtime,
+            attempts,
+            once,
+            within_s=within_s,
+            patience_s=self.connection.patience_s,
+        )
 
     async def signed_head(self) -> SignedHead:
         """The newest head that the ledger's writer has signed.

@@ -153,7 +153,7 @@ class NodeClient(LedgerClient):
             except HcefsError as error:
                 raise self._note(target, error) from None
 
-        return await retrying(self.runtime, ATTEMPTS, once)
+        return await retrying(self.runtime, ATTEMPTS, once, patience_s=self.connection.patience_s)
 
     async def _ask(
         self,

@@ -242,8 +242,13 @@ class PutClient(PackPutClient):
             except HcefsError as error:
                 raise self._note(target, error) from None
 
-        attempts = PUT_ATTEMPTS if replayable else 1
-        return await self._commit(order, await retrying(self.runtime, attempts, once))
+        stored = await retrying(
+            self.runtime,
+            PUT_ATTEMPTS if replayable else 1,
+            once,
+            patience_s=self.connection.patience_s if replayable else 0.0,
+        )
+        return await self._commit(order, stored)
 
     async def _draw(self, order: PutOrder) -> Attempt:
         record = await self.record(order.record)

@@ -257,7 +257,9 @@ class PackPutClient(DirectClient):
                     raise
                 raise Unavailable(error.message, reason=error.reason) from None
 
-        stored = await retrying(self.runtime, PACK_ATTEMPTS, once)
+        stored = await retrying(
+            self.runtime, PACK_ATTEMPTS, once, patience_s=self.connection.patience_s
+        )
         return await self._commit_pack(stored)
 
     async def _current_generation(self, record: RecordId) -> Generation:

@@ -6,7 +6,10 @@ an index; every byte outside the pieces is under a CRC32C, every piece under its
 BLAKE3 digest, and the digests under the shard digest that the layout names.  A
 file that lacks a valid trailer was never finished.
 
-Not guaranteed: that the header and the footer are of one blob; a reader compares
+Two versions, of the same lengths.  In version 2 the footer's CRC32C begins with the header, so
+that the file proves by itself that its two ends are of one shard and of one version.
+
+Not guaranteed, in version 1: that the header and the footer are of one blob; a reader compares
 the header with the name it asked for, and the shard digest with the layout.
 
 Big-endian fixed offsets (tables in ``docs/FORMATS.md``), not CBOR, so that a disk
@@ -23,10 +26,13 @@ from hcefs.erasure.scheme import SEGMENTS_MAX, Geometry, Profile
 from hcefs.errors import Corrupt, Invalid
 from hcefs.ids import BlobBase
 from hcefs.integrity import DIGEST_SIZE, crc32c, shard_digest, split_digests
+from hcefs.versions import SHARD_FORMATS
 
 HEADER_MAGIC = b"HCEFSHRD"
 TRAILER_MAGIC = b"HCEFSEND"
-VERSION = 1
+VERSION_FIRST = 1
+VERSION_BOUND = 2
+"""From this version on the footer's checksum covers the header, too."""
 
 # magic, version, base, index, profile, k, m, segment size, zeros; then the CRC32C
 _HEADER = struct.Struct(">8sH16sH16sHHQ196s")
@@ -52,6 +58,7 @@ class ShardHeader:
     k: int
     m: int
     segment_size: int
+    version: int = VERSION_FIRST
 
     def encode(self) -> bytes:
         """The first ``HEADER_SIZE`` bytes of the file.
@@ -64,7 +71,7 @@ class ShardHeader:
             raise Invalid(f"shard header: {problem}", reason="bad-header")
         head = _HEADER.pack(
             HEADER_MAGIC,
-            VERSION,
+            self.version,
             self.base,
             self.index,
             self.profile.encode("ascii"),
@@ -89,12 +96,12 @@ class ShardHeader:
             raise _bad_header("does not begin with the magic: this is not a shard file")
         if _CRC.unpack_from(data, _HEADER.size)[0] != crc32c(data[: _HEADER.size]):
             raise _bad_header("fails its CRC32C")
-        if version != VERSION:
+        if not VERSION_FIRST <= version <= SHARD_FORMATS.newest:
             raise _unknown_version(version)
         profile = name.rstrip(b"\x00")
         if zeros != _HEADER_ZEROS or b"\x00" in profile or not profile.isascii():
             raise _bad_header("has bytes where this version has zeros or ASCII")
-        header = cls(BlobBase(base), index, profile.decode("ascii"), k, m, segment_size)
+        header = cls(BlobBase(base), index, profile.decode("ascii"), k, m, segment_size, version)
         problem = header._problem()
         if problem:
             raise _bad_header(problem)
@@ -109,6 +116,8 @@ class ShardHeader:
         return Geometry(plaintext_length, Profile(self.profile, self.k, self.m), self.segment_size)
 
     def _problem(self) -> str:
+        if not VERSION_FIRST <= self.version <= SHARD_FORMATS.newest:
+            return f"version {self.version} is unknown"
         name_fits = self.profile.isascii() and "\x00" not in self.profile
         if not name_fits or not 1 <= len(self.profile) <= PROFILE_NAME_MAX:
             return f"the profile's name is not 1 to {PROFILE_NAME_MAX} ASCII characters"
@@ -164,8 +173,10 @@ class ShardFooter:
             raise Invalid(f"piece {piece} is not one of {self.pieces}", reason="bad-range")
         return self.piece_digests[piece * DIGEST_SIZE : (piece + 1) * DIGEST_SIZE]
 
-    def encode(self) -> bytes:
-        """The bytes after the last piece: digests and trailer.
+    def encode(self, header: ShardHeader | None = None) -> bytes:
+        """The bytes after the last piece of a file with that header: digests and trailer.
+
+        Without a header it is that of version 1, where the header does not matter.
 
         Raises:
             Invalid: a field does not fit, or the shard digest is another's.
@@ -173,10 +184,16 @@ class ShardFooter:
         _check_counts(self.plaintext_length, self.piece_digests)
         if self.shard_digest != shard_digest(split_digests(self.piece_digests)):
             raise Invalid("shard footer: the shard digest is another's", reason="bad-footer")
+        version = header.version if header is not None else VERSION_FIRST
         body = self.piece_digests + _TRAILER.pack(
-            self.plaintext_length, self.pieces, self.shard_digest, VERSION, _TRAILER_ZEROS
+            self.plaintext_length, self.pieces, self.shard_digest, version, _TRAILER_ZEROS
         )
-        return body + _TRAILER_END.pack(crc32c(body), TRAILER_MAGIC)
+        return body + _TRAILER_END.pack(crc32c(_bound(header) + body), TRAILER_MAGIC)
+
+
+def _bound(header: ShardHeader | None) -> bytes:
+    """What the footer's checksum covers before the footer itself."""
+    return header.encode() if header is not None and header.version >= VERSION_BOUND else b""
 
 
 def footer_length(pieces: int) -> int:
@@ -189,10 +206,10 @@ def file_length(geometry: Geometry) -> int:
     return HEADER_SIZE + geometry.pieces_length + footer_length(geometry.segments)
 
 
-def decode_trailer(data: bytes) -> Trailer:
+def decode_trailer(data: bytes, header_version: int = VERSION_FIRST) -> Trailer:
     """Read the last ``TRAILER_SIZE`` bytes of a file: they say how long the footer is.
 
-    For a file whose header is of this version: another version here is then damage, and is
+    For a file whose header is of that version: another version here is then damage, and is
     not to be taken for a file of newer software, which nobody would ever set aside.
 
     Raises:
@@ -205,25 +222,28 @@ def decode_trailer(data: bytes) -> Trailer:
     footer_crc, magic = _TRAILER_END.unpack_from(data, _TRAILER.size)
     if magic != TRAILER_MAGIC:
         raise _bad_footer("the file does not end with the magic: it was cut or never finished")
-    if version != VERSION:
-        raise _bad_footer(f"the trailer says version {version}, its header {VERSION}")
+    if version != header_version:
+        raise _bad_footer(f"the trailer says version {version}, its header {header_version}")
     if zeros != _TRAILER_ZEROS or not 1 <= pieces <= SEGMENTS_MAX:
         raise _bad_footer(f"{pieces} pieces are impossible, or reserved bytes are not zero")
     return Trailer(plaintext_length, pieces, digest, footer_crc)
 
 
-def decode_footer(data: bytes) -> ShardFooter:
-    """Read everything after the last piece.
+def decode_footer(data: bytes, header: ShardHeader | None = None) -> ShardFooter:
+    """Read everything after the last piece of a file with that header.
+
+    Without a header it is that of version 1, where the header does not matter.
 
     Raises:
         Corrupt: damaged; the CRC32C or the shard digest does not match.
     """
     if len(data) < footer_length(1):
         raise _bad_footer(f"{len(data)} bytes are too few")
-    trailer = decode_trailer(data[-TRAILER_SIZE:])
+    version = header.version if header is not None else VERSION_FIRST
+    trailer = decode_trailer(data[-TRAILER_SIZE:], version)
     if len(data) != footer_length(trailer.pieces):
         raise _bad_footer(f"{len(data)} bytes do not hold {trailer.pieces} digests")
-    if trailer.footer_crc != crc32c(data[: -_TRAILER_END.size]):
+    if trailer.footer_crc != crc32c(_bound(header) + bytes(data[: -_TRAILER_END.size])):
         raise _bad_footer("it fails its CRC32C")
     piece_digests = bytes(data[:-TRAILER_SIZE])
     if trailer.shard_digest != shard_digest(split_digests(piece_digests)):
@@ -256,9 +276,9 @@ def decode_file(data: bytes) -> tuple[ShardHeader, ShardFooter, Geometry]:
         Corrupt: too short, damaged, or header and trailer contradict each other.
     """
     header = ShardHeader.decode(data[:HEADER_SIZE])
-    trailer = decode_trailer(data[-TRAILER_SIZE:])
+    trailer = decode_trailer(data[-TRAILER_SIZE:], header.version)
     geometry = check_lengths(header, trailer, len(data))
-    return header, decode_footer(data[-footer_length(trailer.pieces) :]), geometry
+    return header, decode_footer(data[-footer_length(trailer.pieces) :], header), geometry
 
 
 def piece_in(data: bytes, geometry: Geometry, segment: int) -> bytes:
@@ -288,6 +308,7 @@ def _bad_footer(problem: str) -> Corrupt:
 
 def _unknown_version(version: int) -> Corrupt:
     return Corrupt(
-        f"shard file version {version} is unknown (this software reads {VERSION}): upgrade it",
+        f"shard file version {version} is unknown (this software reads {VERSION_FIRST} to "
+        f"{SHARD_FORMATS.newest}): upgrade it",
         reason="unknown-version",
     )

@@ -19,14 +19,17 @@ from hcefs.errors import Invalid
 from hcefs.ids import ClusterId
 from hcefs.integrity import blake3_digest, leaf_hash, merkle_root
 from hcefs.ledger.genesis import TIME_MS_MAX, Genesis
+from hcefs.versions import PROTOCOL_OF_SHARD_FORMAT_2, PROTOCOLS
 
-PROTOCOL_FIRST = 1
+PROTOCOL_FIRST = PROTOCOLS.oldest
 """The version of the state machine's rules that every chain begins with."""
 PROTOCOL_SNAPSHOTS = 3
 """From this version on headers may name snapshots."""
 PROTOCOL_RIGHTS = 4
 """From this version on the ledger knows what completes rights and evidence."""
-PROTOCOL_NEWEST = 4
+PROTOCOL_BARRIER = PROTOCOL_OF_SHARD_FORMAT_2
+"""From this version on nodes write version 2 of the shard file."""
+PROTOCOL_NEWEST = PROTOCOLS.newest
 """The newest version that this software knows; it knows all before it."""
 
 BLOCK_TAG = b"block"

@@ -145,6 +145,8 @@ class Feed:
             self._log.snapshots.check_named_root(block.header)
             return machine.replay_signed(state, block, self._genesis, previous, self._log.terms)
         except Corrupt as error:
+            if error.reason == "unknown-protocol":
+                raise
             raise Corrupt(
                 f"the writer signed block {block.header.height}, but it does not replay here "
                 f"({error.reason}: {error.message}); compare software versions, run `hcefs "

@@ -36,6 +36,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.errors import Corrupt, HcefsError, Internal, Unavailable
+from hcefs.ledger import machine
 from hcefs.ledger.block import Block, SignedHead
 from hcefs.ledger.database import DISK_REASONS
 from hcefs.ledger.feed import Feed
@@ -67,6 +68,8 @@ QUEUED_MESSAGES_MAX = 32
 """Blocks and heads that wait to be verified; beyond it the sender waits."""
 BATCH_BYTES = 8 << 20
 """Blocks of about this size are verified and fsynced together while catching up."""
+VERSION_REFUSED = "version-refused"
+
 _logger = logging.getLogger(__name__)
 
 
@@ -80,6 +83,7 @@ class FollowerStatus(enum.StrEnum):
     FORKED = "forked"
     SUPERSEDED = "superseded"
     FAILED = "failed"
+    OUTDATED = "outdated"
 
 
 _TERMINAL = (
@@ -87,7 +91,16 @@ _TERMINAL = (
     FollowerStatus.FORKED,
     FollowerStatus.SUPERSEDED,
     FollowerStatus.FAILED,
+    FollowerStatus.OUTDATED,
 )
+
+_ENDS = {
+    "diverged": FollowerStatus.DIVERGED,
+    "ledger-log-failed": FollowerStatus.FAILED,
+    "lost-blocks": FollowerStatus.FAILED,
+    "unknown-protocol": FollowerStatus.OUTDATED,
+}
+"""What the feed can end with for good, by the reason of the error."""
 
 BlockCallback = Callable[[Block, tuple[Event, ...]], None]
 
@@ -149,6 +162,11 @@ class Follower:
         voided = await self._runtime.disk(self._log.superseded)
         if voided is not None:
             self._end(FollowerStatus.SUPERSEDED, self._superseded_error(voided))
+            return
+        try:
+            machine.require_known_protocol(self._log)
+        except Corrupt as error:
+            self._end(FollowerStatus.OUTDATED, error)
             return
         self._told_height = self._log.height
         kept = self._log.head
@@ -231,6 +249,8 @@ class Follower:
         head = self._heads.applied
         if head is None or now_ms - head.time_ms > self._genesis.lease_ms:
             failure = self._log.failure
+            if failure is None and self._last_error and self._last_error.reason == VERSION_REFUSED:
+                failure = self._last_error
             if failure is not None:
                 raise Unavailable(failure.message, reason=failure.reason)
             raise Unavailable(
@@ -302,13 +322,8 @@ class Follower:
                 self._last_error = _ended_term_error()
             except HcefsError as error:
                 self._last_error = error
-                if error.reason in ("diverged", "ledger-log-failed", "lost-blocks"):
-                    status = (
-                        FollowerStatus.DIVERGED
-                        if error.reason == "diverged"
-                        else FollowerStatus.FAILED
-                    )
-                    self._end(status, error)
+                if error.reason in _ENDS:
+                    self._end(_ENDS[error.reason], error)
                     return
                 _logger.warning("the ledger's feed broke (%s): %s", error.reason, error.message)
             except OSError as error:

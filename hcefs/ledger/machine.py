@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from hcefs import __version__
 from hcefs.encoding import Value, dumps
 from hcefs.errors import Corrupt, HcefsError, Invalid
 from hcefs.integrity import blake3_digest
@@ -93,6 +94,7 @@ from hcefs.ledger.transactions_keys import RotateGeneration, RotateKeys
 from hcefs.ledger.transactions_map import NodeReport, SeatsArrived, SetUpkeepPolicy
 from hcefs.ledger.transactions_receipts import AnchorReceipts
 from hcefs.ledger.transactions_requests import AnswerRequest, RequestAccess
+from hcefs.versions import GUIDE
 
 __all__ = [
     "APP_HASH_TAG",
@@ -311,15 +313,31 @@ def protocol_at(state: State, height: int) -> int:
     return StateView(state, height, 0).protocol().at(height)
 
 
+def require_known_protocol(state: StateView) -> None:
+    """Check that this software knows the rules of the block that comes after a state.
+
+    Raises:
+        Corrupt: ``unknown-protocol``: newer software has written it.
+    """
+    height = state.height + 1
+    version = state.protocol().at(height)
+    if not PROTOCOL_FIRST <= version <= PROTOCOL_NEWEST:
+        raise Corrupt(_outdated(height, version), reason="unknown-protocol")
+
+
+def _outdated(height: int, version: int) -> str:
+    return (
+        f"block {height} follows protocol version {version}, and hcefs {__version__} knows "
+        f"versions {PROTOCOL_FIRST} to {PROTOCOL_NEWEST}: install a newer release on this "
+        f"machine, then start the process again; see {GUIDE}"
+    )
+
+
 def _check_header(base: State, block: Block, terms: Terms, previous: BlockHeader | None) -> None:
     header, genesis = block.header, terms.genesis
     if not PROTOCOL_FIRST <= header.protocol_version <= PROTOCOL_NEWEST:
         # First, because another version may give every other field another meaning.
-        raise Corrupt(
-            f"block {header.height} follows protocol version {header.protocol_version}, this "
-            f"software knows versions {PROTOCOL_FIRST} to {PROTOCOL_NEWEST}: upgrade it",
-            reason="unknown-protocol",
-        )
+        raise Corrupt(_outdated(header.height, header.protocol_version), reason="unknown-protocol")
     try:
         header.check()
         check_limits(block.transactions)

@@ -18,6 +18,8 @@ from hcefs.runtime import Runtime
 from hcefs.transport.dial import ServerDialer
 from hcefs.transport.grpc_peers import CHANNEL_OPTIONS
 from hcefs.transport.status import from_rpc_error
+from hcefs.transport.versions import versions_in, versions_message
+from hcefs.versions import require_talk
 from hcefs.wire.v1 import ledger_pb2
 
 
@@ -51,9 +53,17 @@ class GrpcLedgerLink:
             # call has ended, and is destroyed in the middle of it.
             sender: asyncio.Task[None] | None = None
             try:
-                await call.write(ledger_pb2.FollowRequest(from_height=from_height))
+                await call.write(
+                    ledger_pb2.FollowRequest(from_height=from_height, versions=versions_message())
+                )
                 sender = self._runtime.spawn(acknowledge(), name="ledger-acknowledgements")
+                checked = False
                 async for message in call:
+                    if not checked:
+                        theirs = versions_in(message)
+                        # What it follows it knows: only the distance of the releases counts.
+                        require_talk("the ledger", theirs, theirs.protocols.newest)
+                        checked = True
                     kind = message.WhichOneof("message")
                     if kind == "term_change":
                         yield TermBytes(message.term_change)

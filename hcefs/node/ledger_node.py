@@ -34,6 +34,7 @@ from hcefs.services.rates import Rates
 from hcefs.services.snapshot_service import SnapshotService, admit_nodes
 from hcefs.transport.dial import ServerDialer
 from hcefs.transport.limit import Gate
+from hcefs.transport.versions import versions_message
 from hcefs.wire.v1 import admin_pb2
 
 CALLS_MAX = 2_000
@@ -100,6 +101,8 @@ class LedgerNode:
             lease_age_ms=max(0, age),
             epoch=current.epoch if current else 0,
             warnings=self.unwritable(),
+            versions=versions_message(),
+            protocol=self.log.protocol().at(self.log.height + 1),
         )
 
     def unwritable(self) -> list[str]:

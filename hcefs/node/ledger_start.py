@@ -14,6 +14,7 @@ from hcefs.crypto.signing import SigningKey
 from hcefs.errors import HcefsError, Invalid
 from hcefs.ids import AccountId
 from hcefs.ledger.log import LedgerLog
+from hcefs.ledger.machine import require_known_protocol
 from hcefs.ledger.recovery import WriterAsk, settle, sign_ask
 from hcefs.ledger.writer import LedgerWriter, counted_nodes
 from hcefs.runtime import Runtime
@@ -49,9 +50,18 @@ class LedgerStart:
     async def start(self) -> None:
         """Start the writer; where there are followers to ask, in the background.
 
+        A log that newer software has written is not continued: the process stays and says so.
+
         Raises:
             HcefsError: why it may not write, where that needs no asking.
         """
+        try:
+            require_known_protocol(self._log)
+        except HcefsError as error:
+            log.error("this ledger does not write: %s", error.message)
+            self.failure = error
+            self._writer.refuse(error)
+            return
         if self._calls is None or not counted_nodes(self._log.cluster_map()):
             await self._writer.start()
             return

@@ -22,7 +22,7 @@ from hcefs.errors import HcefsError, Unavailable
 from hcefs.evidence.receipt import ChainHead
 from hcefs.evidence.upkeep_tally import UpkeepTally
 from hcefs.ids import AccountId, BlobBase, BlobId, RecordId
-from hcefs.ledger.follower import Follower
+from hcefs.ledger.follower import Follower, FollowerStatus
 from hcefs.ledger.genesis import Genesis
 from hcefs.ledger.link import LedgerLink
 from hcefs.ledger.log import LedgerLog
@@ -34,6 +34,7 @@ from hcefs.node.disk_care import DiskCare
 from hcefs.node.emergency_gauges import emergency_gauges
 from hcefs.node.process_gauges import clock_gauges, map_gauges
 from hcefs.node.repairs import Repairs
+from hcefs.node.store_format import ShardFormat
 from hcefs.placement.cluster_map import ClusterMap, Node
 from hcefs.placement.ring import Seat, seats
 from hcefs.placement.waves import SeatName
@@ -91,6 +92,7 @@ from hcefs.transport.grpc_peers import GrpcPeers
 from hcefs.transport.grpc_upkeep import GrpcUpkeepPeers
 from hcefs.transport.limit import ByteGate, Gate
 from hcefs.transport.pinned_channels import Channels
+from hcefs.transport.versions import PeerVersions, versions_message
 from hcefs.upkeep.anchor import ReceiptAnchorer
 from hcefs.upkeep.bring_home import HomeBringer
 from hcefs.upkeep.collect import Collector
@@ -183,6 +185,8 @@ class StorageNode:
         self.stores = parts.stores
         ensure_placed(self.stores)
         self._log = parts.log
+        self._format = ShardFormat(self._log, self.stores.rows)
+        self.stores.shards.shard_version = self._format.written
         self.follower = Follower(self._log, genesis, runtime, parts.link)
         self._snapshots = SnapshotMaker(self._log, runtime, self.follower.distrust)
         heads = FollowerHeads(self.follower)
@@ -204,6 +208,8 @@ class StorageNode:
         evidence = Evidence(runtime, self.receipts, metrics)
         desk = Desk(runtime, self.follower, verifier, fanout, self.account, rates, evidence)
         self.desk = desk
+        self.versions = PeerVersions(metrics, self._protocol)
+        desk.versions = self.versions
         revocations = Revocations(
             runtime, self.follower, desk.standing, tokens, genesis.cluster, keys
         )
@@ -475,6 +481,7 @@ class StorageNode:
             self.account,
             self.follower.require_fresh,
             self._submit,
+            self.versions,
         )
         reprofiler = Reprofiler(
             runtime,
@@ -629,6 +636,10 @@ class StorageNode:
         current = self._log.cluster_map()
         return current.epoch if current is not None else 0
 
+    def _protocol(self) -> int:
+        """The rules that the next block follows, as this node knows it."""
+        return self._log.protocol().at(self._log.height + 1)
+
     def _lease_age(self) -> float:
         """Seconds; infinite before the first head."""
         age = self.follower.lease_age_ms()
@@ -671,6 +682,9 @@ class StorageNode:
             erasure_kernel=codec_for(profile_named(DEFAULT_PROFILE)).kernel,
             moving_seats=len(self._rebalancer.waiting()),
             rebalanced_bytes=self._filler.bytes,
+            versions=versions_message(),
+            protocol=self._protocol(),
+            shard_version=self._format.named(),
         )
 
     async def _inventory(self, profile: str, first: int, count: int) -> admin_pb2.InventoryResponse:
@@ -717,6 +731,7 @@ class StorageNode:
         metrics.set("ledger_term", lambda: self._log.terms.term)
         metrics.set("ledger_fork_proofs", lambda: len(self._log.fork_proofs()))
         metrics.set("ledger_lease_age_seconds", self._lease_age)
+        metrics.set("outdated", lambda: float(self.follower.status is FollowerStatus.OUTDATED))
         metrics.set("ledger_lag_blocks", self._lag)
         self._snapshots.gauges(metrics)
         emergency_gauges(metrics, self._log, self._runtime)

@@ -42,6 +42,8 @@ from hcefs.stripes.reseat import other_epoch
 from hcefs.transport.limit import Gate
 from hcefs.transport.peers import Call
 from hcefs.transport.tls import peer_spki
+from hcefs.transport.versions import PeerVersions
+from hcefs.versions import Versions
 
 ACTIONS = {
     "put": Action.APPEND,
@@ -190,6 +192,7 @@ class Desk:
         self.verifier = verifier
         self.fanout = fanout
         self.me = me
+        self.versions: PeerVersions | None = None
         self.standing = Standing(runtime)
         self.evidence = evidence
         self._strangers = Gate("waiting strangers", STRANGERS_MAX, runtime)
@@ -368,7 +371,26 @@ class Desk:
 
         Raises:
             Unauthenticated: its key is not that of an active node in the map.
+            Conflict: ``version-refused``: this node does not talk to its software.
         """
+        account = self._node_of(context, states).account
+        if self.versions is not None:
+            self.versions.require(account)
+        return account
+
+    def hear_versions(self, context: Any, said: Versions) -> None:
+        """Take in what a node says of its software.
+
+        Raises:
+            Unauthenticated: its key is not that of an active node in the map.
+            Conflict: ``version-refused``: this node does not talk to its software.
+        """
+        node = self._node_of(context, SERVING)
+        if self.versions is not None:
+            self.versions.check(node.account, f"node {node.node_id}", said)
+
+    def _node_of(self, context: Any, states: Collection[NodeState]) -> Node:
+        """As :meth:`peer_of`, whatever its software."""
         current = self.follower.view.cluster_map()
         if current is None:
             raise Unavailable("the ledger has no cluster map yet", reason="no-map")
@@ -391,7 +413,7 @@ class Desk:
                 "the TLS key of the caller is not that of an active node in the map",
                 reason="unknown-node",
             )
-        return found.account
+        return found
 
     def blob_seats(self, profile: str, blob: BlobId) -> tuple[Seat, ...]:
         """The seats of a blob's partition under one profile."""

@@ -24,6 +24,7 @@ from hcefs.ledger.block import SignedHead
 from hcefs.ledger.genesis import Genesis
 from hcefs.ledger.inclusion import TransactionProof
 from hcefs.ledger.log import LedgerLog
+from hcefs.ledger.machine import protocol_at
 from hcefs.ledger.queries import Questions
 from hcefs.ledger.queries_emergency import EmergencyQuestions
 from hcefs.ledger.signers import proven_signers
@@ -36,6 +37,8 @@ from hcefs.services.rates import Rates
 from hcefs.services.serving import served, streamed
 from hcefs.transport.limit import Gate
 from hcefs.transport.tls import peer_spki
+from hcefs.transport.versions import versions_in, versions_message
+from hcefs.versions import Versions, require_talk
 from hcefs.wire.v1 import ledger_pb2
 
 
@@ -160,6 +163,8 @@ class LedgerService:
         except StopAsyncIteration:
             raise Invalid("say from which height to follow", reason="bad-message") from None
 
+        self._require_known(account, versions_in(first))
+
         async def acknowledge() -> None:
             async for message in messages:
                 self._writer.acknowledge(account.account, message.persisted_height)
@@ -168,19 +173,24 @@ class LedgerService:
         reader = self.runtime.spawn(acknowledge(), name="follow-acknowledgements")
         stream: Any = self._writer.subscribe(first.from_height, account.account)
         sent: SignedHead | None = None
+        said = False
         try:
             async for item in stream:
                 if isinstance(item, SignedHead):
                     if item is sent:
                         continue
-                    yield ledger_pb2.FollowResponse(head=item.encode())
+                    message = ledger_pb2.FollowResponse(head=item.encode())
                 elif isinstance(item, SignedTermChange):
-                    yield ledger_pb2.FollowResponse(term_change=item.encode())
+                    message = ledger_pb2.FollowResponse(term_change=item.encode())
                 else:
                     sent = self._writer.head_of(item)
-                    yield ledger_pb2.FollowResponse(
+                    message = ledger_pb2.FollowResponse(
                         block=item.encode(), block_head=sent.encode() if sent else b""
                     )
+                if not said:
+                    message.versions.CopyFrom(versions_message())
+                    said = True
+                yield message
                 self._nodes.account_of(context)
                 if reader.done() and not reader.cancelled():
                     # Half-closed is fine; a malformed acknowledgement ends the feed, or
@@ -191,6 +201,21 @@ class LedgerService:
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
             await stream.aclose()
+
+    def _require_known(self, account: Account, theirs: Versions) -> None:
+        """Refuse a follower that this process cannot talk to: it could apply nothing.
+
+        Raises:
+            Conflict: ``version-refused``.
+        """
+        current = self._log.cluster_map()
+        node = current.node_of_account(account.account) if current is not None else None
+        who = f"node {node.node_id}" if node is not None else "this node"
+        try:
+            require_talk(who, theirs, protocol_at(self._log, self._log.height + 1))
+        except HcefsError:
+            self.metrics.count("version_refused_total", what="follower")
+            raise
 
     def _count_follower(self, change: int) -> None:
         self._followers += change

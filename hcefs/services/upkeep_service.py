@@ -37,6 +37,7 @@ from hcefs.transport.grpc_upkeep import rows_message, rows_of
 from hcefs.transport.limit import Gate
 from hcefs.transport.peers import Heads
 from hcefs.transport.upkeep import PARTITIONS_ASKED_MAX, LayoutStep, Place, ShardName
+from hcefs.transport.versions import versions_in, versions_message
 from hcefs.wire.v1 import shard_pb2, upkeep_pb2
 
 SHARDS_ASKED_MAX = 1000
@@ -354,14 +355,17 @@ class UpkeepService:
         Raises:
             Unavailable: this node may not answer anybody now.
             Unauthenticated: the caller is no active node of the map.
+            Conflict: ``version-refused``: this node cannot talk to its software.
         """
         observe(self._heads, context.invocation_metadata())
-        self._desk.peer_of(context)
+        self._desk.hear_versions(context, versions_in(request))
         head = self._heads.current()
         await context.send_initial_metadata([(HEAD_KEY, head)] if head else [])
         self._desk.follower.require_fresh()
         current = self._desk.cluster_map()
-        return upkeep_pb2.PingResponse(epoch=current.epoch, height=self._desk.view.height)
+        return upkeep_pb2.PingResponse(
+            epoch=current.epoch, height=self._desk.view.height, versions=versions_message()
+        )
 
     @served("take-layout")
     async def TakeLayout(

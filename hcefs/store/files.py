@@ -341,6 +341,7 @@ class FileShardStore:
         self._incoming = folder / "incoming"
         self._quarantine = folder / "quarantine"
         self.buffers = AlignedBuffers()
+        self.shard_version: Callable[[], int] = lambda: 1
         self._lock = threading.Lock()
         self._serial = itertools.count()
         self._writers: set[FileShardWriter] = set()

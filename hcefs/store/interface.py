@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -178,6 +178,10 @@ class ShardReader(Protocol):
 class ShardStore(Protocol):
     """Shards by (blob base, index, form)."""
 
+    shard_version: Callable[[], int]
+    """The version of the file format in which a new shard is to be written; 1 until the node
+    has set another.  Whoever writes asks; the store itself does not look into a shard."""
+
     def begin(
         self,
         base: BlobBase,
@@ -296,6 +300,11 @@ class RowStore(Protocol):
         """Delete all rows or none, durably; absent rows are no error.
 
         The bytes stay on the disk until compaction, or :meth:`purge`.
+        """
+
+    def raise_format(self) -> None:
+        """Note, durably, that what lies beside these rows has newer formats than those of the
+        release before, which refuses to open them from then on.  A repeat does nothing.
         """
 
     def purge(self, tables: Sequence[Table]) -> None:

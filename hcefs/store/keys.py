@@ -82,7 +82,7 @@ class RocksKeyStore(RocksTables[KeyTable]):
         self._compaction.set_exclusive_manual_compaction(True)
         # Files that may hold deleted rows; not empty: a deletion is unfinished.
         self._suspects = _data_files(files, folder)
-        super().__init__(folder, b"hcefs-keys-1", opener, batch, files)
+        super().__init__(folder, (b"hcefs-keys-1",), opener, batch, files)
         try:
             with self._gate.alone():
                 self._erase([])

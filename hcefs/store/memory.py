@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from hcefs.errors import Conflict, Corrupt, Exhausted, Invalid, NotFound, Unavailable
@@ -117,6 +117,7 @@ class MemoryShardStore:
     """See :class:`~hcefs.store.interface.ShardStore`."""
 
     def __init__(self, *, reserve_bytes: int = 0, total_bytes: int = TOTAL_BYTES) -> None:
+        self.shard_version: Callable[[], int] = lambda: 1
         self._lock = threading.Lock()
         self._reserve = reserve_bytes
         self._total = total_bytes
@@ -367,6 +368,10 @@ class MemoryRowStore(_MemoryTables[Table]):
 
     def delete(self, rows: Sequence[tuple[Table, bytes]]) -> None:
         self._delete(rows)
+
+    def raise_format(self) -> None:
+        """No other software opens this memory."""
+        self._require_open()
 
     def purge(self, tables: Sequence[Table]) -> None:
         """Memory keeps nothing of what was deleted."""

@@ -50,6 +50,7 @@ from rocksdict import (
     WriteOptions,
 )
 
+from hcefs import __version__
 from hcefs.errors import Conflict, Corrupt, Exhausted, HcefsError, Internal, Invalid, Unavailable
 from hcefs.integrity import crc32c
 from hcefs.store.disk import Disk
@@ -61,6 +62,7 @@ from hcefs.store.interface import (
     check_limit,
     check_value,
 )
+from hcefs.versions import GUIDE
 
 log = logging.getLogger(__name__)
 
@@ -258,7 +260,7 @@ class RocksTables(Generic[TableT]):
     def __init__(
         self,
         folder: Path,
-        format_name: bytes,
+        formats: tuple[bytes, ...],
         opener: Callable[[Path], Rdict],
         batch: Callable[[], WriteBatch],
         disk: Disk,
@@ -277,7 +279,7 @@ class RocksTables(Generic[TableT]):
         try:
             disk.make_folder(folder)
             self._database = opener(folder)
-            self._check_format(self._database, format_name)
+            self._check_format(self._database, formats)
             # RocksDB synchronises its folder, nobody yet the name of the folder.
             disk.sync_folder(folder.parent)
         except HcefsError:
@@ -424,7 +426,7 @@ class RocksTables(Generic[TableT]):
             # Closing flushes; what it could not flush is in the synchronised log.
             log.warning("closing a row database failed: %s", translate_any(error).reason)
 
-    def _check_format(self, database: Rdict, format_name: bytes) -> None:
+    def _check_format(self, database: Rdict, formats: tuple[bytes, ...]) -> None:
         try:
             stored = database.get(_FORMAT_KEY)
             found = None if stored is None else open_row(_FORMAT_KEY, stored)
@@ -436,18 +438,23 @@ class RocksTables(Generic[TableT]):
             log.error("the format row of a row database is damaged; going on without it")
             return
         if found is not None:
-            if found != format_name:
+            if found not in formats:
                 raise Invalid(
-                    f"these rows have the format {found[:40]!r}, this software reads "
-                    f"{format_name!r}: use the version that wrote them",
+                    f"this folder has the format {found[:40]!r}, and hcefs {__version__} reads up "
+                    f"to {formats[-1]!r}: install the newer release that wrote it; see {GUIDE}",
                     reason="unknown-version",
                 )
             return
         if _collect(database, b"", b"", 1):
             raise Corrupt("this database holds rows without a format", reason="bad-row")
         batch = self._new_batch()
-        batch.put(_FORMAT_KEY, seal_row(_FORMAT_KEY, format_name))
+        batch.put(_FORMAT_KEY, seal_row(_FORMAT_KEY, formats[0]))
         database.write(batch, self._synced)
+
+
+ROW_FORMATS = (b"hcefs-rows-1", b"hcefs-rows-2")
+"""The formats of a node's folder: rows are the same in both, and the second one says that
+shards beside them may be of version 2 of their format."""
 
 
 class RocksRowStore(RocksTables[Table]):
@@ -461,7 +468,10 @@ class RocksRowStore(RocksTables[Table]):
         batch: Callable[[], WriteBatch] = raw_batch,
         disk: Disk | None = None,
     ) -> None:
-        super().__init__(folder, b"hcefs-rows-1", opener, batch, disk or Disk())
+        super().__init__(folder, ROW_FORMATS, opener, batch, disk or Disk())
+
+    def raise_format(self) -> None:
+        self._write(puts=((_FORMAT_KEY, ROW_FORMATS[-1]),))
 
     def put(self, rows: Sequence[tuple[Table, bytes, bytes]]) -> None:
         for _, key, value in rows:

@@ -37,7 +37,7 @@ from hcefs.formats.shard import ShardFooter, ShardHeader, file_length
 from hcefs.ids import BlobBase, BlobId, RecordId
 from hcefs.integrity import blake3_digest
 from hcefs.runtime import Runtime
-from hcefs.store.interface import KeyTable, ShardWriter, Stores, Table
+from hcefs.store.interface import KeyTable, Stores, Table
 from hcefs.stripes.checks import Replica, check_commit_by, check_layout
 from hcefs.stripes.exports import has_shard
 from hcefs.stripes.fanout import layout_fits
@@ -54,7 +54,7 @@ from hcefs.stripes.pending import (
 from hcefs.stripes.placed import form_of, record_row, replaced_rows, shard_key, shard_row
 from hcefs.stripes.shard_check import check_whole
 from hcefs.stripes.storing import ERASED, Tombs, require_living
-from hcefs.stripes.transfers import begin_shard, whole
+from hcefs.stripes.transfers import BegunShard, begin_shard, whole
 from hcefs.transport.peers import Piece
 from hcefs.transport.upkeep import BlobRows, PackRows, RecordRows, ShardName
 
@@ -293,7 +293,7 @@ class Adopter:
         return Copy(self._runtime, self, wanted, index, await whole(self._runtime, job))
 
     def publish(
-        self, wanted: Adoptable, index: int, writer: ShardWriter, footer: ShardFooter
+        self, wanted: Adoptable, index: int, writer: BegunShard, footer: ShardFooter
     ) -> None:
         """Make a shard and its rows durable, in the holder's order.
 
@@ -304,7 +304,7 @@ class Adopter:
             fitting = self._fitting(wanted)
             self._lead_here(wanted, index)
             crash_point(CrashPoint.ADOPT_PENDING)
-            writer.finish(footer.encode())
+            writer.finish(footer)
             crash_point(CrashPoint.ADOPT_SHARD)
             self._keep(wanted, index, fitting)
 
@@ -512,7 +512,7 @@ class Copy:
         adopter: Adopter,
         wanted: Adoptable,
         index: int,
-        writer: ShardWriter,
+        writer: BegunShard,
     ) -> None:
         self._runtime = runtime
         self._adopter = adopter
@@ -561,7 +561,7 @@ class Copy:
             Corrupt: ``wrong-digest``: the pieces are not those of the layout.
             Conflict: another copy was first.
         """
-        await whole(self._runtime, lambda: self._writer.finish(self._footer().encode()))
+        await whole(self._runtime, lambda: self._writer.finish(self._footer()))
 
     def _footer(self) -> ShardFooter:
         wanted = self._wanted

@@ -30,7 +30,7 @@ from hcefs.ids import BlobBase, BlobId, RecordId
 from hcefs.integrity import DIGEST_SIZE, leaf_hash, range_proof, split_digests
 from hcefs.metrics import Metrics
 from hcefs.runtime import Runtime
-from hcefs.store.interface import KeyTable, ShardReader, ShardWriter, Stores, Table
+from hcefs.store.interface import KeyTable, ShardReader, Stores, Table
 from hcefs.stripes.checks import (
     Replica,
     check_box,
@@ -42,7 +42,14 @@ from hcefs.stripes.pending import PENDING_BLOB, PENDING_OPENING, PendingNames
 from hcefs.stripes.placed import form_here, form_of, record_row, shard_row
 from hcefs.stripes.shard_index import ShardIndex
 from hcefs.stripes.standing_in import record_mark, shard_mark
-from hcefs.stripes.transfers import LocalDownload, LocalUpload, begin_shard, opened, whole
+from hcefs.stripes.transfers import (
+    BegunShard,
+    LocalDownload,
+    LocalUpload,
+    begin_shard,
+    opened,
+    whole,
+)
 from hcefs.stripes.uploads import Uploads
 from hcefs.transport.peers import (
     LOAD_MESSAGE_BYTES,
@@ -173,7 +180,7 @@ class Holder:
         return listed
 
     def _finish(
-        self, start: ShardStart, writer: ShardWriter, received: int, rows: ShardRows
+        self, start: ShardStart, writer: BegunShard, received: int, rows: ShardRows
     ) -> bool:
         """Check everything that can be checked without a key, then make it durable.
 
@@ -202,7 +209,7 @@ class Holder:
             # First what leads the collector here: whatever fails later is found again.
             self.pending.add(waiting, checked.core.commit_by_ms)
             crash_point(CrashPoint.BLOB_PENDING)
-            writer.finish(checked.footer.encode())
+            writer.finish(checked.footer)
             crash_point(CrashPoint.BLOB_SHARD)
             self._stores.keys.put_new(KeyTable.KEY_ROWS, bytes(blob), rows.key_row)
             crash_point(CrashPoint.BLOB_KEY_ROW)

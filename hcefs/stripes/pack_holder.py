@@ -26,7 +26,7 @@ from hcefs.formats.shard import HEADER_SIZE, ShardHeader, file_length
 from hcefs.ids import BlobBase, RecordId
 from hcefs.metrics import Metrics
 from hcefs.runtime import Runtime
-from hcefs.store.interface import KeyTable, ShardReader, ShardWriter, Stores, Table
+from hcefs.store.interface import KeyTable, ShardReader, Stores, Table
 from hcefs.stripes.checks import Replica
 from hcefs.stripes.pack_checks import (
     CheckedPack,
@@ -41,7 +41,7 @@ from hcefs.stripes.pending import PENDING_OPENING, PENDING_PACK, PendingNames, i
 from hcefs.stripes.placed import form_here, form_of_version, record_row, shard_row
 from hcefs.stripes.shard_index import ShardIndex
 from hcefs.stripes.standing_in import record_mark, shard_mark
-from hcefs.stripes.transfers import begin_shard, whole
+from hcefs.stripes.transfers import BegunShard, begin_shard, whole
 from hcefs.stripes.uploads import Uploads
 from hcefs.transport.packs import (
     BatchCall,
@@ -122,7 +122,7 @@ class PackHolder:
                 name = base + bytes([shard.index])
                 self._pending.add([(PENDING_PACK, base, name)], shard.commit_by_ms)
                 crash_point(CrashPoint.PACK_PENDING)
-                writer.finish(checked.footer.encode())
+                writer.finish(checked.footer)
                 crash_point(CrashPoint.PACK_SHARD)
                 self._stores.keys.put_all_new(_key_rows(shard))
                 crash_point(CrashPoint.PACK_KEYS)
@@ -140,7 +140,7 @@ class PackHolder:
         self._metrics.count("stand_in_shards_total")
         return [shard_mark(shard.base, shard.index, call.epoch, self._runtime.now_ms())]
 
-    def _begin(self, shard: PackShard, checked: CheckedPack) -> ShardWriter:
+    def _begin(self, shard: PackShard, checked: CheckedPack) -> BegunShard:
         shape = checked.shape
         profile = shape.profile
         header = ShardHeader(

@@ -72,9 +72,11 @@ def read_footer(
         header = ShardHeader.decode(reader.read_at(0, HEADER_SIZE))
         if header.base != base or header.index != index or form not in (FORM_FIRST, header.profile):
             raise Corrupt("a shard file holds another shard", reason="wrong-shard")
-        trailer = decode_trailer(reader.read_at(reader.size - TRAILER_SIZE, TRAILER_SIZE))
+        trailer = decode_trailer(
+            reader.read_at(reader.size - TRAILER_SIZE, TRAILER_SIZE), header.version
+        )
         check_lengths(header, trailer, reader.size)
         length = footer_length(trailer.pieces)
-        return decode_footer(reader.read_at(reader.size - length, length))
+        return decode_footer(reader.read_at(reader.size - length, length), header)
     finally:
         reader.close()

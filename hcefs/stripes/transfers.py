@@ -13,6 +13,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -25,7 +26,8 @@ from hcefs.erasure.scheme import (
     profile_named,
 )
 from hcefs.errors import Invalid
-from hcefs.formats.shard import HEADER_SIZE, ShardHeader
+from hcefs.formats.shard import HEADER_SIZE, ShardFooter, ShardHeader
+from hcefs.integrity import Buffer
 from hcefs.metrics import Metrics
 from hcefs.runtime import Runtime
 from hcefs.store.interface import FORM_FIRST, ShardReader, ShardStore, ShardWriter
@@ -35,19 +37,46 @@ from hcefs.transport.peers import LOAD_MESSAGE_BYTES, LoadHeader, Piece, ShardRo
 
 T = TypeVar("T")
 
-Finish = Callable[[ShardStart, ShardWriter, int, ShardRows], bool]
+
+class BegunShard:
+    """A shard file whose header is written: pieces, then :meth:`finish` or :meth:`abort`.
+
+    It keeps the header, so that the footer is of the same version.
+    """
+
+    def __init__(self, writer: ShardWriter, header: ShardHeader) -> None:
+        self._writer = writer
+        self._header = header
+
+    def write(self, data: Buffer) -> None:
+        """See :class:`~hcefs.store.interface.ShardWriter`, also for the others."""
+        self._writer.write(data)
+
+    def finish(self, footer: ShardFooter) -> None:
+        """Write the footer, and make the shard visible and durable."""
+        self._writer.finish(footer.encode(self._header))
+
+    def abort(self) -> None:
+        """Forget it; does nothing after a :meth:`finish`."""
+        self._writer.abort()
+
+
+Finish = Callable[[ShardStart, BegunShard, int, ShardRows], bool]
 
 
 def begin_shard(
     shards: ShardStore, header: ShardHeader, size: int | None, form: str = FORM_FIRST
-) -> ShardWriter:
+) -> BegunShard:
     """Begin a shard file of ``size`` bytes and write its header; blocks.
+
+    In the version that the store's shards are written in now, whatever the header's.
 
     Raises:
         Conflict: ``shard-exists``.
         Exhausted: the disk is full.
     """
-    writer = shards.begin(header.base, header.index, size, form)
+    header = replace(header, version=shards.shard_version())
+    writer = BegunShard(shards.begin(header.base, header.index, size, form), header)
     try:
         writer.write(header.encode())
     except BaseException:
@@ -101,7 +130,7 @@ class LocalUpload:
         self,
         runtime: Runtime,
         start: ShardStart,
-        writer: ShardWriter,
+        writer: BegunShard,
         finish: Finish,
         metrics: Metrics,
         upload: Upload,

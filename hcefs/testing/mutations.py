@@ -253,7 +253,8 @@ def _shards_after_rows() -> contextlib.AbstractContextManager[None]:
 
     def eager(self: Any, start: Any, writer: Any, received: int, kept: Any) -> bool:
         real = writer.finish
-        lists = bool(finish(self, start, _NeverFinishes(writer), received, kept))
+        never: Any = _NeverFinishes(writer)
+        lists = bool(finish(self, start, never, received, kept))
         # The answer goes out; the shard is finished a little later, if anything comes of it.
         self._runtime.spawn(_later(self._runtime, real), name="late-shard")
         return lists

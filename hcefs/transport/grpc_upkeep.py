@@ -32,6 +32,7 @@ from hcefs.transport.upkeep import (
     ShardName,
     UpkeepPeer,
 )
+from hcefs.transport.versions import versions_in, versions_message
 from hcefs.wire.v1 import upkeep_pb2
 
 CALL_SECONDS = 30.0
@@ -185,9 +186,11 @@ class GrpcUpkeepPeer:
         return _held(answer.held, len(shards))
 
     async def ping(self, own: Pulse, seconds: float) -> Pulse:
-        request = upkeep_pb2.PingRequest(epoch=own.epoch, height=own.height)
+        request = upkeep_pb2.PingRequest(
+            epoch=own.epoch, height=own.height, versions=versions_message(own.versions)
+        )
         answer = await self._unary("Ping", request, upkeep_pb2.PingResponse, seconds)
-        return Pulse(answer.epoch, answer.height)
+        return Pulse(answer.epoch, answer.height, versions_in(answer))
 
     async def take_layout(
         self, place: Place, base: BlobBase, step: LayoutStep, rows: BlobRows | PackRows

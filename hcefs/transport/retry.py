@@ -32,12 +32,14 @@ async def retrying(
     first_pause_ms: int = FIRST_PAUSE_MS,
     longest_pause_ms: int = LONGEST_PAUSE_MS,
     within_s: float | None = None,
+    patience_s: float = 0.0,
     on_retry: Callable[[HcefsError, int], None] | None = None,
 ) -> T:
     """Call ``operation`` up to ``attempts`` times; returns its first result.
 
     No pause begins that would end later than ``within_s`` after the start; a
-    running attempt is not interrupted.  ``on_retry(error, attempt)`` is told before
+    running attempt is not interrupted.  More than ``attempts`` are made as long as none would
+    begin later than ``patience_s`` after the start.  ``on_retry(error, attempt)`` is told before
     each pause; attempts count from 1.  A cancellation passes through.
 
     Raises:
@@ -52,9 +54,12 @@ async def retrying(
         try:
             return await operation()
         except HcefsError as error:
-            if not error.retryable or attempt == attempts:
+            if not error.retryable or (attempt >= attempts and not patience_s):
                 raise
             pause_s = _pause_ms(runtime, error, attempt, first_pause_ms, longest_pause_ms) / 1000
+            late = runtime.monotonic() - started + pause_s > patience_s
+            if attempt >= attempts and late:
+                raise
             if within_s is not None and runtime.monotonic() - started + pause_s > within_s:
                 raise
             if on_retry is not None:

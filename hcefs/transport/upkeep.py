@@ -19,6 +19,7 @@ from hcefs.ids import BlobBase, RecordId
 from hcefs.placement.cluster_map import Node
 from hcefs.transport.packs import PackGroupRows
 from hcefs.transport.peers import ShardDownload
+from hcefs.versions import OWN, Versions
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,11 @@ class RecordRows:
 
 @dataclass(frozen=True)
 class Pulse:
-    """How far a node is: the epoch of its map, and the height of its replica."""
+    """How far a node is: the epoch of its map, and the height of its replica; and what it is."""
 
     epoch: int
     height: int
+    versions: Versions = OWN
 
 
 PARTITIONS_ASKED_MAX = 256

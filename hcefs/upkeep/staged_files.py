@@ -12,11 +12,11 @@ from hcefs.erasure.scheme import profile_named
 from hcefs.errors import Conflict, HcefsError, Unavailable
 from hcefs.formats.shard import ShardFooter, ShardHeader, file_length
 from hcefs.runtime import Runtime
-from hcefs.store.interface import ShardWriter, Stores
+from hcefs.store.interface import Stores
 from hcefs.stripes.adopt import Adoptable
 from hcefs.stripes.shard_index import read_footer
 from hcefs.stripes.stripe import EncodedStripe
-from hcefs.stripes.transfers import begin_shard, whole
+from hcefs.stripes.transfers import BegunShard, begin_shard, whole
 
 
 class StagedFiles:
@@ -27,7 +27,7 @@ class StagedFiles:
         self._shards = stores.shards
         self._wanted = replace(wanted, profile=target)
         self._profile = profile_named(target)
-        self._writers: dict[int, ShardWriter] = {}
+        self._writers: dict[int, BegunShard] = {}
         self._digests: list[list[bytes]] = [[] for _ in range(self._profile.n)]
 
     async def begin(self) -> None:
@@ -83,7 +83,7 @@ class StagedFiles:
             found.append(footer.shard_digest)
             writer = self._writers.get(index)
             if writer is not None:
-                writer.finish(footer.encode())
+                writer.finish(footer)
             elif not self._is_whole(index, footer):
                 self._shards.remove(wanted.base, index, self._profile.name)
                 stale = True

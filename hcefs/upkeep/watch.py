@@ -10,6 +10,7 @@ serve.  The latter includes one whose lease has run out: it may hold its shards 
 it refuses every reader and every copy, so to the cluster it is as good as gone; and when
 it is the ledger that is gone, this node's own lease ends too, and it counts nothing.  A
 node that answers anything else, that it is busy or does not know the question, is there.
+Away is also a node whose software this node cannot talk to, or that says so of this node's.
 
 Invariants:
 
@@ -45,6 +46,7 @@ from hcefs.placement.cluster_map import ClusterMap, Node
 from hcefs.placement.feasibility import Infeasible
 from hcefs.runtime import Runtime
 from hcefs.transport.upkeep import Pulse, UpkeepPeers
+from hcefs.transport.versions import PeerVersions
 from hcefs.upkeep.away import agreed, is_cut_off, judge
 from hcefs.upkeep.worker import Progress
 
@@ -115,8 +117,13 @@ class Watcher:
         me: AccountId,
         require_fresh: Callable[[], None],
         submit: Callable[[Transaction], Awaitable[SubmitResult]],
+        versions: PeerVersions | None = None,
     ) -> None:
-        """``require_fresh`` raises while this node's lease has run out."""
+        """``require_fresh`` raises while this node's lease has run out.
+
+        ``versions`` is told what each node says of its software.
+        """
+        self._versions = versions
         self._runtime = runtime
         self._ledger = ledger
         self._peers = peers
@@ -148,7 +155,8 @@ class Watcher:
 
     def warnings(self) -> list[str]:
         """What a person must see to."""
-        return [text for text in (self._cut_off, self._blocked) if text]
+        refused = self._versions.warnings() if self._versions is not None else []
+        return [*(text for text in (self._cut_off, self._blocked) if text), *refused]
 
     async def work(self) -> Progress:
         """One round."""
@@ -158,6 +166,8 @@ class Watcher:
             self._failures, self._cut_off, self._blocked = None, "", ""
         else:
             others = [n for n in current.nodes if n.state in LIVE and n.node_id != me.node_id]
+            if self._versions is not None:
+                self._versions.keep(frozenset(each.account for each in others))
             self.idle_seconds = _jitter(self._runtime) * max(
                 ROUND_SECONDS, len(others) / PINGS_A_SECOND_MAX
             )
@@ -211,12 +221,16 @@ class Watcher:
         """Why a node counts as away for this once; empty when it is there."""
         try:
             async with self._runtime.timeout(PING_SECONDS):
-                await self._peers.upkeep_peer(node).ping(own, PING_SECONDS)
+                answer = await self._peers.upkeep_peer(node).ping(own, PING_SECONDS)
+            if self._versions is not None:
+                self._versions.check(node.account, f"node {node.node_id}", answer.versions)
         except TimeoutError:
             return "deadline"
         except Unavailable as error:
             return error.reason
         except HcefsError as error:
+            if error.reason == "version-refused":
+                return error.reason
             log.debug("node %d answers a ping with %s", node.node_id, error.reason)
         return ""
 

@@ -271,8 +271,8 @@ def test_down_and_status_of_a_cluster_that_does_not_run(
     assert [process["state"] for process in data["processes"]] == ["stopped"] * 4
     assert data["warnings"] == ["ledger, node-1, node-2, node-3: stopped"]
     table = invoke("status", "--dir", prepared.root).stdout.splitlines()
-    assert table[0].split()[:3] == ["PROCESS", "STATE", "HEIGHT"]
-    assert table[1].split() == ["ledger", "stopped", *["-"] * 7, "127.0.0.1:20001"]
+    assert table[0].split()[:3] == ["PROCESS", "STATE", "VERSION"]
+    assert table[1].split() == ["ledger", "stopped", *["-"] * 8, "127.0.0.1:20001"]
 
 
 def test_verify_needs_a_log(invoke: Invoke, prepared: ClusterFolder) -> None:

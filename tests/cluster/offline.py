@@ -287,7 +287,7 @@ def tamper_and_find(disclosed: Disclosed, base: BlobBase, record: RecordId) -> N
     shard = ShardFile.read(path)
     first = bytes(damaged[HEADER_SIZE : HEADER_SIZE + len(shard.pieces[0])])
     digests = blake3_digest(first) + shard.footer.piece_digests[32:]
-    footer = ShardFooter.of(shard.footer.plaintext_length, digests).encode()
+    footer = ShardFooter.of(shard.footer.plaintext_length, digests).encode(shard.header)
     path.write_bytes(bytes(damaged[: -len(footer)]) + footer)
     with refused(Corrupt, "wrong-shard"):
         check_disks(disclosed)

@@ -139,7 +139,7 @@ def _marked_when_empty() -> None:
 
 KEEP = "self._stores.rows.put(kept)"
 KEY = "self._stores.keys.put_new(KeyTable.KEY_ROWS, bytes(blob), rows.key_row)"
-FINISH = "writer.finish(checked.footer.encode())"
+FINISH = "writer.finish(checked.footer)"
 NOT_THERE = "is named and is not there"
 
 MUTATIONS: dict[str, Mutation] = {
@@ -242,7 +242,7 @@ MUTATIONS: dict[str, Mutation] = {
         "a shard that moves in is named before it is there", "fill", P.SHARD_SYNCED, 1,
         NOT_THERE,
         move(
-            Adopter.publish, "self._keep(wanted, index, fitting)", "writer.finish(footer.encode())"
+            Adopter.publish, "self._keep(wanted, index, fitting)", "writer.finish(footer)"
         ),
     ),
     "reported-before-filled": Mutation(

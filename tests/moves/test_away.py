@@ -7,7 +7,9 @@ import pytest
 from hcefs.ledger.cluster_facts import OUT_AFTER_MS_MIN, MapCause
 from hcefs.placement import changes
 from hcefs.placement.cluster_map import NodeState
+from hcefs.transport.versions import versions_in, versions_message
 from hcefs.upkeep import watch
+from hcefs.versions import OWN
 from hcefs.wire.v1 import upkeep_pb2
 from tests.moves.moving import MovingRig
 from tests.services.rig import Running
@@ -84,17 +86,24 @@ async def test_two_that_stay_away_are_left_to_a_person(rig: MovingRig) -> None:
 
 async def test_any_active_node_of_the_map_may_ping(rig: MovingRig) -> None:
     first, second = rig.nodes[:2]
-    request = upkeep_pb2.PingRequest(epoch=1, height=1)
+    request = upkeep_pb2.PingRequest(epoch=1, height=1, versions=versions_message())
     data = await rig.unary(
         first.config.peer_address, "/hcefs.v1.Upkeep/Ping", request, second.identity
     )
     answer = upkeep_pb2.PingResponse.FromString(data)
     view = first.process.follower.view
     assert (answer.epoch, answer.height) == (rig.current().epoch, view.height)
+    assert versions_in(answer) == OWN
     call = rig.unary(
         first.config.peer_address, "/hcefs.v1.Upkeep/Ping", request, rig.stranger.identity
     )
     await rig.refused(call, "unauthenticated", "unknown-node")
+    # The release before does not know the protocol in force, and says nothing of itself.
+    old = upkeep_pb2.PingRequest(epoch=1, height=1)
+    call = rig.unary(first.config.peer_address, "/hcefs.v1.Upkeep/Ping", old, second.identity)
+    await rig.refused(call, "conflict", "version-refused")
+    assert first.process.metrics.value("version_refused_total", what="peer") == 1
+    await rig.happens(lambda: first.process.node.versions.warnings() == [])
     first.runtime.offset_ms = 10 * rig.lease_ms
     call = rig.unary(first.config.peer_address, "/hcefs.v1.Upkeep/Ping", request, second.identity)
     await rig.refused(call, "unavailable", "stale-lease")

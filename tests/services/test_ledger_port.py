@@ -17,6 +17,7 @@ from hcefs.ledger.transactions import DeactivateAccount, SignedTransaction, sign
 from hcefs.node.ledger_submit import LedgerSubmitter
 from hcefs.services.rates import BURST_SECONDS, Rates
 from hcefs.transport.dial import TlsDialer
+from hcefs.transport.versions import versions_message
 from hcefs.wire.v1 import admin_pb2, ledger_pb2
 from tests.services.rig import Rig
 
@@ -160,14 +161,18 @@ async def test_wrong_questions_about_leaves(
 
 
 async def test_clients_do_not_follow(rig: Rig) -> None:
-    call = rig.converse(rig.ledger_address, FOLLOW, [ledger_pb2.FollowRequest(from_height=1)])
+    call = rig.converse(
+        rig.ledger_address,
+        FOLLOW,
+        [ledger_pb2.FollowRequest(from_height=1, versions=versions_message())],
+    )
     await rig.refused(call, "denied", "not-a-node")
 
 
 async def test_unregistered_keys_do_not_follow(rig: Rig) -> None:
     """A certificate of the authority is not enough."""
     stray = rig.issue("stray")
-    request = ledger_pb2.FollowRequest(from_height=1)
+    request = ledger_pb2.FollowRequest(from_height=1, versions=versions_message())
     call = rig.converse(rig.ledger_peer_address, FOLLOW, [request], stray)
     await rig.refused(call, "unauthenticated", "unknown-node")
     for name, question in (
@@ -191,7 +196,7 @@ async def test_unregistered_keys_do_not_follow(rig: Rig) -> None:
 async def test_follow_from_an_impossible_height(
     rig: Rig, height: int, kind: str, reason: str
 ) -> None:
-    request = ledger_pb2.FollowRequest(from_height=height)
+    request = ledger_pb2.FollowRequest(from_height=height, versions=versions_message())
     call = rig.converse(rig.ledger_peer_address, FOLLOW, [request], rig.nodes[0].identity)
     await rig.refused(call, kind, reason)
 
@@ -204,7 +209,7 @@ async def test_follow_without_a_word(rig: Rig) -> None:
 async def test_the_last_block_comes_with_its_head(rig: Rig) -> None:
     channel = rig.channel(rig.ledger_peer_address, rig.nodes[0].identity)
     call = channel.stream_stream(FOLLOW)()
-    first = ledger_pb2.FollowRequest(from_height=rig.ledger.log.height)
+    first = ledger_pb2.FollowRequest(from_height=rig.ledger.log.height, versions=versions_message())
     await call.write(first.SerializeToString())
     answer = ledger_pb2.FollowResponse.FromString(await call.read())
     block, head = Block.decode(answer.block), SignedHead.decode(answer.block_head)
@@ -220,7 +225,9 @@ async def test_acknowledgements_beyond_the_log_do_not_count(rig: Rig) -> None:
     node = rig.nodes[0]
     channel = rig.channel(rig.ledger_peer_address, node.identity)
     call = channel.stream_stream(FOLLOW)()
-    await call.write(ledger_pb2.FollowRequest(from_height=1).SerializeToString())
+    await call.write(
+        ledger_pb2.FollowRequest(from_height=1, versions=versions_message()).SerializeToString()
+    )
     assert await call.read()
     claim = ledger_pb2.FollowRequest(persisted_height=1 << 60)
     await call.write(claim.SerializeToString())
@@ -317,3 +324,14 @@ async def test_only_authors_pay_for_a_transaction(rig: Rig) -> None:
                     await submitter.submit(honest)
         finally:
             await submitter.close()
+
+
+async def test_a_follower_that_does_not_know_the_rules_is_refused(rig: Rig) -> None:
+    """The release before says nothing of itself, and would stop at a block of these rules."""
+    node = rig.nodes[0]
+    before = rig.ledger.node.metrics.value("version_refused_total", what="follower")
+    request = ledger_pb2.FollowRequest(from_height=1)
+    call = rig.converse(rig.ledger_peer_address, FOLLOW, [request], node.identity)
+    await rig.refused(call, "conflict", "version-refused")
+    after = rig.ledger.node.metrics.value("version_refused_total", what="follower")
+    assert after == before + 1

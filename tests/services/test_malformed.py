@@ -18,6 +18,7 @@ from hcefs.ledger.transactions import (
     add_signature,
     sign_transaction,
 )
+from hcefs.transport.versions import versions_message
 from hcefs.wire.v1 import admin_pb2, blob_pb2, ledger_pb2, shard_pb2
 from tests.services.requests import BLOBS, SHARDS, call_context, put_header, put_messages
 from tests.services.rig import MARK, Rig
@@ -97,7 +98,7 @@ async def test_no_protobuf_in_bulk_messages(rig: Rig, first: bytes) -> None:
 @pytest.mark.parametrize("second", [False, True])
 async def test_no_protobuf_in_a_conversation(rig: Rig, second: bool) -> None:
     """``Follow``: as the first message, and as an acknowledgement, where it ends the feed."""
-    good = ledger_pb2.FollowRequest(from_height=1)
+    good = ledger_pb2.FollowRequest(from_height=1, versions=versions_message())
     messages = [good, NO_PROTOBUF] if second else [NO_PROTOBUF]
     call = rig.converse(
         rig.ledger_peer_address, f"{LEDGER}/Follow", messages, rig.nodes[0].identity

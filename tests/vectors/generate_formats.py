@@ -119,7 +119,7 @@ def _negative() -> list[dict[str, str]]:
     core = samples()["core"].encode()
     swapped = foot[32:64] + foot[:32] + foot[64:]
     swapped = swapped[:-12] + struct.pack(">I", crc32c(swapped[:-12])) + swapped[-8:]
-    future = head[:8] + b"\x00\x02" + head[10:-4]
+    future = head[:8] + b"\x00\x03" + head[10:-4]
     cases: list[tuple[str, str, bytes, str, str]] = [
         ("core: cut", "Core", core[:-1], "invalid", "malformed-encoding"),
         ("core: a byte more", "Core", core + b"\x00", "invalid", "malformed-encoding"),
@@ -136,7 +136,7 @@ def _negative() -> list[dict[str, str]]:
         ("header: empty", "ShardHeader", b"", "corrupt", "bad-header"),
         ("header: wrong checksum", "ShardHeader", head[:-1] + bytes([head[-1] ^ 1]),
          "corrupt", "bad-header"),
-        ("header: version 2", "ShardHeader", future + struct.pack(">I", crc32c(future)),
+        ("header: version 3", "ShardHeader", future + struct.pack(">I", crc32c(future)),
          "corrupt", "unknown-version"),
         ("footer: cut in front", "ShardFooter", foot[1:], "corrupt", "bad-footer"),
         ("footer: cut behind", "ShardFooter", foot[:-1], "corrupt", "bad-footer"),

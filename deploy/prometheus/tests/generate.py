@@ -245,6 +245,8 @@ CASES = (
     ),
     Case("two versions", ("VersionsDiffer",), {"hcefs_build_info{version=1.1}": "1+0"}, 1500),
     Case("an upgrade takes an afternoon", (), {"hcefs_build_info{version=1.1}": "1+0"}, 300),
+    Case("a peer is refused", ("VersionRefused",), {"hcefs_version_refused_total": "0+30"}),
+    Case("rules are unknown", ("VersionRefused",), {"hcefs_outdated": "1+0"}),
     Case("the network", ("NodesUnreachable",), {"hcefs_unreachable_nodes": "1+0"}),
     Case("nobody may decide", ("AutomaticOutBlocked",), {"hcefs_automatic_out_blocked": "1+0"}),
     Case("too few zones", ("MapWarnings",), {"hcefs_cluster_map_warnings": "1+0"}, 90),

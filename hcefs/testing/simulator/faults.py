@@ -391,12 +391,12 @@ class Faults:
 
 def another(data: bytes) -> bytes:
     """A shard file with one byte of its first piece changed, and whole in itself."""
-    _, footer, geometry = decode_file(data)
+    header, footer, geometry = decode_file(data)
     changed = bytearray(data[: -footer_length(footer.pieces)])
     changed[HEADER_SIZE] ^= 1
     digest = blake3_digest(piece_in(bytes(changed), geometry, 0))
     digests = digest + footer.piece_digests[len(digest) :]
-    return bytes(changed) + ShardFooter.of(footer.plaintext_length, digests).encode()
+    return bytes(changed) + ShardFooter.of(footer.plaintext_length, digests).encode(header)
 
 
 def names_of(current: ClusterMap, base: BlobBase, index: int) -> list[SeatName]:

@@ -22,55 +22,56 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from hcefs.wire.v1 import versions_pb2 as hcefs_dot_v1_dot_versions__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15hcefs/v1/ledger.proto\x12\x08hcefs.v1\"\x13\n\x11GetGenesisRequest\"4\n\x12GetGenesisResponse\x12\x0f\n\x07genesis\x18\x01 \x01(\x0c\x12\r\n\x05terms\x18\x02 \x03(\x0c\"$\n\rSubmitRequest\x12\x13\n\x0btransaction\x18\x01 \x01(\x0c\"Y\n\x0eSubmitResponse\x12\x0e\n\x06height\x18\x01 \x01(\x04\x12&\n\x06leaves\x18\x02 \x03(\x0b\x32\x16.hcefs.v1.AppendedLeaf\x12\x0f\n\x07time_ms\x18\x03 \x01(\x04\">\n\x0c\x41ppendedLeaf\x12\x11\n\trecord_id\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04leaf\x18\x03 \x01(\x0c\">\n\rFollowRequest\x12\x13\n\x0b\x66rom_height\x18\x01 \x01(\x04\x12\x18\n\x10persisted_height\x18\x02 \x01(\x04\"g\n\x0e\x46ollowResponse\x12\x0f\n\x05\x62lock\x18\x01 \x01(\x0cH\x00\x12\x0e\n\x04head\x18\x02 \x01(\x0cH\x00\x12\x15\n\x0bterm_change\x18\x04 \x01(\x0cH\x00\x12\x12\n\nblock_head\x18\x03 \x01(\x0c\x42\t\n\x07message\"\xcf\x05\n\x0cQueryRequest\x12\r\n\x05proof\x18\x01 \x01(\x0c\x12\x11\n\x07\x61\x63\x63ount\x18\x02 \x01(\x0cH\x00\x12\x10\n\x06record\x18\x03 \x01(\x0cH\x00\x12\x0f\n\x05grant\x18\x04 \x01(\x0cH\x00\x12\x1a\n\x10grants_on_record\x18\x05 \x01(\x0cH\x00\x12\x13\n\tmy_grants\x18\x06 \x01(\x08H\x00\x12\x14\n\nmy_records\x18\x07 \x01(\x08H\x00\x12\x15\n\x0b\x63luster_map\x18\x08 \x01(\x08H\x00\x12\x32\n\ngeneration\x18\t \x01(\x0b\x32\x1c.hcefs.v1.GenerationQuestionH\x00\x12*\n\x06leaves\x18\n \x01(\x0b\x32\x18.hcefs.v1.LeavesQuestionH\x00\x12\x0e\n\x04head\x18\x0b \x01(\x08H\x00\x12\x16\n\x0cmap_progress\x18\x0c \x01(\x08H\x00\x12\x17\n\rupkeep_policy\x18\r \x01(\x08H\x00\x12\x16\n\x0cnode_reports\x18\x0e \x01(\x08H\x00\x12\x1a\n\x10map_history_from\x18\x0f \x01(\x04H\x00\x12\x1a\n\x10protocol_version\x18\x10 \x01(\x08H\x00\x12\x15\n\x0bmy_requests\x18\x18 \x01(\x08H\x00\x12/\n\tpast_keys\x18\x19 \x01(\x0b\x32\x1a.hcefs.v1.PastKeysQuestionH\x00\x12\x14\n\nrecord_end\x18\x14 \x01(\x0cH\x00\x12\x1a\n\x10\x65mergency_policy\x18( \x01(\x08H\x00\x12\x1b\n\x11\x65mergency_namings\x18) \x01(\x0cH\x00\x12\x1c\n\x12\x65mergency_refusals\x18* \x01(\x08H\x00\x12\x1b\n\x11\x65mergency_opening\x18+ \x01(\x0cH\x00\x12\x1c\n\x12\x65mergency_openings\x18, \x01(\x08H\x00\x12\x1a\n\x10\x65mergency_totals\x18- \x01(\x08H\x00\x12\x13\n\toperators\x18\x1a \x01(\x08H\x00\x42\n\n\x08question\"8\n\x10PastKeysQuestion\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0c\x12\x13\n\x0bkey_version\x18\x02 \x01(\x04\";\n\x12GenerationQuestion\x12\x11\n\trecord_id\x18\x01 \x01(\x0c\x12\x12\n\ngeneration\x18\x02 \x01(\x04\"A\n\x0eLeavesQuestion\x12\x11\n\trecord_id\x18\x01 \x01(\x0c\x12\r\n\x05\x66irst\x18\x02 \x01(\x04\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\",\n\rQueryResponse\x12\r\n\x05\x66\x61\x63ts\x18\x01 \x03(\x0c\x12\x0c\n\x04head\x18\x02 \x01(\x0c\"V\n\x0eHasLeafRequest\x12\r\n\x05proof\x18\x01 \x01(\x0c\x12\x11\n\trecord_id\x18\x02 \x01(\x0c\x12\x12\n\ncommitment\x18\x03 \x01(\x0c\x12\x0e\n\x06signer\x18\x04 \x01(\x0c\".\n\x0fHasLeafResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\x0c\n\x04leaf\x18\x02 \x01(\x0c\"Z\n\x10HasLeavesRequest\x12\r\n\x05proof\x18\x01 \x01(\x0c\x12\x11\n\trecord_id\x18\x02 \x01(\x0c\x12\x13\n\x0b\x63ommitments\x18\x03 \x03(\x0c\x12\x0f\n\x07signers\x18\x04 \x03(\x0c\"#\n\x11HasLeavesResponse\x12\x0e\n\x06leaves\x18\x01 \x03(\x0c\"x\n\x0cProveRequest\x12\r\n\x05proof\x18\x01 \x01(\x0c\x12\x11\n\trecord_id\x18\x02 \x01(\x0c\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x14\n\nleaf_index\x18\x04 \x01(\x04H\x00\x12\x19\n\x0f\x63onsistent_with\x18\x05 \x01(\x04H\x00\x42\x07\n\x05\x63laim\"9\n\rProveResponse\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x0c\n\x04root\x18\x02 \x01(\x0c\x12\x0c\n\x04path\x18\x03 \x03(\x0c\"\xa4\x01\n\x18ProveTransactionsRequest\x12\r\n\x05proof\x18\x01 \x01(\x0c\x12\x11\n\x07\x61\x63\x63ount\x18\x02 \x01(\x0cH\x00\x12\x0f\n\x05grant\x18\x03 \x01(\x0cH\x00\x12\x10\n\x06record\x18\x04 \x01(\x0cH\x00\x12\x11\n\x07\x65rasure\x18\x06 \x01(\x0cH\x00\x12(\n\x04leaf\x18\x05 \x01(\x0b\x32\x18.hcefs.v1.LeavesQuestionH\x00\x42\x06\n\x04\x66\x61\x63t\"+\n\x19ProveTransactionsResponse\x12\x0e\n\x06proofs\x18\x01 \x03(\x0c\x32\xa7\x04\n\x06Ledger\x12G\n\nGetGenesis\x12\x1b.hcefs.v1.GetGenesisRequest\x1a\x1c.hcefs.v1.GetGenesisResponse\x12;\n\x06Submit\x12\x17.hcefs.v1.SubmitRequest\x1a\x18.hcefs.v1.SubmitResponse\x12?\n\x06\x46ollow\x12\x17.hcefs.v1.FollowRequest\x1a\x18.hcefs.v1.FollowResponse(\x01\x30\x01\x12\x38\n\x05Query\x12\x16.hcefs.v1.QueryRequest\x1a\x17.hcefs.v1.QueryResponse\x12>\n\x07HasLeaf\x12\x18.hcefs.v1.HasLeafRequest\x1a\x19.hcefs.v1.HasLeafResponse\x12\x44\n\tHasLeaves\x12\x1a.hcefs.v1.HasLeavesRequest\x1a\x1b.hcefs.v1.HasLeavesResponse\x12\x38\n\x05Prove\x12\x16.hcefs.v1.ProveRequest\x1a\x17.hcefs.v1.ProveResponse\x12\\\n\x11ProveTransactions\x12\".hcefs.v1.ProveTransactionsRequest\x1a#.hcefs.v1.ProveTransactionsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15hcefs/v1/ledger.proto\x12\x08hcefs.v1\x1a\x17hcefs/v1/versions.proto\"\x13\n\x11GetGenesisRequest\"4\n\x12GetGenesisResponse\x12\x0f\n\x07genesis\x18\x01 \x01(\x0c\x12\r\n\x05terms\x18\x02 \x03(\x0c\"$\n\rSubmitRequest\x12\x13\n\x0btransaction\x18\x01 \x01(\x0c\"Y\n\x0eSubmitResponse\x12\x0e\n\x06height\x18\x01 \x01(\x04\x12&\n\x06leaves\x18\x02 \x03(\x0b\x32\x16.hcefs.v1.AppendedLeaf\x12\x0f\n\x07time_ms\x18\x03 \x01(\x04\">\n\x0c\x41ppendedLeaf\x12\x11\n\trecord_id\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04leaf\x18\x03 \x01(\x0c\"d\n\rFollowRequest\x12\x13\n\x0b\x66rom_height\x18\x01 \x01(\x04\x12\x18\n\x10persisted_height\x18\x02 \x01(\x04\x12$\n\x08versions\x18\x03 \x01(\x0b\x32\x12.hcefs.v1.Versions\"\x8d\x01\n\x0e\x46ollowResponse\x12\x0f\n\x05\x62lock\x18\x01 \x01(\x0cH\x00\x12\x0e\n\x04head\x18\x02 \x01(\x0cH\x00\x12\x15\n\x0bterm_change\x18\x04 \x01(\x0cH\x00\x12\x12\n\nblock_head\x18\x03 \x01(\x0c\x12$\n\x08versions\x18\x05 \x01(\x0b\x32\x12.hcefs.v1.VersionsB\t\n\x07message\"\xcf\x05\n\x0cQueryRequest\x12\r\n\x05proof\x18\x01 \x01(\x0c\x12\x11\n\x07\x61\x63\x63ount\x18\x02 \x01(\x0cH\x00\x12\x10\n\x06record\x18\x03 \x01(\x0cH\x00\x12\x0f\n\x05grant\x18\x04 \x01(\x0cH\x00\x12\x1a\n\x10grants_on_record\x18\x05 \x01(\x0cH\x00\x12\x13\n\tmy_grants\x18\x06 \x01(\x08H\x00\x12\x14\n\nmy_records\x18\x07 \x01(\x08H\x00\x12\x15\n\x0b\x63luster_map\x18\x08 \x01(\x08H\x00\x12\x32\n\ngeneration\x18\t \x01(\x0b\x32\x1c.hcefs.v1.GenerationQuestionH\x00\x12*\n\x06leaves\x18\n \x01(\x0b\x32\x18.hcefs.v1.LeavesQuestionH\x00\x12\x0e\n\x04head\x18\x0b \x01(\x08H\x00\x12\x16\n\x0cmap_progress\x18\x0c \x01(\x08H\x00\x12\x17\n\rupkeep_policy\x18\r \x01(\x08H\x00\x12\x16\n\x0cnode_reports\x18\x0e \x01(\x08H\x00\x12\x1a\n\x10map_history_from\x18\x0f \x01(\x04H\x00\x12\x1a\n\x10protocol_version\x18\x10 \x01(\x08H\x00\x12\x15\n\x0bmy_requests\x18\x18 \x01(\x08H\x00\x12/\n\tpast_keys\x18\x19 \x01(\x0b\x32\x1a.hcefs.v1.PastKeysQuestionH\x00\x12\x14\n\nrecord_end\x18\x14 \x01(\x0cH\x00\x12\x1a\n\x10\x65mergency_policy\x18( \x01(\x08H\x00\x12\x1b\n\x11\x65mergency_namings\x18) \x01(\x0cH\x00\x12\x1c\n\x12\x65mergency_refusals\x18* \x01(\x08H\x00\x12\x1b\n\x11\x65mergency_opening\x18+ \x01(\x0cH\x00\x12\x1c\n\x12\x65mergency_openings\x18, \x01(\x08H\x00\x12\x1a\n\x10\x65mergency_totals\x18- \x01(\x08H\x00\x12\x13\n\toperators\x18\x1a \x01(\x08H\x00\x42\n\n\x08question\"8\n\x10PastKeysQuestion\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0c\x12\x13\n\x0bkey_version\x18\x02 \x01(\x04\";\n\x12GenerationQuestion\x12\x11\n\trecord_id\x18\x01 \x01(\x0c\x12\x12\n\ngeneration\x18\x02 \x01(\x04\"A\n\x0eLeavesQuestion\x12\x11\n\trecord_id\x18\x01 \x01(\x0c\x12\r\n\x05\x66irst\x18\x02 \x01(\x04\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\",\n\rQueryResponse\x12\r\n\x05\x66\x61\x63ts\x18\x01 \x03(\x0c\x12\x0c\n\x04head\x18\x02 \x01(\x0c\"V\n\x0eHasLeafRequest\x12\r\n\x05proof\x18\x01 \x01(\x0c\x12\x11\n\trecord_id\x18\x02 \x01(\x0c\x12\x12\n\ncommitment\x18\x03 \x01(\x0c\x12\x0e\n\x06signer\x18\x04 \x01(\x0c\".\n\x0fHasLeafResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\x0c\n\x04leaf\x18\x02 \x01(\x0c\"Z\n\x10HasLeavesRequest\x12\r\n\x05proof\x18\x01 \x01(\x0c\x12\x11\n\trecord_id\x18\x02 \x01(\x0c\x12\x13\n\x0b\x63ommitments\x18\x03 \x03(\x0c\x12\x0f\n\x07signers\x18\x04 \x03(\x0c\"#\n\x11HasLeavesResponse\x12\x0e\n\x06leaves\x18\x01 \x03(\x0c\"x\n\x0cProveRequest\x12\r\n\x05proof\x18\x01 \x01(\x0c\x12\x11\n\trecord_id\x18\x02 \x01(\x0c\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x14\n\nleaf_index\x18\x04 \x01(\x04H\x00\x12\x19\n\x0f\x63onsistent_with\x18\x05 \x01(\x04H\x00\x42\x07\n\x05\x63laim\"9\n\rProveResponse\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x0c\n\x04root\x18\x02 \x01(\x0c\x12\x0c\n\x04path\x18\x03 \x03(\x0c\"\xa4\x01\n\x18ProveTransactionsRequest\x12\r\n\x05proof\x18\x01 \x01(\x0c\x12\x11\n\x07\x61\x63\x63ount\x18\x02 \x01(\x0cH\x00\x12\x0f\n\x05grant\x18\x03 \x01(\x0cH\x00\x12\x10\n\x06record\x18\x04 \x01(\x0cH\x00\x12\x11\n\x07\x65rasure\x18\x06 \x01(\x0cH\x00\x12(\n\x04leaf\x18\x05 \x01(\x0b\x32\x18.hcefs.v1.LeavesQuestionH\x00\x42\x06\n\x04\x66\x61\x63t\"+\n\x19ProveTransactionsResponse\x12\x0e\n\x06proofs\x18\x01 \x03(\x0c\x32\xa7\x04\n\x06Ledger\x12G\n\nGetGenesis\x12\x1b.hcefs.v1.GetGenesisRequest\x1a\x1c.hcefs.v1.GetGenesisResponse\x12;\n\x06Submit\x12\x17.hcefs.v1.SubmitRequest\x1a\x18.hcefs.v1.SubmitResponse\x12?\n\x06\x46ollow\x12\x17.hcefs.v1.FollowRequest\x1a\x18.hcefs.v1.FollowResponse(\x01\x30\x01\x12\x38\n\x05Query\x12\x16.hcefs.v1.QueryRequest\x1a\x17.hcefs.v1.QueryResponse\x12>\n\x07HasLeaf\x12\x18.hcefs.v1.HasLeafRequest\x1a\x19.hcefs.v1.HasLeafResponse\x12\x44\n\tHasLeaves\x12\x1a.hcefs.v1.HasLeavesRequest\x1a\x1b.hcefs.v1.HasLeavesResponse\x12\x38\n\x05Prove\x12\x16.hcefs.v1.ProveRequest\x1a\x17.hcefs.v1.ProveResponse\x12\\\n\x11ProveTransactions\x12\".hcefs.v1.ProveTransactionsRequest\x1a#.hcefs.v1.ProveTransactionsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hcefs.v1.ledger_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETGENESISREQUEST']._serialized_start=35
-  _globals['_GETGENESISREQUEST']._serialized_end=54
-  _globals['_GETGENESISRESPONSE']._serialized_start=56
-  _globals['_GETGENESISRESPONSE']._serialized_end=108
-  _globals['_SUBMITREQUEST']._serialized_start=110
-  _globals['_SUBMITREQUEST']._serialized_end=146
-  _globals['_SUBMITRESPONSE']._serialized_start=148
-  _globals['_SUBMITRESPONSE']._serialized_end=237
-  _globals['_APPENDEDLEAF']._serialized_start=239
-  _globals['_APPENDEDLEAF']._serialized_end=301
-  _globals['_FOLLOWREQUEST']._serialized_start=303
-  _globals['_FOLLOWREQUEST']._serialized_end=365
-  _globals['_FOLLOWRESPONSE']._serialized_start=367
-  _globals['_FOLLOWRESPONSE']._serialized_end=470
-  _globals['_QUERYREQUEST']._serialized_start=473
-  _globals['_QUERYREQUEST']._serialized_end=1192
-  _globals['_PASTKEYSQUESTION']._serialized_start=1194
-  _globals['_PASTKEYSQUESTION']._serialized_end=1250
-  _globals['_GENERATIONQUESTION']._serialized_start=1252
-  _globals['_GENERATIONQUESTION']._serialized_end=1311
-  _globals['_LEAVESQUESTION']._serialized_start=1313
-  _globals['_LEAVESQUESTION']._serialized_end=1378
-  _globals['_QUERYRESPONSE']._serialized_start=1380
-  _globals['_QUERYRESPONSE']._serialized_end=1424
-  _globals['_HASLEAFREQUEST']._serialized_start=1426
-  _globals['_HASLEAFREQUEST']._serialized_end=1512
-  _globals['_HASLEAFRESPONSE']._serialized_start=1514
-  _globals['_HASLEAFRESPONSE']._serialized_end=1560
-  _globals['_HASLEAVESREQUEST']._serialized_start=1562
-  _globals['_HASLEAVESREQUEST']._serialized_end=1652
-  _globals['_HASLEAVESRESPONSE']._serialized_start=1654
-  _globals['_HASLEAVESRESPONSE']._serialized_end=1689
-  _globals['_PROVEREQUEST']._serialized_start=1691
-  _globals['_PROVEREQUEST']._serialized_end=1811
-  _globals['_PROVERESPONSE']._serialized_start=1813
-  _globals['_PROVERESPONSE']._serialized_end=1870
-  _globals['_PROVETRANSACTIONSREQUEST']._serialized_start=1873
-  _globals['_PROVETRANSACTIONSREQUEST']._serialized_end=2037
-  _globals['_PROVETRANSACTIONSRESPONSE']._serialized_start=2039
-  _globals['_PROVETRANSACTIONSRESPONSE']._serialized_end=2082
-  _globals['_LEDGER']._serialized_start=2085
-  _globals['_LEDGER']._serialized_end=2636
+  _globals['_GETGENESISREQUEST']._serialized_start=60
+  _globals['_GETGENESISREQUEST']._serialized_end=79
+  _globals['_GETGENESISRESPONSE']._serialized_start=81
+  _globals['_GETGENESISRESPONSE']._serialized_end=133
+  _globals['_SUBMITREQUEST']._serialized_start=135
+  _globals['_SUBMITREQUEST']._serialized_end=171
+  _globals['_SUBMITRESPONSE']._serialized_start=173
+  _globals['_SUBMITRESPONSE']._serialized_end=262
+  _globals['_APPENDEDLEAF']._serialized_start=264
+  _globals['_APPENDEDLEAF']._serialized_end=326
+  _globals['_FOLLOWREQUEST']._serialized_start=328
+  _globals['_FOLLOWREQUEST']._serialized_end=428
+  _globals['_FOLLOWRESPONSE']._serialized_start=431
+  _globals['_FOLLOWRESPONSE']._serialized_end=572
+  _globals['_QUERYREQUEST']._serialized_start=575
+  _globals['_QUERYREQUEST']._serialized_end=1294
+  _globals['_PASTKEYSQUESTION']._serialized_start=1296
+  _globals['_PASTKEYSQUESTION']._serialized_end=1352
+  _globals['_GENERATIONQUESTION']._serialized_start=1354
+  _globals['_GENERATIONQUESTION']._serialized_end=1413
+  _globals['_LEAVESQUESTION']._serialized_start=1415
+  _globals['_LEAVESQUESTION']._serialized_end=1480
+  _globals['_QUERYRESPONSE']._serialized_start=1482
+  _globals['_QUERYRESPONSE']._serialized_end=1526
+  _globals['_HASLEAFREQUEST']._serialized_start=1528
+  _globals['_HASLEAFREQUEST']._serialized_end=1614
+  _globals['_HASLEAFRESPONSE']._serialized_start=1616
+  _globals['_HASLEAFRESPONSE']._serialized_end=1662
+  _globals['_HASLEAVESREQUEST']._serialized_start=1664
+  _globals['_HASLEAVESREQUEST']._serialized_end=1754
+  _globals['_HASLEAVESRESPONSE']._serialized_start=1756
+  _globals['_HASLEAVESRESPONSE']._serialized_end=1791
+  _globals['_PROVEREQUEST']._serialized_start=1793
+  _globals['_PROVEREQUEST']._serialized_end=1913
+  _globals['_PROVERESPONSE']._serialized_start=1915
+  _globals['_PROVERESPONSE']._serialized_end=1972
+  _globals['_PROVETRANSACTIONSREQUEST']._serialized_start=1975
+  _globals['_PROVETRANSACTIONSREQUEST']._serialized_end=2139
+  _globals['_PROVETRANSACTIONSRESPONSE']._serialized_start=2141
+  _globals['_PROVETRANSACTIONSRESPONSE']._serialized_end=2184
+  _globals['_LEDGER']._serialized_start=2187
+  _globals['_LEDGER']._serialized_end=2738
 # @@protoc_insertion_point(module_scope)

@@ -1,3 +1,4 @@
+from hcefs.wire.v1 import versions_pb2 as _versions_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -45,24 +46,28 @@ class AppendedLeaf(_message.Message):
     def __init__(self, record_id: _Optional[bytes] = ..., index: _Optional[int] = ..., leaf: _Optional[bytes] = ...) -> None: ...
 
 class FollowRequest(_message.Message):
-    __slots__ = ("from_height", "persisted_height")
+    __slots__ = ("from_height", "persisted_height", "versions")
     FROM_HEIGHT_FIELD_NUMBER: _ClassVar[int]
     PERSISTED_HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
     from_height: int
     persisted_height: int
-    def __init__(self, from_height: _Optional[int] = ..., persisted_height: _Optional[int] = ...) -> None: ...
+    versions: _versions_pb2.Versions
+    def __init__(self, from_height: _Optional[int] = ..., persisted_height: _Optional[int] = ..., versions: _Optional[_Union[_versions_pb2.Versions, _Mapping]] = ...) -> None: ...
 
 class FollowResponse(_message.Message):
-    __slots__ = ("block", "head", "term_change", "block_head")
+    __slots__ = ("block", "head", "term_change", "block_head", "versions")
     BLOCK_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
     TERM_CHANGE_FIELD_NUMBER: _ClassVar[int]
     BLOCK_HEAD_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
     block: bytes
     head: bytes
     term_change: bytes
     block_head: bytes
-    def __init__(self, block: _Optional[bytes] = ..., head: _Optional[bytes] = ..., term_change: _Optional[bytes] = ..., block_head: _Optional[bytes] = ...) -> None: ...
+    versions: _versions_pb2.Versions
+    def __init__(self, block: _Optional[bytes] = ..., head: _Optional[bytes] = ..., term_change: _Optional[bytes] = ..., block_head: _Optional[bytes] = ..., versions: _Optional[_Union[_versions_pb2.Versions, _Mapping]] = ...) -> None: ...
 
 class QueryRequest(_message.Message):
     __slots__ = ("proof", "account", "record", "grant", "grants_on_record", "my_grants", "my_records", "cluster_map", "generation", "leaves", "head", "map_progress", "upkeep_policy", "node_reports", "map_history_from", "protocol_version", "my_requests", "past_keys", "record_end", "emergency_policy", "emergency_namings", "emergency_refusals", "emergency_opening", "emergency_openings", "emergency_totals", "operators")

@@ -1,5 +1,6 @@
 from hcefs.wire.v1 import pack_pb2 as _pack_pb2
 from hcefs.wire.v1 import shard_pb2 as _shard_pb2
+from hcefs.wire.v1 import versions_pb2 as _versions_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -225,20 +226,24 @@ class OfferResponse(_message.Message):
     def __init__(self, held: _Optional[bytes] = ...) -> None: ...
 
 class PingRequest(_message.Message):
-    __slots__ = ("epoch", "height")
+    __slots__ = ("epoch", "height", "versions")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     height: int
-    def __init__(self, epoch: _Optional[int] = ..., height: _Optional[int] = ...) -> None: ...
+    versions: _versions_pb2.Versions
+    def __init__(self, epoch: _Optional[int] = ..., height: _Optional[int] = ..., versions: _Optional[_Union[_versions_pb2.Versions, _Mapping]] = ...) -> None: ...
 
 class PingResponse(_message.Message):
-    __slots__ = ("epoch", "height")
+    __slots__ = ("epoch", "height", "versions")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     height: int
-    def __init__(self, epoch: _Optional[int] = ..., height: _Optional[int] = ...) -> None: ...
+    versions: _versions_pb2.Versions
+    def __init__(self, epoch: _Optional[int] = ..., height: _Optional[int] = ..., versions: _Optional[_Union[_versions_pb2.Versions, _Mapping]] = ...) -> None: ...
 
 class TakeLayoutRequest(_message.Message):
     __slots__ = ("place", "base", "step", "rows")

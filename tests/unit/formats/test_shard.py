@@ -89,7 +89,7 @@ def test_one_flipped_bit_anywhere_in_the_header_is_found() -> None:
 @pytest.mark.parametrize(
     ("offset", "value", "reason"),
     [
-        (8, b"\x00\x02", "unknown-version"),
+        (8, b"\x00\x03", "unknown-version"),
         (26, b"\x00\x06", "bad-header"),
         (28, bytes(16), "bad-header"),
         (28, b"\xff" * 16, "bad-header"),

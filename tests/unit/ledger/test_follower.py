@@ -13,10 +13,13 @@ from hcefs.errors import Corrupt, HcefsError, Invalid, Unauthenticated, Unavaila
 from hcefs.ledger import follower as follower_module
 from hcefs.ledger import heads
 from hcefs.ledger.block import PROTOCOL_NEWEST, Block, SignedHead, sign_block, sign_head
+from hcefs.ledger.cluster_facts import ProtocolSchedule, ProtocolStep
 from hcefs.ledger.follower import Follower, FollowerStatus
 from hcefs.ledger.link import BlockBytes, HeadBytes, LedgerLink, LocalLink
 from hcefs.ledger.log import AppliedBlock, LedgerLog
 from hcefs.ledger.outcome import Event, LeafAppended, MapChanged
+from hcefs.ledger.rows import STATE_ROWS, seal
+from hcefs.ledger.state import PROTOCOL_KEY
 from hcefs.ledger.writer import LedgerWriter
 from tests.unit.ledger.replicas import (
     WAIT_S,
@@ -29,11 +32,12 @@ from tests.unit.ledger.replicas import (
     until,
 )
 from tests.unit.ledger.scenario import START_MS, Scenario, record_id, seed, signing_key
-from tests.unit.ledger.test_log import break_disk
+from tests.unit.ledger.test_log import break_disk, edit
 
 LEASE_S = 30
 SKEW_S = 5
 RECORD = record_id("r")
+SCHEDULE_ROW = STATE_ROWS + PROTOCOL_KEY
 
 
 class ScriptedLink:
@@ -672,10 +676,26 @@ async def test_a_signed_block_that_does_not_replay_ends_service(node: Node) -> N
 async def test_a_block_of_newer_rules_asks_for_an_upgrade(node: Node) -> None:
     blocks = node.blocks(2)
     node.link.block(blocks[0], resign(node, blocks[1], protocol_version=PROTOCOL_NEWEST + 1))
-    await node.status(FollowerStatus.DIVERGED)
+    await node.status(FollowerStatus.OUTDATED)
+    assert node.refusal() == "unknown-protocol"
     error = node.follower.last_error
     assert error is not None
-    assert "upgrade" in error.message
+    assert "install a newer release" in error.message
+
+
+async def test_a_replica_that_newer_software_has_written_is_not_followed_on(node: Node) -> None:
+    node.link.block(*node.blocks(2))
+    await node.reach(2)
+    await node.follower.stop()
+    node.log.close()
+    steps = tuple(ProtocolStep(version, 2) for version in range(2, PROTOCOL_NEWEST + 2))
+    row = seal(SCHEDULE_ROW, ProtocolSchedule(steps).encode())
+    edit(node.folder, SCHEDULE_ROW, lambda _: row)
+    node.open()
+    await node.follower.start()
+    assert node.follower.status is FollowerStatus.OUTDATED
+    assert node.refusal() == "unknown-protocol"
+    assert node.link.asked == [1]
 
 
 @pytest.mark.parametrize("lands", [False, True])

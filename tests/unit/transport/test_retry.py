@@ -105,6 +105,19 @@ async def test_no_pause_begins_that_would_end_too_late() -> None:
     assert len(calls) == 3
 
 
+async def test_patience_makes_more_attempts_until_it_ends() -> None:
+    runtime = FakeRuntime(0xFF)
+    operation, calls = failing(*[Unavailable("away")] * 40)
+    with pytest.raises(Unavailable):
+        await retrying(runtime, 2, operation, patience_s=30.0)
+    assert len(calls) > 6
+    assert sum(runtime.pauses) <= 30.0
+    denied, calls = failing(Denied("no"))
+    with pytest.raises(Denied):
+        await retrying(runtime, 2, denied, patience_s=30.0)
+    assert calls == [1]
+
+
 async def test_no_attempts_is_a_mistake() -> None:
     operation, calls = failing()
     with pytest.raises(Invalid):
