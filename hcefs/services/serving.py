@@ -256,7 +256,7 @@ def note(
         "peer": peer,
     }
     REQUESTS.log(
-        level, "%s of a %s: %s (%s), %d ms", method, peer, outcome, reason, facts["milliseconds"],
+        level, "%s: %s (%s), %d ms, for a %s", method, outcome, reason, facts["milliseconds"], peer,
         extra={"facts": facts},
     )  # fmt: skip
 

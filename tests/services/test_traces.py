@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 import logging
+from collections.abc import Iterator
 
 import pytest
 
 from hcefs import tracing
+from hcefs.errors import Denied
 from hcefs.ids import RequestId
+from hcefs.node.logs import JsonFormatter
 from hcefs.runtime import Runtime
 from hcefs.wire.v1 import blob_pb2
 from tests.services.requests import BLOBS
@@ -69,3 +75,63 @@ async def test_a_refusal_names_the_request_that_the_log_has(
     assert [each.levelno for each in lines if "stat: invalid" in each.getMessage()] == [
         logging.INFO
     ]
+
+
+@pytest.fixture
+def lines() -> Iterator[io.StringIO]:
+    """What the processes of the rig would write with ``format = "json"`` at level debug."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter())
+    logger = logging.getLogger("hcefs")
+    logger.addHandler(handler)
+    yield stream
+    logger.removeHandler(handler)
+
+
+def in_base64(secret: bytes) -> set[str]:
+    """The characters that a secret has in base64, wherever in a longer text it begins."""
+    forms = set()
+    for shift in range(3):
+        text = base64.b64encode(bytes(shift) + secret)
+        first = -(-shift * 8 // 6)
+        whole = (shift + len(secret)) * 8 // 6
+        part = text[first:whole].decode()
+        forms |= {part, part.replace("+", "-").replace("/", "_")}
+    return forms
+
+
+async def test_lines_hold_no_secret_in_any_form(rig: Rig, lines: io.StringIO) -> None:
+    name, label = "carcinoma-of-a-neighbour", "psychiatry-ward-nine"
+    rig.secrets.add(name.encode(), label.encode(), MARK)
+    right = rig.append_grant.grant
+    receipt = await rig.hospital.put(
+        rig.record, MARK * 20, grant=right, name=name, labels=(label,), seal="node"
+    )
+    read = await rig.doctor.get(rig.record, receipt.core.blob, grant=rig.read_grant.grant)
+    assert await read.read() == MARK * 20
+    node = rig.nodes[0]
+    proof = rig.authorization(rig.doctor, "stat", node, rig.future_grant, blob=receipt.core.blob)
+    request = blob_pb2.StatRequest(
+        authorization=proof,
+        record_id=bytes(rig.record),
+        blob_id=bytes(receipt.core.blob),
+        request_id=rig.new_request(),
+    )
+    with pytest.raises(Denied) as caught:
+        await rig.unary(node.config.client_address, f"{BLOBS}/Stat", request)
+    assert caught.value.request == request.request_id.hex()
+
+    text = lines.getvalue()
+    entries = [json.loads(line) for line in text.splitlines()]
+    ended = [each for each in entries if each["logger"] == "hcefs.requests"]
+    assert {"put", "get", "stat"} <= {each["method"] for each in ended}
+    assert {each["peer"] for each in ended} == {"client", "node"}
+    (refused,) = [each for each in ended if each.get("request") == caught.value.request]
+    assert (refused["outcome"], refused["reason"]) == ("denied", caught.value.reason)
+    rig.secrets.check(text)
+    for window in rig.secrets.windows:
+        assert not any(form in text for form in in_base64(window))
+    for secret in (proof.token[-64:], bytes(proof.proof)[-64:]):
+        assert secret.hex() not in text
+        assert not any(form in text for form in in_base64(secret))
