@@ -106,8 +106,10 @@ def _endpoint(value: Any, folder: Path) -> str:
     parts = urlsplit(value) if isinstance(value, str) and value.isprintable() else None
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError('must be a URL such as "http://127.0.0.1:4318/v1/traces", or ""')
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("may hold no password: this file holds no secrets")
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        raise ValueError("may hold no password and no query: this file holds no secrets")
+    if parts.port == 0:  # one that is out of range raises here
+        raise ValueError("has the port 0")
     return str(value)
 
 

@@ -15,7 +15,7 @@ The one table that maps these classes to gRPC status codes is
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class HcefsError(Exception):
@@ -30,6 +30,11 @@ class HcefsError(Exception):
         self.reason = reason if reason is not None else self.kind
         self.request = ""
         """The id of the request that failed elsewhere, as the logs there have it; or nothing."""
+
+    def of_request(self, request: str) -> Self:
+        """This error, which says in other words what came of that request."""
+        self.request = self.request or request
+        return self
 
 
 class NotFound(HcefsError):

@@ -13,6 +13,7 @@ and database calls.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import secrets
 import time
@@ -83,7 +84,11 @@ class SystemRuntime:
         return await asyncio.get_running_loop().run_in_executor(self._compute, function, *args)
 
     async def disk(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._disk, function, *args)
+        # Log lines of a disk thread name the request that it works for.
+        inherited = contextvars.copy_context().run
+        return await asyncio.get_running_loop().run_in_executor(
+            self._disk, inherited, function, *args
+        )
 
     def spawn(self, coroutine: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(coroutine, name=name)

@@ -108,7 +108,10 @@ def request_id() -> RequestId:
 
 def metadata() -> list[tuple[str, Any]]:
     """The metadata of a call that the running task makes."""
-    context = _CURRENT.get()
+    return _carried(_CURRENT.get())
+
+
+def _carried(context: Context | None) -> list[tuple[str, Any]]:
     return [(TRACEPARENT, context.traceparent())] if context is not None else []
 
 
@@ -147,6 +150,11 @@ def ended(token: Token[Context | None]) -> None:
     _CURRENT.reset(token)
 
 
+def detach() -> None:
+    """The running task was started by a request, but goes on for others: it works for none."""
+    _CURRENT.set(None)
+
+
 def serves(request: RequestId) -> None:
     """Note the id of the request that the running task serves."""
     context = _CURRENT.get()
@@ -173,17 +181,11 @@ def span(name: str, kind: str) -> Iterator[Open]:
     """
     opened = Open()
     context = _CURRENT.get()
-    wanted = (
-        [each for each in _recorders if each.wants(context.trace)] if context is not None else []
-    )
-    if context is None or not wanted:
+    timed = _timed(name, kind, context)
+    if context is None or timed is None:
         yield opened
         return
-    runtime = wanted[0].runtime
-    began = runtime.now_ms() * 1_000_000
-    since = runtime.monotonic()
-    own = replace(context, span=runtime.random(SPAN_BYTES))
-    _CURRENT.set(own)
+    _CURRENT.set(timed.own)
     try:
         yield opened
     except BaseException as error:
@@ -196,10 +198,50 @@ def span(name: str, kind: str) -> Iterator[Open]:
         now = _CURRENT.get()
         if now is not None:
             _CURRENT.set(replace(now, span=context.span))
-        took = int((runtime.monotonic() - since) * 1e9)
+        timed.end(opened.outcome, opened.attributes)
+
+
+class _Timed:
+    """A span that somebody wants, from its beginning to its end."""
+
+    __slots__ = ("_began_ns", "_cause", "_ended", "_kind", "_name", "_since", "_wanted", "own")
+
+    def __init__(self, name: str, kind: str, cause: Context, wanted: list[Recorder]) -> None:
+        runtime = wanted[0].runtime
+        self._name, self._kind, self._cause, self._wanted = name, kind, cause, wanted
+        self._began_ns = runtime.now_ms() * 1_000_000
+        self._since = runtime.monotonic()
+        self._ended = False
+        self.own = replace(cause, span=runtime.random(SPAN_BYTES))
+
+    def end(self, outcome: str, attributes: Mapping[str, str | int]) -> None:
+        """Record it; a second time does nothing."""
+        if self._ended:
+            return
+        self._ended = True
+        took = int((self._wanted[0].runtime.monotonic() - self._since) * 1e9)
         done = Span(
-            name, kind, own.trace, own.span, context.span, began, began + took,
-            opened.outcome, opened.attributes,
+            self._name, self._kind, self.own.trace, self.own.span, self._cause.span,
+            self._began_ns, self._began_ns + took, outcome, attributes,
         )  # fmt: skip
-        for each in wanted:
+        for each in self._wanted:
             each.record(done)
+
+
+def _timed(name: str, kind: str, context: Context | None) -> _Timed | None:
+    if context is None or not _recorders:
+        return None
+    wanted = [each for each in _recorders if each.wants(context.trace)]
+    return _Timed(name, kind, context, wanted) if wanted else None
+
+
+def stream(name: str) -> tuple[list[tuple[str, Any]], Callable[[str], None] | None]:
+    """For a streaming call: the metadata that it carries, and what is to be told how it ended.
+
+    The second is None where nobody wants a span of it.
+    """
+    context = _CURRENT.get()
+    timed = _timed(name, "client", context)
+    if timed is None:
+        return _carried(context), None
+    return _carried(timed.own), lambda outcome: timed.end(outcome, {})

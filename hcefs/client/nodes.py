@@ -129,7 +129,7 @@ class NodeClient(LedgerClient):
             # The map has changed: another account may serve at that address.
             self._maps.forget("")
             if isinstance(error, Denied):
-                return Unavailable(error.message, reason=error.reason)
+                return Unavailable(error.message, reason=error.reason).of_request(error.request)
         return error
 
     async def _on_nodes(

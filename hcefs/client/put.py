@@ -471,7 +471,7 @@ def put_answer(data: bytes) -> blob_pb2.PutResponse:
 def drawn_anew(error: Conflict) -> HcefsError:
     """A conflict of blob ids is retried with another id: someone may squat on the first."""
     if error.reason in ("shard-exists", "row-exists"):
-        return Unavailable(error.message, reason=error.reason)
+        return Unavailable(error.message, reason=error.reason).of_request(error.request)
     return error
 
 

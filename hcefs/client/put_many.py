@@ -255,7 +255,9 @@ class PackPutClient(DirectClient):
                         self._current.forget(order.record)
                 elif error.reason not in ("shard-exists", "row-exists"):
                     raise
-                raise Unavailable(error.message, reason=error.reason) from None
+                raise Unavailable(error.message, reason=error.reason).of_request(
+                    error.request
+                ) from None
 
         stored = await retrying(
             self.runtime, PACK_ATTEMPTS, once, patience_s=self.connection.patience_s

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
+from hcefs import tracing
 from hcefs.errors import Unavailable
 from hcefs.ledger.block import Block
 from hcefs.ledger.snapshot import SNAPSHOT_RULE, SnapshotManifest, SnapshotOffer, SnapshotRule
@@ -73,7 +74,10 @@ class GrpcSnapshotSource:
                 "/hcefs.v1.Snapshots/ReadSnapshot",
                 request_serializer=snapshot_pb2.ReadSnapshotRequest.SerializeToString,
                 response_deserializer=snapshot_pb2.ReadSnapshotResponse.FromString,
-            )(snapshot_pb2.ReadSnapshotRequest(height=height, asker=self._asker()))
+            )(
+                snapshot_pb2.ReadSnapshotRequest(height=height, asker=self._asker()),
+                metadata=tracing.metadata(),
+            )
 
         messages = answers(
             self._runtime, begin, snapshot_pb2.ReadSnapshotResponse, STALL_SECONDS, _stalled

@@ -30,6 +30,7 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
+from hcefs import tracing
 from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.crypto.signing import SigningKey
 from hcefs.errors import Conflict, Exhausted, HcefsError, Internal, Invalid, Unavailable
@@ -245,8 +246,10 @@ class LedgerWriter:
                 await self._wait_replicated(known.height)
                 return known
             pending = self._enqueue(name, transaction, signed)
-        result = await asyncio.shield(pending.future)
-        await self._wait_replicated(result.height)
+        with tracing.span("commit block", "internal"):
+            result = await asyncio.shield(pending.future)
+        with tracing.span("wait for followers", "internal"):
+            await self._wait_replicated(result.height)
         return result
 
     def acknowledge(self, follower: AccountId, height: int) -> None:

@@ -55,7 +55,8 @@ class LedgerSubmitter:
         )
         request = ledger_pb2.SubmitRequest(transaction=signed.encode())
         try:
-            answer = await call(request, timeout=SUBMIT_SECONDS, metadata=tracing.metadata())
+            with tracing.span("call Submit", "client"):
+                answer = await call(request, timeout=SUBMIT_SECONDS, metadata=tracing.metadata())
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
         except grpc.aio.UsageError:

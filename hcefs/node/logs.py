@@ -7,7 +7,11 @@ plaintext and labels are never passed to a logger anywhere, so nothing has to be
 The fields of a JSON line are stable: ``time`` (RFC 3339, UTC), ``level``, ``logger``,
 ``message``; ``request`` and ``trace`` (32 hexadecimal digits) where there are any; ``stack``
 where an exception is logged; of a line of ``hcefs.requests`` also ``method``, ``outcome``,
-``reason``, ``milliseconds``, ``bytes``.  Others may come.
+``reason``, ``milliseconds``, ``bytes``, ``received``, ``peer``, and ``left_out`` where lines
+before it were.  Others may come.
+
+Invariant: at most ``FAILURES_A_SECOND`` lines of failed requests are written in a second,
+because strangers can make requests fail.
 """
 
 from __future__ import annotations
@@ -27,6 +31,37 @@ REQUEST_LEVELS: Final = {
     "all": logging.DEBUG,
 }
 """From which level on the lines of requests are written."""
+
+
+FAILURES_A_SECOND: Final = 100
+
+
+class Bounded(logging.Filter):
+    """Lets some lines of failed requests through in a second; the next says how many it held."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._second = 0
+        self._count = 0
+        self._left_out = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See :class:`logging.Filter`."""
+        if record.levelno < logging.INFO:
+            return True  # of all requests, which an operator asked for
+        second = int(record.created)
+        if second != self._second:
+            self._second, self._count = second, 0
+        self._count += 1
+        if self._count > FAILURES_A_SECOND:
+            self._left_out += 1
+            return False
+        if self._left_out:
+            record.facts = {**getattr(record, "facts", {}), "left_out": self._left_out}
+            record.msg = f"{record.getMessage()}; {self._left_out} lines before it were left out"
+            record.args = ()
+            self._left_out = 0
+        return True
 
 
 def _ids() -> dict[str, str]:
@@ -73,4 +108,6 @@ def configure(config: LogConfig) -> None:
     root.handlers[:] = [handler]
     root.setLevel(config.level.upper())
     # Whoever asks for the lines of all requests gets them, whatever the level of the rest is.
-    logging.getLogger("hcefs.requests").setLevel(REQUEST_LEVELS[config.requests])
+    requests = logging.getLogger("hcefs.requests")
+    requests.setLevel(REQUEST_LEVELS[config.requests])
+    requests.filters[:] = [Bounded()]

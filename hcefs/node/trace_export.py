@@ -6,7 +6,7 @@ keeps a thread that goes on repeating while the process wants to end.
 
 Invariants: recording never waits; what the queue has no room for, and what the collector does
 not take at the first attempt, is dropped and counted.  :meth:`TraceExporter.stop` takes at
-most ``SEND_SECONDS``.  Of what the collector answers only the status is read.
+most ``STOP_SECONDS``.  Of what the collector answers only the status is read.
 
 Source: OpenTelemetry Protocol 1.x, OTLP/HTTP; docs/decisions/0040-request-ids-and-traces.md.
 """
@@ -18,6 +18,7 @@ import contextlib
 import http.client
 import importlib
 import logging
+import urllib.error
 import urllib.request
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -33,7 +34,10 @@ from hcefs.runtime import Runtime
 QUEUE_SPANS_MAX: Final = 4096
 BATCH_SPANS: Final = 512
 BATCH_SECONDS: Final = 1.0
-SEND_SECONDS: Final = 2.0
+SEND_SECONDS: Final = 0.8
+STOP_SECONDS: Final = 0.8
+"""A process that stops does not wait longer, nor for a thread that still sends."""
+
 _KINDS: Final = {"internal": 1, "server": 2, "client": 3}
 _OK, _ERROR = 1, 2
 log = logging.getLogger(__name__)
@@ -101,7 +105,7 @@ class TraceExporter:
                 await self._task
             self._task = None
         with contextlib.suppress(TimeoutError):
-            async with self.runtime.timeout(SEND_SECONDS):
+            async with self.runtime.timeout(STOP_SECONDS):
                 await self._send()
 
     async def _run(self) -> None:
@@ -195,9 +199,19 @@ def _post(endpoint: str, data: bytes) -> None:
     try:
         with _OPENER.open(request, timeout=SEND_SECONDS):
             pass
-    except http.client.HTTPException as error:
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise OSError(f"status {error.code}") from None
+    except (http.client.HTTPException, ValueError, OverflowError) as error:
         raise OSError(type(error).__name__) from None
 
 
-_OPENER: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+class _NowhereElse(urllib.request.HTTPRedirectHandler):
+    """A collector that sends us on to another address takes nothing."""
+
+    def redirect_request(self, *arguments: Any) -> None:
+        return None
+
+
+_OPENER: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NowhereElse())
 """Straight to the collector: what the environment says of proxies is not for this."""

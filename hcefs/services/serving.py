@@ -17,6 +17,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
+from google.protobuf.message import Message
+
 from hcefs import tracing
 from hcefs.errors import Denied, HcefsError, Internal, NotFound, Unauthenticated, Unavailable
 from hcefs.metrics import Metrics
@@ -41,7 +43,10 @@ CLOSING: ContextVar[Ends | None] = ContextVar("closing", default=None)
 """Who is to be told when the stream that this task serves has ended."""
 
 REQUESTS = logging.getLogger("hcefs.requests")
-"""One line for each request that ended: info if it failed, debug if not (``log.requests``)."""
+"""One line for each request that ended: info if it failed, debug if not (``log.requests``).
+
+A request that its caller cancelled has not failed: a reader does so with what it no longer needs.
+"""
 
 
 class Serving(Protocol):
@@ -75,10 +80,14 @@ def served(
             outcome = reason = "ok"
             request_served = Served()
             SERVED.set(request_served)
+            if hasattr(request, "__anext__"):
+                request = Arriving(request)
+            answer: Answer | None = None
             with asked(self, method, context) as span:
                 try:
                     async with self.gate if gated else contextlib.nullcontext():
-                        return await handler(self, request, context)
+                        answer = await handler(self, request, context)
+                        return answer
                 except asyncio.CancelledError:
                     outcome = reason = "cancelled"
                     failure = cut(self, method, request_served)
@@ -89,7 +98,8 @@ def served(
                 finally:
                     request_served.leave()
                     span.outcome = outcome
-                    finished(self, method, outcome, reason, started)
+                    finished(self, method, outcome, started)
+                    note(self, context, method, outcome, reason, started, request, answer)
                 await abort(context, failure, request_id=bytes(tracing.request_id()))
             raise failure
 
@@ -140,7 +150,8 @@ def streamed(
                             closing.close(failure.reason if failure is not None else outcome, sent)
                         span.outcome = outcome
                         span.attributes["bytes"] = sent
-                        finished(self, method, outcome, reason, started, sent)
+                        finished(self, method, outcome, started)
+                        note(self, context, method, outcome, reason, started, request, sent)
                 if failure is not None:
                     await abort(context, failure, request_id=bytes(tracing.request_id()))
 
@@ -190,25 +201,70 @@ def cut(self: Serving, method: str, request: Served) -> HcefsError:
     return typed(self.metrics, method, request.ended)
 
 
-def finished(
-    self: Serving, method: str, outcome: str, reason: str, started: float, sent: int = 0
+class Arriving:
+    """The messages of a client-streaming call, and how many bytes they had."""
+
+    __slots__ = ("_messages", "received")
+
+    def __init__(self, messages: AsyncIterator[bytes]) -> None:
+        self._messages = messages
+        self.received = 0
+
+    def __aiter__(self) -> Arriving:
+        return self
+
+    async def __anext__(self) -> bytes:
+        message = await self._messages.__anext__()
+        self.received += len(message)
+        return message
+
+
+def size_of(message: Any) -> int:
+    """Bytes of what a call carried in one direction; 0 where nobody counted."""
+    if isinstance(message, bytes):
+        return len(message)
+    if isinstance(message, Arriving):
+        return message.received
+    if isinstance(message, int):
+        return message
+    return int(message.ByteSize()) if isinstance(message, Message) else 0
+
+
+def note(
+    self: Serving,
+    context: Any,
+    method: str,
+    outcome: str,
+    reason: str,
+    started: float,
+    request: Any,
+    answer: Any,
 ) -> None:
-    """Count and log a request that ended."""
+    """Log a request that ended; costs a comparison where nobody wants the line."""
+    level = logging.DEBUG if outcome in ("ok", "cancelled") else logging.INFO
+    if not REQUESTS.isEnabledFor(level):
+        return
+    # Only other nodes show a certificate.
+    peer = "node" if context.auth_context().get("x509_pem_cert") else "client"
+    facts = {
+        "method": method,
+        "outcome": outcome,
+        "reason": reason,
+        "milliseconds": round((self.runtime.monotonic() - started) * 1000),
+        "bytes": size_of(answer),
+        "received": size_of(request),
+        "peer": peer,
+    }
+    REQUESTS.log(
+        level, "%s: %s (%s), %d ms, for a %s", method, outcome, reason, facts["milliseconds"], peer,
+        extra={"facts": facts},
+    )  # fmt: skip
+
+
+def finished(self: Serving, method: str, outcome: str, started: float) -> None:
+    """Count a request that ended."""
     self.metrics.count("requests_total", method=method, outcome=outcome)
     seconds = self.runtime.monotonic() - started
-    level = logging.DEBUG if outcome == "ok" else logging.INFO
-    if REQUESTS.isEnabledFor(level):
-        facts = {
-            "method": method,
-            "outcome": outcome,
-            "reason": reason,
-            "milliseconds": round(seconds * 1000),
-            "bytes": sent,
-        }
-        REQUESTS.log(
-            level, "%s: %s (%s), %d ms", method, outcome, reason, facts["milliseconds"],
-            extra={"facts": facts},
-        )  # fmt: skip
     self.metrics.observe("request_seconds", seconds, method=method)
     if outcome == "ok" and self.gate.timed is not None:
         self.gate.timed(method, seconds)

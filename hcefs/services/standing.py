@@ -24,6 +24,7 @@ from collections.abc import Collection
 from contextvars import ContextVar
 from typing import Any, Protocol
 
+from hcefs import tracing
 from hcefs.errors import HcefsError
 from hcefs.ids import GrantId
 from hcefs.runtime import Runtime
@@ -137,6 +138,7 @@ class Standing:
         return cut
 
     async def _tick(self) -> None:
+        tracing.detach()
         try:
             while self._served:
                 await self._runtime.sleep(PERMIT_MS / 1000)

@@ -29,6 +29,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
+from hcefs import tracing
 from hcefs.crashpoints import CrashPoint, crash_point
 from hcefs.errors import Exhausted, HcefsError, Unavailable
 from hcefs.evidence.proof import ReceiptBatch
@@ -91,8 +92,9 @@ class ReceiptLog:
         if not drafts:
             return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._enter(drafts, done)
-        await done
+        with tracing.span("write receipts", "internal"):
+            self._enter(drafts, done)
+            await done
 
     def note(self, drafts: Sequence[ReceiptDraft]) -> None:
         """Have receipts written with the next ones, or soon; nobody learns whether they were."""
@@ -175,11 +177,13 @@ class ReceiptLog:
             self._task = self._runtime.spawn(self._run(), name="receipts")
 
     async def _soon(self) -> None:
+        tracing.detach()
         await self._runtime.sleep(NOTED_SECONDS)
         if self._queue:
             self._begin()
 
     async def _run(self) -> None:
+        tracing.detach()  # a group is of many requests, whoever's was first
         while self._queue:
             group: list[_Waiting] = []
             count = 0

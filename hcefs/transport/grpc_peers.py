@@ -105,6 +105,32 @@ def head_metadata(heads: Heads) -> list[tuple[str, Any]]:
     return [*carried, (HEAD_KEY, head)] if head else carried
 
 
+def begin(method: Any, path: str, heads: Heads, seconds: float, *request: Any) -> Any:
+    """Begin a streaming call between nodes, whose span ends with it."""
+    carried, done = tracing.stream(f"call {path.rpartition('/')[2]}")
+    head = heads.current()
+    if head:
+        carried.append((HEAD_KEY, head))
+    call = method(*request, timeout=seconds, metadata=carried)
+    if done is not None:
+        call.add_done_callback(lambda ended: done(_outcome(ended)))
+    return call
+
+
+def _outcome(call: Any) -> str:
+    """How a call ended that is done: its status is there, so asking for it does not suspend."""
+    if call.cancelled():
+        return "cancelled"  # by this side, which has what it needs
+    asking = call.code()
+    try:
+        asking.send(None)
+    except StopIteration as told:
+        return "ok" if told.value is grpc.StatusCode.OK else "failed"
+    finally:
+        asking.close()
+    return "failed"
+
+
 def context_of(call: Call) -> shard_pb2.CallContext:
     """The call as it travels."""
     return shard_pb2.CallContext(
@@ -163,8 +189,8 @@ class GrpcPeer:
 
     async def store(self, start: ShardStart) -> ShardUpload:
         channel = await self._connect()
-        method = channel.stream_unary("/hcefs.v1.Shards/Store")
-        call = method(timeout=STREAM_SECONDS, metadata=head_metadata(self._heads))
+        path = "/hcefs.v1.Shards/Store"
+        call = begin(channel.stream_unary(path), path, self._heads, STREAM_SECONDS)
         upload = _Upload(self._runtime, call, self._heads)
         try:
             header = self._header(start)
@@ -204,13 +230,14 @@ class GrpcPeer:
 
     async def load(self, call: Call, index: int, first: int, count: int) -> ShardDownload:
         channel = await self._connect()
-        method = channel.unary_stream("/hcefs.v1.Shards/Load")
+        path = "/hcefs.v1.Shards/Load"
         request = shard_pb2.LoadRequest(
             context=self._context(call), index=index, first=first, count=count
         )
-        stream = method(
-            request.SerializeToString(), timeout=STREAM_SECONDS, metadata=head_metadata(self._heads)
-        )
+        stream = begin(
+            channel.unary_stream(path), path, self._heads, STREAM_SECONDS,
+            request.SerializeToString(),
+        )  # fmt: skip
         return Download(self._runtime, stream, self._heads)
 
     async def hint(self, call: Call, index: int) -> None:
@@ -249,16 +276,14 @@ class GrpcPeer:
 
     async def load_listing(self, call: Call) -> list[Entry]:
         channel = await self._connect()
+        path = "/hcefs.v1.Shards/LoadListing"
         method = channel.unary_stream(
-            "/hcefs.v1.Shards/LoadListing",
+            path,
             request_serializer=shard_pb2.LoadListingRequest.SerializeToString,
             response_deserializer=shard_pb2.LoadListingResponse.FromString,
         )
-        stream = method(
-            shard_pb2.LoadListingRequest(context=self._context(call)),
-            timeout=UNARY_SECONDS,
-            metadata=head_metadata(self._heads),
-        )
+        request = shard_pb2.LoadListingRequest(context=self._context(call))
+        stream = begin(method, path, self._heads, UNARY_SECONDS, request)
         entries: list[Entry] = []
         try:
             async for message in stream:
@@ -318,7 +343,7 @@ def between_nodes(error: HcefsError) -> HcefsError:
     """What two nodes hold against each other is no verdict on the request: the holder is down."""
     verdict = (error.kind, error.reason)
     if verdict in (("denied", "wrong-certificate"), ("unauthenticated", "unknown-node")):
-        return Unavailable(error.message, reason=error.reason)
+        return Unavailable(error.message, reason=error.reason).of_request(error.request)
     return error
 
 

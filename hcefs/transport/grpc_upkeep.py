@@ -14,8 +14,8 @@ from hcefs.transport.grpc_peers import (
     STREAM_SECONDS,
     Connect,
     Download,
+    begin,
     connector,
-    head_metadata,
     unary,
 )
 from hcefs.transport.pack_messages import pack_group, pack_group_message
@@ -114,13 +114,14 @@ class GrpcUpkeepPeer:
         self, place: Place, base: BlobBase, index: int, first: int
     ) -> ShardDownload:
         channel = await self._connect()
-        method = channel.unary_stream("/hcefs.v1.Upkeep/LoadShard")
+        path = "/hcefs.v1.Upkeep/LoadShard"
         request = upkeep_pb2.LoadShardRequest(
             place=place_message(place), base=bytes(base), index=index, first=first
         )
-        stream = method(
-            request.SerializeToString(), timeout=STREAM_SECONDS, metadata=head_metadata(self._heads)
-        )
+        stream = begin(
+            channel.unary_stream(path), path, self._heads, STREAM_SECONDS,
+            request.SerializeToString(),
+        )  # fmt: skip
         return Download(self._runtime, stream, self._heads)
 
     async def load_record(

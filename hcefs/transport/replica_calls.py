@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
+from hcefs import tracing
 from hcefs.errors import Unavailable
 from hcefs.runtime import Runtime
 from hcefs.transport.dial import ServerDialer
@@ -87,7 +88,7 @@ class ReplicaCalls:
                 "/hcefs.v1.Replica/ReadBlocks",
                 request_serializer=replica_pb2.ReadBlocksRequest.SerializeToString,
                 response_deserializer=replica_pb2.ReadBlocksResponse.FromString,
-            )(request)
+            )(request, metadata=tracing.metadata())
 
         def stalled() -> Unavailable:
             return Unavailable(

@@ -115,3 +115,33 @@ def test_a_trace_that_is_not_among_the_recorded_leaves_nothing(runtime: SystemRu
         tracing.ended(token)
         remove()
     assert kept.spans == []
+
+
+def test_a_streaming_call_is_a_span_of_its_own(runtime: SystemRuntime) -> None:
+    kept = Kept(runtime)
+    remove = tracing.install(kept)
+    token = tracing.received(runtime, [(tracing.TRACEPARENT, GIVEN)])
+    try:
+        carried, done = tracing.stream("call Store")
+        other, _ = tracing.stream("call Store")
+        assert done is not None
+        done("ok")
+        done("failed")  # it has ended already
+    finally:
+        tracing.ended(token)
+        remove()
+    (span,) = kept.spans
+    assert (span.name, span.kind, span.outcome) == ("call Store", "client", "ok")
+    assert span.parent.hex() == "00000000000000aa"
+    assert carried == [(tracing.TRACEPARENT, f"00-{TRACE.hex()}-{span.span.hex()}-00")]
+    assert other != carried
+
+
+def test_a_streaming_call_that_nobody_records_carries_the_trace(runtime: SystemRuntime) -> None:
+    token = tracing.received(runtime, [(tracing.TRACEPARENT, GIVEN)])
+    try:
+        assert tracing.stream("call Store") == (tracing.metadata(), None)
+        tracing.detach()
+        assert tracing.stream("call Store") == ([], None)
+    finally:
+        tracing.ended(token)

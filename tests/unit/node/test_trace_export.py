@@ -5,47 +5,18 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any
+from pathlib import Path
 
 import pytest
 
 from hcefs import tracing
-from hcefs.config import TraceConfig
+from hcefs.config import TraceConfig, _endpoint
 from hcefs.errors import Invalid
 from hcefs.ids import RequestId
 from hcefs.metrics import Metrics
 from hcefs.node.trace_export import QUEUE_SPANS_MAX, TraceExporter, exporter_of
 from hcefs.runtime import SystemRuntime
-
-
-@contextmanager
-def collector(status: int = 200) -> Iterator[tuple[str, list[bytes]]]:
-    """The URL of a collector that answers so, and the bodies that it was sent."""
-    bodies: list[bytes] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            assert self.headers["Content-Type"] == "application/x-protobuf"
-            bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
-            self.send_response(status)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *arguments: Any) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1/traces", bodies
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+from tests.unit.node.collector import collector
 
 
 def exporter(
@@ -108,6 +79,59 @@ async def test_what_a_collector_refuses_is_dropped_and_counted(status: int) -> N
     runtime.close()
     assert len(bodies) == 1
     assert metrics.value("trace_spans_total", outcome="dropped") == 2
+
+
+async def test_a_collector_that_sends_on_to_another_address_takes_nothing() -> None:
+    runtime, metrics = SystemRuntime(), Metrics()
+    with collector() as (other, asked), collector(307, other) as (endpoint, bodies):
+        traces = exporter(runtime, endpoint, metrics)
+        traces.start()
+        work(runtime)
+        await traces.stop()
+        assert asked == []
+    runtime.close()
+    assert len(bodies) == 1
+    assert metrics.value("trace_spans_total", outcome="dropped") == 2
+
+
+async def test_a_collector_that_never_answers_does_not_hold_up_the_end() -> None:
+    runtime, metrics = SystemRuntime(), Metrics()
+    release, posts, done = threading.Event(), threading.Semaphore(0), threading.Semaphore(0)
+
+    def post(endpoint: str, data: bytes) -> None:
+        posts.release()
+        release.wait(60)
+        done.release()
+
+    config = TraceConfig("http://127.0.0.1:1/", 1.0)
+    traces = TraceExporter(runtime, config, metrics, "n", "n", post)
+    traces.start()
+    work(runtime)
+    await traces.stop()
+    assert not release.is_set(), "it ended while what sends still waited"
+    release.set()
+    assert posts.acquire(timeout=60)
+    assert await asyncio.to_thread(done.acquire, timeout=60)
+    runtime.close()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "collector:4318",
+        "ftp://collector/",
+        "http://",
+        "http://user:word@collector/v1/traces",
+        "http://collector/v1/traces?key=word",
+        "http://collector:99999/v1/traces",
+        "http://collector:0/v1/traces",
+        "http://[collector/v1/traces",
+        4318,
+    ],
+)
+def test_what_is_no_endpoint(value: object) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        _endpoint(value, Path())
 
 
 async def test_a_collector_that_is_away_costs_nothing() -> None:

@@ -34,6 +34,9 @@ class Context:
         self.ended: tuple[grpc.StatusCode, str, dict[str, str]] | None = None
         self.written: list[bytes] = []
 
+    def auth_context(self) -> dict[str, list[bytes]]:
+        return {}
+
     def invocation_metadata(self) -> tuple[Any, ...]:
         return ()
 
