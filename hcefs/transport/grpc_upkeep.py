@@ -19,6 +19,7 @@ from hcefs.transport.grpc_peers import (
     head_metadata,
     unary,
 )
+from hcefs.transport.node_facts import NodeFacts
 from hcefs.transport.pack_messages import pack_group, pack_group_message
 from hcefs.transport.peers import Heads, ShardDownload
 from hcefs.transport.upkeep import (
@@ -187,7 +188,8 @@ class GrpcUpkeepPeer:
     async def ping(self, own: Pulse, seconds: float) -> Pulse:
         request = upkeep_pb2.PingRequest(epoch=own.epoch, height=own.height)
         answer = await self._unary("Ping", request, upkeep_pb2.PingResponse, seconds)
-        return Pulse(answer.epoch, answer.height)
+        facts = NodeFacts.of(answer.facts) if answer.HasField("facts") else None
+        return Pulse(answer.epoch, answer.height, facts)
 
     async def take_layout(
         self, place: Place, base: BlobBase, step: LayoutStep, rows: BlobRows | PackRows

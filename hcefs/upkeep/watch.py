@@ -44,6 +44,7 @@ from hcefs.placement.automatic import LIVE, automatic_successor
 from hcefs.placement.cluster_map import ClusterMap, Node
 from hcefs.placement.feasibility import Infeasible
 from hcefs.runtime import Runtime
+from hcefs.transport.node_facts import NodeFacts
 from hcefs.transport.upkeep import Pulse, UpkeepPeers
 from hcefs.upkeep.away import agreed, is_cut_off, judge
 from hcefs.upkeep.worker import Progress
@@ -126,6 +127,7 @@ class Watcher:
         self._submit = submit
         self.idle_seconds = ROUND_SECONDS
         self._failures: dict[int, int] | None = None
+        self._told: dict[int, NodeFacts] = {}
         self._silence = ""
         self._cut_off = ""
         self._blocked = ""
@@ -146,6 +148,11 @@ class Watcher:
         # Replaced whole after each round, so other threads may ask.
         return {each: count < FAILURES for each, count in dict(self._failures or {}).items()}
 
+    def told(self) -> dict[int, NodeFacts]:
+        """What each node that answered told about itself last."""
+        # Replaced whole after each round, so other threads may ask.
+        return self._told
+
     def warnings(self) -> list[str]:
         """What a person must see to."""
         return [text for text in (self._cut_off, self._blocked) if text]
@@ -156,6 +163,7 @@ class Watcher:
         me = current.node_of_account(self._me) if current is not None else None
         if current is None or me is None or me.state not in LIVE:
             self._failures, self._cut_off, self._blocked = None, "", ""
+            self._told = {}
         else:
             others = [n for n in current.nodes if n.state in LIVE and n.node_id != me.node_id]
             self.idle_seconds = _jitter(self._runtime) * max(
@@ -185,8 +193,9 @@ class Watcher:
 
         async def ping(node: Node) -> str:
             async with places:
-                return await self._ping(node, own)
+                return await self._ping(node, own, told)
 
+        told: dict[int, NodeFacts] = {}
         jobs = [self._runtime.spawn(ping(node), name="ping") for node in others]
         try:
             answers = await asyncio.gather(*jobs, return_exceptions=True)
@@ -206,12 +215,16 @@ class Watcher:
             elif was >= FAILURES > count:
                 log.info("node %d is back", node.node_id)
         self._failures = after
+        kept = {each.node_id: self._told.get(each.node_id) for each in others}
+        self._told = {each: facts for each, facts in kept.items() if facts is not None} | told
 
-    async def _ping(self, node: Node, own: Pulse) -> str:
+    async def _ping(self, node: Node, own: Pulse, told: dict[int, NodeFacts]) -> str:
         """Why a node counts as away for this once; empty when it is there."""
         try:
             async with self._runtime.timeout(PING_SECONDS):
-                await self._peers.upkeep_peer(node).ping(own, PING_SECONDS)
+                pulse = await self._peers.upkeep_peer(node).ping(own, PING_SECONDS)
+            if pulse.facts is not None:
+                told[node.node_id] = pulse.facts
         except TimeoutError:
             return "deadline"
         except Unavailable as error:

@@ -22,73 +22,74 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from hcefs.wire.v1 import facts_pb2 as hcefs_dot_v1_dot_facts__pb2
 from hcefs.wire.v1 import pack_pb2 as hcefs_dot_v1_dot_pack__pb2
 from hcefs.wire.v1 import shard_pb2 as hcefs_dot_v1_dot_shard__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15hcefs/v1/upkeep.proto\x12\x08hcefs.v1\x1a\x13hcefs/v1/pack.proto\x1a\x14hcefs/v1/shard.proto\":\n\x05Place\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0f\n\x07profile\x18\x02 \x01(\t\x12\x11\n\tpartition\x18\x03 \x01(\r\"P\n\x11ListShardsRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x0c\x12\x0c\n\x04\x61lso\x18\x03 \x03(\r\"*\n\x0bListedShard\x12\x0c\n\x04\x62\x61se\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\r\"I\n\x12ListShardsResponse\x12%\n\x06shards\x18\x01 \x03(\x0b\x32\x15.hcefs.v1.ListedShard\x12\x0c\n\x04next\x18\x02 \x01(\x0c\"Q\n\x12ListRecordsRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x0c\x12\x0c\n\x04\x61lso\x18\x03 \x03(\r\"1\n\x0cListedRecord\x12\x11\n\trecord_id\x18\x01 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"L\n\x13ListRecordsResponse\x12\'\n\x07records\x18\x01 \x03(\x0b\x32\x16.hcefs.v1.ListedRecord\x12\x0c\n\x04next\x18\x02 \x01(\x0c\"?\n\x0fLoadRowsRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\x0c\"\x8d\x01\n\x10LoadRowsResponse\x12\x0e\n\x06layout\x18\x01 \x01(\x0c\x12\x0c\n\x04\x63ore\x18\x02 \x01(\x0c\x12\x0f\n\x07key_row\x18\x03 \x01(\x0c\x12\x0f\n\x07opening\x18\x04 \x01(\x0c\x12#\n\x06groups\x18\x05 \x03(\x0b\x32\x13.hcefs.v1.PackGroup\x12\x14\n\x0c\x63ommit_by_ms\x18\x06 \x01(\x04\"^\n\x10LoadShardRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\x0c\x12\r\n\x05index\x18\x03 \x01(\r\x12\r\n\x05\x66irst\x18\x04 \x01(\x04\"U\n\x11LoadRecordRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12\x11\n\trecord_id\x18\x02 \x01(\x0c\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\x0c\"7\n\x0ePendingOpening\x12\x0f\n\x07opening\x18\x01 \x01(\x0c\x12\x14\n\x0c\x63ommit_by_ms\x18\x02 \x01(\x04\"l\n\x12LoadRecordResponse\x12*\n\x08openings\x18\x01 \x03(\x0b\x32\x18.hcefs.v1.PendingOpening\x12\r\n\x05\x62oxes\x18\x02 \x03(\x0c\x12\r\n\x05links\x18\x03 \x03(\x0c\x12\x0c\n\x04next\x18\x04 \x01(\x0c\"Y\n\x10HasShardsRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12%\n\x06shards\x18\x02 \x03(\x0b\x32\x15.hcefs.v1.ListedShard\"!\n\x11HasShardsResponse\x12\x0c\n\x04held\x18\x01 \x01(\x0c\"T\n\x0eHasRowsRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12\x11\n\trecord_id\x18\x02 \x01(\x0c\x12\x0f\n\x07\x64igests\x18\x03 \x03(\x0c\"\x1f\n\x0fHasRowsResponse\x12\x0c\n\x04held\x18\x01 \x01(\x0c\"U\n\x16ManifestDigestsRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12\x0c\n\x04\x61lso\x18\x02 \x03(\r\x12\r\n\x05\x62\x61ses\x18\x03 \x03(\x0c\"*\n\x17ManifestDigestsResponse\x12\x0f\n\x07\x64igests\x18\x01 \x03(\x0c\"T\n\x0bHintRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12%\n\x06shards\x18\x02 \x03(\x0b\x32\x15.hcefs.v1.ListedShard\"\x1d\n\x0cHintResponse\x12\r\n\x05taken\x18\x01 \x01(\r\"f\n\x0cOfferRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12%\n\x06shards\x18\x02 \x03(\x0b\x32\x15.hcefs.v1.ListedShard\x12\x0f\n\x07records\x18\x03 \x03(\x0c\"\x1d\n\rOfferResponse\x12\x0c\n\x04held\x18\x01 \x01(\x0c\",\n\x0bPingRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0e\n\x06height\x18\x02 \x01(\x04\"-\n\x0cPingResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0e\n\x06height\x18\x02 \x01(\x04\"\x8f\x01\n\x11TakeLayoutRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\x0c\x12\"\n\x04step\x18\x03 \x01(\x0e\x32\x14.hcefs.v1.LayoutStep\x12(\n\x04rows\x18\x04 \x01(\x0b\x32\x1a.hcefs.v1.LoadRowsResponse\"\x14\n\x12TakeLayoutResponse*n\n\nLayoutStep\x12\x1b\n\x17LAYOUT_STEP_UNSPECIFIED\x10\x00\x12\x15\n\x11LAYOUT_STEP_STAGE\x10\x01\x12\x15\n\x11LAYOUT_STEP_PLACE\x10\x02\x12\x15\n\x11LAYOUT_STEP_ENTER\x10\x03\x32\xbb\x06\n\x06Upkeep\x12G\n\nListShards\x12\x1b.hcefs.v1.ListShardsRequest\x1a\x1c.hcefs.v1.ListShardsResponse\x12J\n\x0bListRecords\x12\x1c.hcefs.v1.ListRecordsRequest\x1a\x1d.hcefs.v1.ListRecordsResponse\x12\x41\n\x08LoadRows\x12\x19.hcefs.v1.LoadRowsRequest\x1a\x1a.hcefs.v1.LoadRowsResponse\x12\x41\n\tLoadShard\x12\x1a.hcefs.v1.LoadShardRequest\x1a\x16.hcefs.v1.LoadResponse0\x01\x12G\n\nLoadRecord\x12\x1b.hcefs.v1.LoadRecordRequest\x1a\x1c.hcefs.v1.LoadRecordResponse\x12\x44\n\tHasShards\x12\x1a.hcefs.v1.HasShardsRequest\x1a\x1b.hcefs.v1.HasShardsResponse\x12>\n\x07HasRows\x12\x18.hcefs.v1.HasRowsRequest\x1a\x19.hcefs.v1.HasRowsResponse\x12V\n\x0fManifestDigests\x12 .hcefs.v1.ManifestDigestsRequest\x1a!.hcefs.v1.ManifestDigestsResponse\x12\x35\n\x04Hint\x12\x15.hcefs.v1.HintRequest\x1a\x16.hcefs.v1.HintResponse\x12\x38\n\x05Offer\x12\x16.hcefs.v1.OfferRequest\x1a\x17.hcefs.v1.OfferResponse\x12\x35\n\x04Ping\x12\x15.hcefs.v1.PingRequest\x1a\x16.hcefs.v1.PingResponse\x12G\n\nTakeLayout\x12\x1b.hcefs.v1.TakeLayoutRequest\x1a\x1c.hcefs.v1.TakeLayoutResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15hcefs/v1/upkeep.proto\x12\x08hcefs.v1\x1a\x14hcefs/v1/facts.proto\x1a\x13hcefs/v1/pack.proto\x1a\x14hcefs/v1/shard.proto\":\n\x05Place\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0f\n\x07profile\x18\x02 \x01(\t\x12\x11\n\tpartition\x18\x03 \x01(\r\"P\n\x11ListShardsRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x0c\x12\x0c\n\x04\x61lso\x18\x03 \x03(\r\"*\n\x0bListedShard\x12\x0c\n\x04\x62\x61se\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\r\"I\n\x12ListShardsResponse\x12%\n\x06shards\x18\x01 \x03(\x0b\x32\x15.hcefs.v1.ListedShard\x12\x0c\n\x04next\x18\x02 \x01(\x0c\"Q\n\x12ListRecordsRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x0c\x12\x0c\n\x04\x61lso\x18\x03 \x03(\r\"1\n\x0cListedRecord\x12\x11\n\trecord_id\x18\x01 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"L\n\x13ListRecordsResponse\x12\'\n\x07records\x18\x01 \x03(\x0b\x32\x16.hcefs.v1.ListedRecord\x12\x0c\n\x04next\x18\x02 \x01(\x0c\"?\n\x0fLoadRowsRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\x0c\"\x8d\x01\n\x10LoadRowsResponse\x12\x0e\n\x06layout\x18\x01 \x01(\x0c\x12\x0c\n\x04\x63ore\x18\x02 \x01(\x0c\x12\x0f\n\x07key_row\x18\x03 \x01(\x0c\x12\x0f\n\x07opening\x18\x04 \x01(\x0c\x12#\n\x06groups\x18\x05 \x03(\x0b\x32\x13.hcefs.v1.PackGroup\x12\x14\n\x0c\x63ommit_by_ms\x18\x06 \x01(\x04\"^\n\x10LoadShardRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\x0c\x12\r\n\x05index\x18\x03 \x01(\r\x12\r\n\x05\x66irst\x18\x04 \x01(\x04\"U\n\x11LoadRecordRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12\x11\n\trecord_id\x18\x02 \x01(\x0c\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\x0c\"7\n\x0ePendingOpening\x12\x0f\n\x07opening\x18\x01 \x01(\x0c\x12\x14\n\x0c\x63ommit_by_ms\x18\x02 \x01(\x04\"l\n\x12LoadRecordResponse\x12*\n\x08openings\x18\x01 \x03(\x0b\x32\x18.hcefs.v1.PendingOpening\x12\r\n\x05\x62oxes\x18\x02 \x03(\x0c\x12\r\n\x05links\x18\x03 \x03(\x0c\x12\x0c\n\x04next\x18\x04 \x01(\x0c\"Y\n\x10HasShardsRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12%\n\x06shards\x18\x02 \x03(\x0b\x32\x15.hcefs.v1.ListedShard\"!\n\x11HasShardsResponse\x12\x0c\n\x04held\x18\x01 \x01(\x0c\"T\n\x0eHasRowsRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12\x11\n\trecord_id\x18\x02 \x01(\x0c\x12\x0f\n\x07\x64igests\x18\x03 \x03(\x0c\"\x1f\n\x0fHasRowsResponse\x12\x0c\n\x04held\x18\x01 \x01(\x0c\"U\n\x16ManifestDigestsRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12\x0c\n\x04\x61lso\x18\x02 \x03(\r\x12\r\n\x05\x62\x61ses\x18\x03 \x03(\x0c\"*\n\x17ManifestDigestsResponse\x12\x0f\n\x07\x64igests\x18\x01 \x03(\x0c\"T\n\x0bHintRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12%\n\x06shards\x18\x02 \x03(\x0b\x32\x15.hcefs.v1.ListedShard\"\x1d\n\x0cHintResponse\x12\r\n\x05taken\x18\x01 \x01(\r\"f\n\x0cOfferRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12%\n\x06shards\x18\x02 \x03(\x0b\x32\x15.hcefs.v1.ListedShard\x12\x0f\n\x07records\x18\x03 \x03(\x0c\"\x1d\n\rOfferResponse\x12\x0c\n\x04held\x18\x01 \x01(\x0c\",\n\x0bPingRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0e\n\x06height\x18\x02 \x01(\x04\"Q\n\x0cPingResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0e\n\x06height\x18\x02 \x01(\x04\x12\"\n\x05\x66\x61\x63ts\x18\x03 \x01(\x0b\x32\x13.hcefs.v1.NodeFacts\"\x8f\x01\n\x11TakeLayoutRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\x0c\x12\"\n\x04step\x18\x03 \x01(\x0e\x32\x14.hcefs.v1.LayoutStep\x12(\n\x04rows\x18\x04 \x01(\x0b\x32\x1a.hcefs.v1.LoadRowsResponse\"\x14\n\x12TakeLayoutResponse*n\n\nLayoutStep\x12\x1b\n\x17LAYOUT_STEP_UNSPECIFIED\x10\x00\x12\x15\n\x11LAYOUT_STEP_STAGE\x10\x01\x12\x15\n\x11LAYOUT_STEP_PLACE\x10\x02\x12\x15\n\x11LAYOUT_STEP_ENTER\x10\x03\x32\xbb\x06\n\x06Upkeep\x12G\n\nListShards\x12\x1b.hcefs.v1.ListShardsRequest\x1a\x1c.hcefs.v1.ListShardsResponse\x12J\n\x0bListRecords\x12\x1c.hcefs.v1.ListRecordsRequest\x1a\x1d.hcefs.v1.ListRecordsResponse\x12\x41\n\x08LoadRows\x12\x19.hcefs.v1.LoadRowsRequest\x1a\x1a.hcefs.v1.LoadRowsResponse\x12\x41\n\tLoadShard\x12\x1a.hcefs.v1.LoadShardRequest\x1a\x16.hcefs.v1.LoadResponse0\x01\x12G\n\nLoadRecord\x12\x1b.hcefs.v1.LoadRecordRequest\x1a\x1c.hcefs.v1.LoadRecordResponse\x12\x44\n\tHasShards\x12\x1a.hcefs.v1.HasShardsRequest\x1a\x1b.hcefs.v1.HasShardsResponse\x12>\n\x07HasRows\x12\x18.hcefs.v1.HasRowsRequest\x1a\x19.hcefs.v1.HasRowsResponse\x12V\n\x0fManifestDigests\x12 .hcefs.v1.ManifestDigestsRequest\x1a!.hcefs.v1.ManifestDigestsResponse\x12\x35\n\x04Hint\x12\x15.hcefs.v1.HintRequest\x1a\x16.hcefs.v1.HintResponse\x12\x38\n\x05Offer\x12\x16.hcefs.v1.OfferRequest\x1a\x17.hcefs.v1.OfferResponse\x12\x35\n\x04Ping\x12\x15.hcefs.v1.PingRequest\x1a\x16.hcefs.v1.PingResponse\x12G\n\nTakeLayout\x12\x1b.hcefs.v1.TakeLayoutRequest\x1a\x1c.hcefs.v1.TakeLayoutResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hcefs.v1.upkeep_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LAYOUTSTEP']._serialized_start=1999
-  _globals['_LAYOUTSTEP']._serialized_end=2109
-  _globals['_PLACE']._serialized_start=78
-  _globals['_PLACE']._serialized_end=136
-  _globals['_LISTSHARDSREQUEST']._serialized_start=138
-  _globals['_LISTSHARDSREQUEST']._serialized_end=218
-  _globals['_LISTEDSHARD']._serialized_start=220
-  _globals['_LISTEDSHARD']._serialized_end=262
-  _globals['_LISTSHARDSRESPONSE']._serialized_start=264
-  _globals['_LISTSHARDSRESPONSE']._serialized_end=337
-  _globals['_LISTRECORDSREQUEST']._serialized_start=339
-  _globals['_LISTRECORDSREQUEST']._serialized_end=420
-  _globals['_LISTEDRECORD']._serialized_start=422
-  _globals['_LISTEDRECORD']._serialized_end=471
-  _globals['_LISTRECORDSRESPONSE']._serialized_start=473
-  _globals['_LISTRECORDSRESPONSE']._serialized_end=549
-  _globals['_LOADROWSREQUEST']._serialized_start=551
-  _globals['_LOADROWSREQUEST']._serialized_end=614
-  _globals['_LOADROWSRESPONSE']._serialized_start=617
-  _globals['_LOADROWSRESPONSE']._serialized_end=758
-  _globals['_LOADSHARDREQUEST']._serialized_start=760
-  _globals['_LOADSHARDREQUEST']._serialized_end=854
-  _globals['_LOADRECORDREQUEST']._serialized_start=856
-  _globals['_LOADRECORDREQUEST']._serialized_end=941
-  _globals['_PENDINGOPENING']._serialized_start=943
-  _globals['_PENDINGOPENING']._serialized_end=998
-  _globals['_LOADRECORDRESPONSE']._serialized_start=1000
-  _globals['_LOADRECORDRESPONSE']._serialized_end=1108
-  _globals['_HASSHARDSREQUEST']._serialized_start=1110
-  _globals['_HASSHARDSREQUEST']._serialized_end=1199
-  _globals['_HASSHARDSRESPONSE']._serialized_start=1201
-  _globals['_HASSHARDSRESPONSE']._serialized_end=1234
-  _globals['_HASROWSREQUEST']._serialized_start=1236
-  _globals['_HASROWSREQUEST']._serialized_end=1320
-  _globals['_HASROWSRESPONSE']._serialized_start=1322
-  _globals['_HASROWSRESPONSE']._serialized_end=1353
-  _globals['_MANIFESTDIGESTSREQUEST']._serialized_start=1355
-  _globals['_MANIFESTDIGESTSREQUEST']._serialized_end=1440
-  _globals['_MANIFESTDIGESTSRESPONSE']._serialized_start=1442
-  _globals['_MANIFESTDIGESTSRESPONSE']._serialized_end=1484
-  _globals['_HINTREQUEST']._serialized_start=1486
-  _globals['_HINTREQUEST']._serialized_end=1570
-  _globals['_HINTRESPONSE']._serialized_start=1572
-  _globals['_HINTRESPONSE']._serialized_end=1601
-  _globals['_OFFERREQUEST']._serialized_start=1603
-  _globals['_OFFERREQUEST']._serialized_end=1705
-  _globals['_OFFERRESPONSE']._serialized_start=1707
-  _globals['_OFFERRESPONSE']._serialized_end=1736
-  _globals['_PINGREQUEST']._serialized_start=1738
-  _globals['_PINGREQUEST']._serialized_end=1782
-  _globals['_PINGRESPONSE']._serialized_start=1784
-  _globals['_PINGRESPONSE']._serialized_end=1829
-  _globals['_TAKELAYOUTREQUEST']._serialized_start=1832
-  _globals['_TAKELAYOUTREQUEST']._serialized_end=1975
-  _globals['_TAKELAYOUTRESPONSE']._serialized_start=1977
-  _globals['_TAKELAYOUTRESPONSE']._serialized_end=1997
-  _globals['_UPKEEP']._serialized_start=2112
-  _globals['_UPKEEP']._serialized_end=2939
+  _globals['_LAYOUTSTEP']._serialized_start=2057
+  _globals['_LAYOUTSTEP']._serialized_end=2167
+  _globals['_PLACE']._serialized_start=100
+  _globals['_PLACE']._serialized_end=158
+  _globals['_LISTSHARDSREQUEST']._serialized_start=160
+  _globals['_LISTSHARDSREQUEST']._serialized_end=240
+  _globals['_LISTEDSHARD']._serialized_start=242
+  _globals['_LISTEDSHARD']._serialized_end=284
+  _globals['_LISTSHARDSRESPONSE']._serialized_start=286
+  _globals['_LISTSHARDSRESPONSE']._serialized_end=359
+  _globals['_LISTRECORDSREQUEST']._serialized_start=361
+  _globals['_LISTRECORDSREQUEST']._serialized_end=442
+  _globals['_LISTEDRECORD']._serialized_start=444
+  _globals['_LISTEDRECORD']._serialized_end=493
+  _globals['_LISTRECORDSRESPONSE']._serialized_start=495
+  _globals['_LISTRECORDSRESPONSE']._serialized_end=571
+  _globals['_LOADROWSREQUEST']._serialized_start=573
+  _globals['_LOADROWSREQUEST']._serialized_end=636
+  _globals['_LOADROWSRESPONSE']._serialized_start=639
+  _globals['_LOADROWSRESPONSE']._serialized_end=780
+  _globals['_LOADSHARDREQUEST']._serialized_start=782
+  _globals['_LOADSHARDREQUEST']._serialized_end=876
+  _globals['_LOADRECORDREQUEST']._serialized_start=878
+  _globals['_LOADRECORDREQUEST']._serialized_end=963
+  _globals['_PENDINGOPENING']._serialized_start=965
+  _globals['_PENDINGOPENING']._serialized_end=1020
+  _globals['_LOADRECORDRESPONSE']._serialized_start=1022
+  _globals['_LOADRECORDRESPONSE']._serialized_end=1130
+  _globals['_HASSHARDSREQUEST']._serialized_start=1132
+  _globals['_HASSHARDSREQUEST']._serialized_end=1221
+  _globals['_HASSHARDSRESPONSE']._serialized_start=1223
+  _globals['_HASSHARDSRESPONSE']._serialized_end=1256
+  _globals['_HASROWSREQUEST']._serialized_start=1258
+  _globals['_HASROWSREQUEST']._serialized_end=1342
+  _globals['_HASROWSRESPONSE']._serialized_start=1344
+  _globals['_HASROWSRESPONSE']._serialized_end=1375
+  _globals['_MANIFESTDIGESTSREQUEST']._serialized_start=1377
+  _globals['_MANIFESTDIGESTSREQUEST']._serialized_end=1462
+  _globals['_MANIFESTDIGESTSRESPONSE']._serialized_start=1464
+  _globals['_MANIFESTDIGESTSRESPONSE']._serialized_end=1506
+  _globals['_HINTREQUEST']._serialized_start=1508
+  _globals['_HINTREQUEST']._serialized_end=1592
+  _globals['_HINTRESPONSE']._serialized_start=1594
+  _globals['_HINTRESPONSE']._serialized_end=1623
+  _globals['_OFFERREQUEST']._serialized_start=1625
+  _globals['_OFFERREQUEST']._serialized_end=1727
+  _globals['_OFFERRESPONSE']._serialized_start=1729
+  _globals['_OFFERRESPONSE']._serialized_end=1758
+  _globals['_PINGREQUEST']._serialized_start=1760
+  _globals['_PINGREQUEST']._serialized_end=1804
+  _globals['_PINGRESPONSE']._serialized_start=1806
+  _globals['_PINGRESPONSE']._serialized_end=1887
+  _globals['_TAKELAYOUTREQUEST']._serialized_start=1890
+  _globals['_TAKELAYOUTREQUEST']._serialized_end=2033
+  _globals['_TAKELAYOUTRESPONSE']._serialized_start=2035
+  _globals['_TAKELAYOUTRESPONSE']._serialized_end=2055
+  _globals['_UPKEEP']._serialized_start=2170
+  _globals['_UPKEEP']._serialized_end=2997
 # @@protoc_insertion_point(module_scope)

@@ -1,3 +1,4 @@
+from hcefs.wire.v1 import facts_pb2 as _facts_pb2
 from hcefs.wire.v1 import pack_pb2 as _pack_pb2
 from hcefs.wire.v1 import shard_pb2 as _shard_pb2
 from google.protobuf.internal import containers as _containers
@@ -233,12 +234,14 @@ class PingRequest(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., height: _Optional[int] = ...) -> None: ...
 
 class PingResponse(_message.Message):
-    __slots__ = ("epoch", "height")
+    __slots__ = ("epoch", "height", "facts")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    FACTS_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     height: int
-    def __init__(self, epoch: _Optional[int] = ..., height: _Optional[int] = ...) -> None: ...
+    facts: _facts_pb2.NodeFacts
+    def __init__(self, epoch: _Optional[int] = ..., height: _Optional[int] = ..., facts: _Optional[_Union[_facts_pb2.NodeFacts, _Mapping]] = ...) -> None: ...
 
 class TakeLayoutRequest(_message.Message):
     __slots__ = ("place", "base", "step", "rows")
