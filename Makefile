@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: venv demo test test-long alerts crash chaos sim slices mutations check lint types contracts proto proto-check vectors lock clean
+.PHONY: venv demo test test-long alerts console crash chaos sim slices mutations check lint types contracts proto proto-check vectors lock clean
 
 venv: .venv/.installed
 
@@ -53,6 +53,12 @@ sim: venv
 # cluster that is scraped, hurt and mended.
 alerts: venv
 	$(BIN)/pytest -q -m "long or not long" tests/unit/deploy tests/cluster/test_prometheus.py
+
+# Needs chromium (Debian package chromium): the console in a browser over a real cluster, with
+# pictures of it in PICTURES.
+PICTURES ?= console-pictures
+console: venv
+	HCEFS_CONSOLE_PICTURES=$(PICTURES) $(BIN)/pytest -q -s -m long tests/console
 
 # Bugs planted on purpose: each must be caught.
 mutations: venv

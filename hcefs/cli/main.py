@@ -19,6 +19,7 @@ from hcefs.cli import (
     chaos,
     cluster,
     consent,
+    console,
     demo,
     doctor,
     emergency,
@@ -79,6 +80,7 @@ verify.add_to(app)
 certificate.add_to(app)
 erasure.add_to(app)
 scrub.add_to(app)
+console.add_to(app)
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(audit.app, name="audit")
 app.add_typer(bench.app, name="bench")

@@ -1,31 +1,25 @@
 """The facts of this node that others show on their console: taken every few seconds.
 
 A worker takes them, so that neither a ping nor a page waits for a disk: both give what was
-taken last, with its time.  It also remembers how many seats a plan had left to move, from
-which the console tells when it will be done.
+taken last, with its time.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
-from typing import Final
 
 from hcefs import __version__
+from hcefs.console.pace import PlanPace
 from hcefs.ledger.follower import Follower
 from hcefs.ledger.log import LedgerLog
 from hcefs.metrics import Metrics
 from hcefs.node.disk_care import DiskCare
 from hcefs.node.repairs import Repairs
-from hcefs.placement.waves import in_flight, moves_left
 from hcefs.runtime import Runtime
 from hcefs.store.interface import Stores
 from hcefs.transport.node_facts import LISTED_MAX, LiveShards, NodeFacts
 from hcefs.upkeep import watch
 from hcefs.upkeep.worker import Progress
-
-REMEMBERED: Final = 90
-"""Readings of what a plan has left: three minutes of them in a small cluster."""
 
 _PINGS = frozenset({"ping"})
 
@@ -56,7 +50,7 @@ class OwnFacts:
         self._repairs = repairs
         self._moving = moving
         self._started_ms = runtime.now_ms()
-        self._moves: deque[tuple[float, int]] = deque(maxlen=REMEMBERED)
+        self._pace = PlanPace()
         self.idle_seconds = watch.ROUND_SECONDS
         self.latest: NodeFacts | None = None
         self.seconds_left: float | None = None
@@ -65,7 +59,9 @@ class OwnFacts:
         """Take them once."""
         # As long as pings are apart: more often, nobody else would see it.
         self.idle_seconds = watch.ROUND_SECONDS
-        self._remember()
+        self.seconds_left = self._pace.enter(
+            self._log.cluster_map(), self._log.arrived(), self._runtime.monotonic()
+        )
         usage = await self._runtime.disk(self._stores.shards.usage)
         disk = await self._runtime.disk(self._care.state)
         scrub = await self._runtime.disk(self._care.scrubber.status)
@@ -122,19 +118,3 @@ class OwnFacts:
         found = self._metrics.values("denials_total").items()
         worst = sorted(((reason, int(n)) for (reason,), n in found), key=lambda row: -row[1])
         return tuple(worst[:LISTED_MAX])
-
-    def _remember(self) -> None:
-        """How many seats a plan has left, and how long that takes at the pace so far."""
-        current = self._log.cluster_map()
-        left = 0
-        if current is not None:
-            left = moves_left(current) + len(in_flight(current)) - len(self._log.arrived())
-        if left <= 0 or (self._moves and left > self._moves[-1][1]):
-            self._moves.clear()  # done, or another plan
-        self.seconds_left = None
-        if left <= 0:
-            return
-        self._moves.append((self._runtime.monotonic(), left))
-        (began, most), (now, _) = self._moves[0], self._moves[-1]
-        if most > left:
-            self.seconds_left = left * (now - began) / (most - left)

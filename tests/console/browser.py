@@ -10,7 +10,7 @@ import base64
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ class Browser:
     async def picture(self, path: Path) -> None:
         """The whole page as PNG."""
         found = await self.call("Page.captureScreenshot", captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(found["data"]))
+        await asyncio.to_thread(path.write_bytes, base64.b64decode(found["data"]))
 
     def complaints(self) -> list[str]:
         """What the page threw, or the browser refused or warned of."""
@@ -164,6 +164,3 @@ async def _until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(DEADLINE_SECONDS):
         while not holds():
             await asyncio.sleep(0.05)
-
-
-Visit = Callable[[], Awaitable[None]]

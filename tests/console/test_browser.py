@@ -67,7 +67,7 @@ async def test_the_console_in_a_browser(fresh_cluster: MakeCluster, tmp_path: Pa
         assert browser.weight() <= WEIGHT_MAX
         assert await browser.press_tab() == "skip"
         order = [await browser.press_tab() for _ in range(6)]
-        assert "hcefs node drain 3" in order
+        assert "hcefs node drain 6" in order
         assert await browser.value("document.querySelectorAll('th:not([scope])').length") == 0
         assert await browser.value("document.querySelectorAll('[aria-live=polite]').length") == 1
         await draw(browser, folder, "healthy")
@@ -86,7 +86,7 @@ async def test_the_console_in_a_browser(fresh_cluster: MakeCluster, tmp_path: Pa
         print(f"first contentful paint, median of {LOADS}: {median:.0f} ms, "
               f"goal {PAINT_GOAL_MS} ms: {verdict}")  # fmt: skip
         # A seventh node joins, and another one is emptied.
-        await hcefs(running, "node", "add")
+        await hcefs(running, "node", "add", "--zone", "zone-b")
         await hcefs(running, "node", "drain", "2")
         await hcefs(running, "layout", "apply")
         await browser.until("document.getElementById('rebalance').innerText.includes('to move')")
@@ -98,7 +98,7 @@ async def test_the_console_in_a_browser(fresh_cluster: MakeCluster, tmp_path: Pa
         await browser.until(f"{head} === 'Everything works, 1 node away'")
         await browser.until("document.querySelectorAll('.node.away').length === 1")
         text = await browser.value("document.body.innerText")
-        assert "hcefs node out 5" in text
+        assert "hcefs node out 5 --lost" in text
         await draw(browser, folder, "degraded")
         assert browser.complaints() == []
         host = url.removesuffix("/console")

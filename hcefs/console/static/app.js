@@ -52,11 +52,12 @@ const many = (n, one, more) => `${number(n)} ${n === 1 ? one : more || one + "s"
 const sum = (list, of) => list.reduce((all, each) => all + of(each), 0);
 const pill = (tone, label) => el("span", { class: `pill ${tone}` }, label);
 
-function bar(share, label, tone) {
+function bar(share, label, tone, mark) {
   const at = Math.min(1, Math.max(0, share));
   const made = svg("svg", { class: `bar ${tone || ""}`, role: "img", "aria-label": label,
     viewBox: "0 0 100 6", preserveAspectRatio: "none" });
   made.append(svg("rect", { width: (at * 100).toFixed(2), height: 6 }));
+  if (mark) made.append(svg("line", { x1: mark * 100 - 0.5, x2: mark * 100 - 0.5, y1: 0, y2: 6 }));
   return made;
 }
 function hint(why, command) {
@@ -123,8 +124,8 @@ function showVerdict(state) {
       least === null ? "none" : least < 1 ? "bad" : short ? "warn" : "good"),
     tell("Nodes", `${state.nodes.filter((n) => n.answers).length} of ${state.nodes.filter((n) => !gone(n)).length}`, "answer"));
   if (lost.length) {
-    put("advice", hint(`May node ${lost[0].id} be given up? If it will not come back:`, `hcefs node out ${lost[0].id}`),
-      hint("Then look at the plan before anything moves:", "hcefs layout plan"));
+    put("advice", hint("Start it again, or see what is wrong with it:", "hcefs doctor"),
+      hint("Only if its disk is lost for good, then look at the plan:", `hcefs node out ${lost[0].id} --lost`));
   } else if (!known || !read.ok || !write.ok) {
     put("advice", hint("Look at each process:", "hcefs doctor"));
   } else put("advice");
@@ -141,12 +142,13 @@ function showNode(state, node) {
   const wide = Math.max(1, ...state.nodes.map((n) => Math.max(n.seats, n.ideal_seats)));
   rows.push(el("p", { class: "line" }, el("span", {}, `${number(node.seats)} seats`),
     el("span", {}, `${number(ideal)} by weight ${node.weight}`)));
-  rows.push(bar(node.seats / wide, `${node.seats} seats, ${ideal} by weight`));
+  rows.push(bar(node.seats / wide, `${node.seats} seats, ${ideal} by weight`, "",
+    Math.abs(node.seats - ideal) > 1 ? node.ideal_seats / wide : 0));
   if (facts && facts.total_bytes) {
     const used = facts.total_bytes - facts.free_bytes, share = used / facts.total_bytes;
     rows.push(el("p", { class: "line" }, el("span", {}, `${bytes(facts.shard_bytes)} in ${many(facts.shards, "shard")}`),
       el("span", {}, `${bytes(facts.free_bytes)} free`)));
-    rows.push(bar(share, `disk ${Math.round(share * 100)} percent full`, share > 0.85 ? "warnbar" : ""));
+    rows.push(bar(share, `disk ${Math.round(share * 100)} percent full`, share > 0.85 ? "warnbar" : "disk"));
   }
   if (off && facts) rows.push(el("p", { class: "line" }, `last told ${duration((state.time_ms - facts.taken_ms) / 1000)} ago`));
   const extra = [];
@@ -214,7 +216,7 @@ function showBalance(state) {
   const plan = state.plan, draining = state.nodes.filter((n) => n.state === "draining");
   if (!plan) {
     put("rebalance", el("p", { class: "big" }, "Nothing moves"), el("p", {}, "Every seat is where the map wants it."),
-      hint("To empty a node:", "hcefs node drain 3"));
+      el("p", {}, "To empty a node:"), hint("", `hcefs node drain ${state.nodes.at(-1)?.id ?? 1}`));
     return;
   }
   const left = plan.in_flight - plan.arrived + plan.later;
@@ -290,7 +292,7 @@ function showLedger(state) {
     return el("tr", {}, el("th", { scope: "row" }, `Node ${node.id}`), el("td", { class: "n" }, number(f.height)),
       el("td", { class: `n${f.lag_blocks ? " tone warn" : ""}` }, f.lag_blocks ? many(f.lag_blocks, "block") : "none"),
       el("td", { class: `n${late ? " tone warn" : ""}` }, f.lease_age_ms < 0 ? "none" : `${(f.lease_age_ms / 1000).toFixed(1)} s`),
-      el("td", {}, f.version), el("td", { class: "n" }, `${duration((state.time_ms - f.taken_ms) / 1000)} ago`));
+      el("td", { class: "v" }, f.version), el("td", { class: "n" }, `${duration((state.time_ms - f.taken_ms) / 1000)} ago`));
   }));
   text("ledger-note", `protocol ${state.protocol}; nodes refuse when a lease is older than ${duration(state.lease_max_ms / 1000)}`);
 }
