@@ -83,10 +83,12 @@ class Browser:
             while not await self.value(expression):
                 await asyncio.sleep(0.1)
 
-    async def visit(self, url: str) -> None:
+    async def visit(
+        self, url: str, ready: str = "document.body !== null && document.body.dataset.ready === '1'"
+    ) -> None:
         """Load a page and wait for the first snapshot in it."""
         await self.call("Page.navigate", url=url)
-        await self.until("document.body !== null && document.body.dataset.ready === '1'")
+        await self.until(ready)
 
     async def press_tab(self) -> str:
         """Press Tab; what has the focus then."""

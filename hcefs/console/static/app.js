@@ -104,7 +104,7 @@ function showVerdict(state) {
   } else if (state.plan) {
     because = "Seats are moving to where the plan wants them; reads and puts go on meanwhile.";
   } else {
-    because = "Every node answers, and every partition has the shards it should have.";
+    because = "Every node answers, and every partition has a node for each of its shards.";
   }
   $("verdict").className = `verdict ${tone}`;
   text("headline", title);
@@ -214,6 +214,12 @@ function showScrub(state, told) {
 
 function showBalance(state) {
   const plan = state.plan, draining = state.nodes.filter((n) => n.state === "draining");
+  const empty = draining.find((n) => !n.seats);
+  if (!plan && empty) {
+    put("rebalance", el("p", { class: "big" }, "Nothing moves"), el("p", {}, `Node ${empty.id} is empty. Ask before it leaves:`),
+      hint("", `hcefs safe-to-remove ${empty.id}`), hint("", `hcefs node remove ${empty.id}`));
+    return;
+  }
   if (!plan) {
     put("rebalance", el("p", { class: "big" }, "Nothing moves"), el("p", {}, "Every seat is where the map wants it."),
       el("p", {}, "To empty a node:"), hint("", `hcefs node drain ${state.nodes.at(-1)?.id ?? 1}`));
