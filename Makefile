@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: venv demo test test-long alerts crash chaos sim docs-run deploy-check slices mutations check lint types contracts proto proto-check vectors lock clean certificates drills upgrade
+.PHONY: venv demo test test-long alerts crash chaos sim docs-run deploy-check slices mutations check lint types contracts proto proto-check vectors lock clean certificates drills upgrade console
 
 venv: .venv/.installed
 
@@ -86,6 +86,12 @@ deploy-check: venv
 # A real cluster under load whose certificates are renewed and whose authority is exchanged.
 certificates: venv
 	$(BIN)/pytest -q -s -m long tests/cluster/test_certificates.py
+
+# Needs chromium (Debian package chromium): the console in a browser over a real cluster, with
+# pictures of it in PICTURES.
+PICTURES ?= console-pictures
+console: venv
+	HCEFS_CONSOLE_PICTURES=$(PICTURES) $(BIN)/pytest -q -s -m long tests/console
 
 # Bugs planted on purpose: each must be caught.
 mutations: venv

@@ -388,17 +388,34 @@ class Metrics:
         found = self.registry.get_sample_value(sample, labels)
         return 0.0 if found is None else found
 
-    def serve(self, address: str, pages: Mapping[str, Page] | None = None) -> MetricsServer:
+    def values(self, name: str) -> dict[tuple[str, ...], float]:
+        """The present values of a counter or gauge by its labels' values; cheap, one family."""
+        family = self._families[name]
+        if family.type == "histogram":
+            raise ValueError(f"{name} is a histogram")
+        return {
+            tuple(sample.labels[label] for label in family.labels): sample.value
+            for metric in self._collectors[name].collect()
+            for sample in metric.samples
+        }
+
+    def serve(
+        self,
+        address: str,
+        pages: Mapping[str, Page] | None = None,
+        sites: Mapping[str, Site] | None = None,
+    ) -> MetricsServer:
         """Serve ``/metrics`` on ``host:port`` (port 0: any free one) in a daemon thread.
 
-        ``pages`` are others by their path.  Their functions run in the server's threads:
-        they must be quick and safe there; one that raises is answered with 500 and logged.
+        ``pages`` are others by their path, ``sites`` by the beginning of it.  Their functions
+        run in the server's threads: they must be quick and safe there; one that raises is
+        answered with 500 and logged.
 
         Raises:
             Invalid: not an address.
             Unavailable: it cannot be listened on (``address-in-use``).
         """
-        return MetricsServer(self.registry, address, pages)
+        return MetricsServer(self.registry, address, pages, sites)
 
     def _child(self, name: str, kind: str, labels: dict[str, str]) -> Any:
         family = self._families[name]
@@ -429,6 +446,19 @@ class Body:
 Page = Callable[[], Body]
 
 
+@dataclass(frozen=True)
+class SiteAnswer:
+    """An answer of a site: its HTTP status, its headers and its bytes."""
+
+    status: int
+    headers: Mapping[str, str]
+    data: bytes
+
+
+Site = Callable[[str, str], SiteAnswer]
+"""Answers for a path and the request's ``Host``."""
+
+
 class MetricsServer:
     """A small HTTP server; ``close`` it, or use it as a context manager."""
 
@@ -437,10 +467,11 @@ class MetricsServer:
         registry: CollectorRegistry,
         address: str,
         pages: Mapping[str, Page] | None = None,
+        sites: Mapping[str, Site] | None = None,
     ) -> None:
         host, port = _split_address(address)
         try:
-            self._server = _Server(registry, host, port, pages or {})
+            self._server = _Server(registry, host, port, pages or {}, sites or {})
         except OSError as error:
             raise Unavailable(
                 f"metrics cannot be served on {address}: {error.strerror or 'unknown host'}; "
@@ -483,10 +514,16 @@ class _Server(HTTPServer):
     """A few threads at most; each connection serves one request."""
 
     def __init__(
-        self, registry: CollectorRegistry, host: str, port: int, pages: Mapping[str, Page]
+        self,
+        registry: CollectorRegistry,
+        host: str,
+        port: int,
+        pages: Mapping[str, Page],
+        sites: Mapping[str, Site],
     ) -> None:
         self.registry = registry
         self.pages = pages
+        self.sites = sites
         self._connections: dict[threading.Thread, socket.socket] = {}
         self._lock = threading.Lock()
         family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -543,16 +580,36 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
+        for prefix, site in self.server.sites.items():
+            if path == prefix or path.startswith(prefix + "/"):
+                self._answer_site(path, site)
+                return
         page = self.server.pages.get(path)
         if page is not None:
             self._answer_page(path, page)
             return
         if path != "/metrics":
-            known = ", ".join(("/metrics", *self.server.pages))
+            known = ", ".join(("/metrics", *self.server.pages, *self.server.sites))
             self.send_error(404, explain=f"There are: {known}")
             return
         encode, content_type = choose_encoder(self.headers.get("Accept", ""))
         self._send(200, content_type, encode(self.server.registry))
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def _answer_site(self, path: str, site: Site) -> None:
+        try:
+            answer = site(path, self.headers.get("Host", ""))
+        except Exception:  # the edge: whoever asks gets an answer, the log gets the trace
+            _logger.warning("the site of %s cannot answer", path[:80], exc_info=True)
+            answer = SiteAnswer(500, {"Content-Type": "text/plain"}, b"a fault; the log has it\n")
+        self.send_response(answer.status)
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(answer.data)))
+        self.end_headers()
+        self._write(answer.data)
 
     def _answer_page(self, path: str, page: Page) -> None:
         try:
@@ -568,7 +625,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.send_header("Cache-Control", "no-store")
         self.end_headers()
-        self.wfile.write(data)
+        self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        if self.command != "HEAD":
+            self.wfile.write(data)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: a scrape every few seconds is no news."""

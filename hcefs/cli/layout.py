@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from hcefs.cli import layout_report
-from hcefs.cli.cluster_files import node_name
+from hcefs.cli.cluster_files import ClusterFolder, node_name
 from hcefs.cli.leaving import tidy
 from hcefs.cli.operators import (
     forget_stage,
@@ -76,16 +76,31 @@ def plan(
 
     async def work() -> dict[str, Any]:
         async with operators_of(layout) as operators:
-            current = await operators.current()
-            staged = load_stage(layout, current)
-            found = await operators.outlook(current, staged.changes, weaker_caps=weaker_caps)
-            save_stage(layout, staged.rebased(current))
-            statuses = await operators.statuses(current)
-            takes = estimate(found, statuses, current, rate * SCALE)
-            return layout_report.plan_data(current, staged.changes, found, takes, rate)
+            return await planned(layout, operators, rate, weaker_caps=weaker_caps)
 
     data = run(work())
     show(data, as_json=as_json, human=lambda console: layout_report.print_plan(console, data))
+
+
+async def planned(
+    layout: ClusterFolder,
+    operators: LayoutClient,
+    rate: float = RATE_MIB,
+    *,
+    weaker_caps: bool = False,
+) -> dict[str, Any]:
+    """What the staged changes would do, from the map in force now; they are kept for it.
+
+    Raises:
+        HcefsError: what is wrong with them, and the cure.
+    """
+    current = await operators.current()
+    staged = load_stage(layout, current)
+    found = await operators.outlook(current, staged.changes, weaker_caps=weaker_caps)
+    save_stage(layout, staged.rebased(current))
+    statuses = await operators.statuses(current)
+    takes = estimate(found, statuses, current, rate * SCALE)
+    return layout_report.plan_data(current, staged.changes, found, takes, rate)
 
 
 @app.command("apply")
@@ -105,34 +120,9 @@ def apply(
 
     async def work() -> dict[str, Any]:
         async with operators_of(layout) as operators:
-            current = await operators.current()
-            staged = load_stage(layout, current)
-            if staged.changes:
-                staged.require_current(current)
-            found = await operators.outlook(current, staged.changes, weaker_caps=weaker_caps)
-            digest = found.successor.digest().hex()
-            if expect and not digest.startswith(expect.lower()):
-                raise Conflict(
-                    f"the plan is {digest[:16]} now, not {expect[:64]!r}: nothing was moved; look "
-                    "at it again with `hcefs layout plan`",
-                    reason="other-plan",
-                )
-            await operators.apply(current, found.successor)
-            forget_stage(layout)
-            gone = await tidy(layout, operators, found.successor, staged, quiet=as_json)
-            if wait:
-                await _wait(operators, quiet=as_json)
-            after = await operators.current()
-            return {
-                "epoch": after.epoch,
-                "digest": after.digest().hex(),
-                "applied": [change.text() for change in staged.changes],
-                "moves": found.plan.moves if found.plan is not None else 0,
-                "moving": is_planned(after),
-                "stopped": gone.stopped,
-                "ended": [account.text for account in gone.ended],
-                "to_end": [account.text for account in gone.to_end],
-            }
+            return await apply_staged(
+                layout, operators, expect, wait=wait, weaker_caps=weaker_caps, quiet=as_json
+            )
 
     data = run(work())
 
@@ -152,6 +142,51 @@ def apply(
             console.print(Text("next: hcefs layout status", style="dim"))
 
     show(data, as_json=as_json, human=human)
+
+
+async def apply_staged(
+    layout: ClusterFolder,
+    operators: LayoutClient,
+    expect: str = "",
+    *,
+    wait: bool = False,
+    weaker_caps: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Put the staged changes in force; ``expect`` is how the plan's digest must begin.
+
+    Raises:
+        Conflict: ``other-plan``: it is another one now; nothing was moved.
+        HcefsError: what is wrong with it, and the cure.
+    """
+    current = await operators.current()
+    staged = load_stage(layout, current)
+    if staged.changes:
+        staged.require_current(current)
+    found = await operators.outlook(current, staged.changes, weaker_caps=weaker_caps)
+    digest = found.successor.digest().hex()
+    if expect and not digest.startswith(expect.lower()):
+        raise Conflict(
+            f"the plan is {digest[:16]} now, not {expect[:64]!r}: nothing was moved; look "
+            "at it again with `hcefs layout plan`",
+            reason="other-plan",
+        )
+    await operators.apply(current, found.successor)
+    forget_stage(layout)
+    gone = await tidy(layout, operators, found.successor, staged, quiet=quiet)
+    if wait:
+        await _wait(operators, quiet=quiet)
+    after = await operators.current()
+    return {
+        "epoch": after.epoch,
+        "digest": after.digest().hex(),
+        "applied": [change.text() for change in staged.changes],
+        "moves": found.plan.moves if found.plan is not None else 0,
+        "moving": is_planned(after),
+        "stopped": gone.stopped,
+        "ended": [account.text for account in gone.ended],
+        "to_end": [account.text for account in gone.to_end],
+    }
 
 
 async def _wait(operators: LayoutClient, *, quiet: bool) -> None:

@@ -22,6 +22,7 @@ from hcefs.cli import (
     chaos,
     cluster,
     consent,
+    console,
     demo,
     doctor,
     emergency,
@@ -92,6 +93,7 @@ erasure.add_to(app)
 scrub.add_to(app)
 app.add_typer(backup.app, name="backup")
 restore.add_to(app)
+console.add_to(app)
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(upgrade.app, name="upgrade")
 app.add_typer(audit.app, name="audit")

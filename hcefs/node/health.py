@@ -19,9 +19,12 @@ answered one of its last pings; damage that waits for repair on others is not co
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
+from hcefs.console.pages import ConsoleSite, name_of
+from hcefs.console.snapshot import Facts, snapshot
 from hcefs.ledger.log import LedgerLog
 from hcefs.metrics import Body, Page
 from hcefs.node.ledger_node import LedgerNode
@@ -80,6 +83,46 @@ def ledger_pages(node: LedgerNode, beat: LoopBeat) -> Mapping[str, Page]:
         READY_PATH: lambda: _verdict(node.unready()),
         CLUSTER_PATH: lambda: _ledger_cluster(node),
     }
+
+
+def console_facts(node: StorageNode, runtime: Runtime) -> Facts:
+    """What a storage node's console shows: its replica, its pings, and what nodes told it."""
+    current, own = node.map(), node.facts.latest
+    me = current.node_of_account(node.account) if current is not None else None
+    told, answers = dict(node.watcher.told()), dict(node.watcher.heard())
+    unready = tuple(node.unready())
+    if me is not None:
+        answers[me.node_id] = True
+        if own is not None:
+            told[me.node_id] = own
+    elif not unready:
+        unready = ("the cluster map does not name this node",)
+    return Facts(
+        runtime.now_ms(),
+        current,
+        node.arrived(),
+        answers,
+        told,
+        node.height(),
+        node.protocol(),
+        node.lease_max_ms(),
+        me.node_id if me is not None else 0,
+        unready,
+        tuple(node.warnings()),
+        node.facts.seconds_left,
+    )
+
+
+def console_site(node: StorageNode, runtime: Runtime, *addresses: str) -> ConsoleSite:
+    """The console of a storage node, which is reached by the hosts of some addresses."""
+    configured = frozenset({socket.gethostname(), *(name_of(each) for each in addresses)})
+
+    def names() -> frozenset[str]:
+        current = node.map()
+        me = current.node_of_account(node.account) if current is not None else None
+        return configured | ({name_of(me.address)} if me is not None else set())
+
+    return ConsoleSite(lambda: snapshot(console_facts(node, runtime)), runtime.monotonic, names)
 
 
 def _page(ok: bool, data: Mapping[str, Any]) -> Body:

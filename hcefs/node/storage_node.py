@@ -32,6 +32,7 @@ from hcefs.ledger.transactions import SignedTransaction, Transaction, sign_trans
 from hcefs.metrics import Metrics
 from hcefs.node.disk_care import DiskCare
 from hcefs.node.emergency_gauges import emergency_gauges
+from hcefs.node.own_facts import OwnFacts
 from hcefs.node.process_gauges import clock_gauges, map_gauges
 from hcefs.node.repairs import Repairs
 from hcefs.node.store_format import ShardFormat
@@ -373,6 +374,7 @@ class StorageNode:
             bringer,
             tally,
             lambda: self.care.is_mute(),
+            lambda: self.facts.latest,
         )
         self._submitter = parts.submitter
         self._signer = (keys.account, keys.key_version, keys.signing_key)
@@ -483,6 +485,16 @@ class StorageNode:
             self._submit,
             self.versions,
         )
+        self.facts = OwnFacts(
+            runtime,
+            self._log,
+            self.follower,
+            self.stores,
+            metrics,
+            self.care,
+            self.repairs,
+            lambda: len(self._rebalancer.waiting()),
+        )
         reprofiler = Reprofiler(
             runtime,
             self._log,
@@ -534,6 +546,7 @@ class StorageNode:
             sweeper,
             self.watcher,
             self.anchorer,
+            self.facts,
         ]
         self._upkeep = Runner(runtime, workers)
         calls = Gate("replica-calls", UPKEEP_CALLS, runtime)
@@ -650,7 +663,12 @@ class StorageNode:
         head = self._log.head
         return 0 if head is None else max(0, head.height - self._log.height)
 
-    def _warnings(self) -> list[str]:
+    def height(self) -> int:
+        """The height of this node's replica."""
+        return self._log.height
+
+    def warnings(self) -> list[str]:
+        """What an operator should know."""
         current = self._log.cluster_map()
         return [
             *(current.warnings() if current is not None else ()),
@@ -678,13 +696,14 @@ class StorageNode:
             shard_bytes=usage.shard_bytes,
             free_bytes=usage.free_bytes,
             pending_blobs=pending,
-            warnings=self._warnings(),
+            warnings=self.warnings(),
             erasure_kernel=codec_for(profile_named(DEFAULT_PROFILE)).kernel,
             moving_seats=len(self._rebalancer.waiting()),
             rebalanced_bytes=self._filler.bytes,
             versions=versions_message(),
             protocol=self._protocol(),
             shard_version=self._format.named(),
+            facts=self.facts.latest.message() if self.facts.latest is not None else None,
         )
 
     async def _inventory(self, profile: str, first: int, count: int) -> admin_pb2.InventoryResponse:
@@ -762,6 +781,14 @@ class StorageNode:
     def map(self) -> ClusterMap | None:
         """The map in this node's replica; None before the first."""
         return self._log.cluster_map()
+
+    def lease_max_ms(self) -> int:
+        """The age of a lease at which nodes refuse, by the genesis."""
+        return self._genesis.lease_ms
+
+    def protocol(self) -> int:
+        """The version of the ledger's protocol in force."""
+        return self._log.protocol().at(self._log.height + 1)
 
     def arrived(self) -> frozenset[SeatName]:
         """The seats in flight that have arrived, by this node's replica."""

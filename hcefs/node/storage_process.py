@@ -7,6 +7,7 @@ import contextlib
 import logging
 
 from hcefs.config import NodeConfig
+from hcefs.console import pages as console_pages
 from hcefs.crashpoints import arm_from_environment
 from hcefs.crypto.accounts import load_account
 from hcefs.ids import AccountId
@@ -14,7 +15,7 @@ from hcefs.ledger.follower import Follower
 from hcefs.ledger.log import LedgerLog
 from hcefs.ledger.snapshot import SNAPSHOT_RULE, SnapshotRule
 from hcefs.metrics import Metrics, MetricsServer
-from hcefs.node.health import LoopBeat, storage_pages
+from hcefs.node.health import LoopBeat, console_site, storage_pages
 from hcefs.node.ledger_join import join_by_snapshot
 from hcefs.node.ledger_link import GrpcLedgerLink
 from hcefs.node.ledger_submit import LedgerSubmitter
@@ -198,8 +199,14 @@ class StorageProcess:
         """Follow and serve; whatever comes of it, :meth:`stop` is to follow."""
         certificate_gauges(self.metrics, self._identity)
         pages = storage_pages(self.node, self._beat)
-        self._page = self.metrics.serve(self._config.metrics_address, pages)
         address = self._config.client_address
+        console = console_site(
+            self.node, self._runtime, address, self._config.peer_address,
+            self._config.metrics_address,
+        )  # fmt: skip
+        self._page = self.metrics.serve(
+            self._config.metrics_address, pages, {console_pages.PREFIX: console}
+        )
         self._traces = exporter_of(
             self._runtime, self._config.trace, self.metrics, "hcefs-node", address
         )

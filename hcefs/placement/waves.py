@@ -66,6 +66,20 @@ def in_flight(cluster_map: ClusterMap) -> Mapping[SeatName, int]:
     return found
 
 
+def moves_left(cluster_map: ClusterMap) -> int:
+    """Seats that a plan moves in later waves: those that are not in flight yet."""
+    found: int | None = cluster_map.derived.get((__name__, "left"))
+    if found is None:
+        found = cluster_map.derived[__name__, "left"] = sum(
+            a != b
+            for table in cluster_map.tables
+            if table.target
+            for row, wanted in zip(table.node_rows, table.target_rows, strict=True)
+            for a, b in zip(row, wanted, strict=True)
+        )
+    return found
+
+
 def is_concerned(cluster_map: ClusterMap, profile: str, partition: int, node_id: int) -> bool:
     """Whether a node is seat, destination or source in a row.  Costs a look-up.
 

@@ -35,6 +35,7 @@ from hcefs.stripes.reseat import other_epoch
 from hcefs.transport.grpc_peers import HEAD_KEY, observe
 from hcefs.transport.grpc_upkeep import rows_message, rows_of
 from hcefs.transport.limit import Gate
+from hcefs.transport.node_facts import NodeFacts
 from hcefs.transport.peers import Heads
 from hcefs.transport.upkeep import PARTITIONS_ASKED_MAX, LayoutStep, Place, ShardName
 from hcefs.transport.versions import versions_in, versions_message
@@ -77,12 +78,14 @@ class UpkeepService:
         offers: Offers,
         tally: UpkeepTally,
         restoring: Callable[[], bool] = lambda: False,
+        facts: Callable[[], NodeFacts | None] = lambda: None,
     ) -> None:
         """``policy`` is the one in force: it says which profiles are to be left; ``hints``
         takes what a node says about this one's shards, and tells how much of it; ``offers``
         takes what other nodes give; ``tally`` counts what leaves; ``restoring``: what is not
-        found here may be there all the same."""
+        found here may be there all the same; ``facts`` is what this node tells about itself."""
         self.restoring = restoring
+        self._facts = facts
         self._hints = hints
         self._offers = offers
         self._tally = tally
@@ -363,8 +366,12 @@ class UpkeepService:
         await context.send_initial_metadata([(HEAD_KEY, head)] if head else [])
         self._desk.follower.require_fresh()
         current = self._desk.cluster_map()
+        facts = self._facts()
         return upkeep_pb2.PingResponse(
-            epoch=current.epoch, height=self._desk.view.height, versions=versions_message()
+            epoch=current.epoch,
+            height=self._desk.view.height,
+            versions=versions_message(),
+            facts=facts.message() if facts is not None else None,
         )
 
     @served("take-layout")

@@ -18,6 +18,7 @@ from hcefs.transport.grpc_peers import (
     connector,
     unary,
 )
+from hcefs.transport.node_facts import NodeFacts
 from hcefs.transport.pack_messages import pack_group, pack_group_message
 from hcefs.transport.peers import Heads, ShardDownload
 from hcefs.transport.pinned_channels import Channels
@@ -191,7 +192,8 @@ class GrpcUpkeepPeer:
             epoch=own.epoch, height=own.height, versions=versions_message(own.versions)
         )
         answer = await self._unary("Ping", request, upkeep_pb2.PingResponse, seconds)
-        return Pulse(answer.epoch, answer.height, versions_in(answer))
+        facts = NodeFacts.of(answer.facts) if answer.HasField("facts") else None
+        return Pulse(answer.epoch, answer.height, versions_in(answer), facts)
 
     async def take_layout(
         self, place: Place, base: BlobBase, step: LayoutStep, rows: BlobRows | PackRows

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from hcefs.ids import BlobBase, RecordId
 from hcefs.placement.cluster_map import Node
+from hcefs.transport.node_facts import NodeFacts
 from hcefs.transport.packs import PackGroupRows
 from hcefs.transport.peers import ShardDownload
 from hcefs.versions import OWN, Versions
@@ -81,11 +82,12 @@ class RecordRows:
 
 @dataclass(frozen=True)
 class Pulse:
-    """How far a node is: the epoch of its map, and the height of its replica; and what it is."""
+    """How far a node is: the epoch of its map, the height of its replica; what it is, and tells."""
 
     epoch: int
     height: int
     versions: Versions = OWN
+    facts: NodeFacts | None = None
 
 
 PARTITIONS_ASKED_MAX = 256

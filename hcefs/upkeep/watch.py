@@ -45,6 +45,7 @@ from hcefs.placement.automatic import LIVE, automatic_successor
 from hcefs.placement.cluster_map import ClusterMap, Node
 from hcefs.placement.feasibility import Infeasible
 from hcefs.runtime import Runtime
+from hcefs.transport.node_facts import NodeFacts
 from hcefs.transport.upkeep import Pulse, UpkeepPeers
 from hcefs.transport.versions import PeerVersions
 from hcefs.upkeep.away import agreed, is_cut_off, judge
@@ -133,6 +134,7 @@ class Watcher:
         self._submit = submit
         self.idle_seconds = ROUND_SECONDS
         self._failures: dict[int, int] | None = None
+        self._told: dict[int, NodeFacts] = {}
         self._silence = ""
         self._cut_off = ""
         self._blocked = ""
@@ -153,6 +155,11 @@ class Watcher:
         # Replaced whole after each round, so other threads may ask.
         return {each: count < FAILURES for each, count in dict(self._failures or {}).items()}
 
+    def told(self) -> dict[int, NodeFacts]:
+        """What each node that answered told about itself last."""
+        # Replaced whole after each round, so other threads may ask.
+        return self._told
+
     def warnings(self) -> list[str]:
         """What a person must see to."""
         refused = self._versions.warnings() if self._versions is not None else []
@@ -164,6 +171,7 @@ class Watcher:
         me = current.node_of_account(self._me) if current is not None else None
         if current is None or me is None or me.state not in LIVE:
             self._failures, self._cut_off, self._blocked = None, "", ""
+            self._told = {}
         else:
             others = [n for n in current.nodes if n.state in LIVE and n.node_id != me.node_id]
             if self._versions is not None:
@@ -195,8 +203,9 @@ class Watcher:
 
         async def ping(node: Node) -> str:
             async with places:
-                return await self._ping(node, own)
+                return await self._ping(node, own, told)
 
+        told: dict[int, NodeFacts] = {}
         jobs = [self._runtime.spawn(ping(node), name="ping") for node in others]
         try:
             answers = await asyncio.gather(*jobs, return_exceptions=True)
@@ -216,14 +225,18 @@ class Watcher:
             elif was >= FAILURES > count:
                 log.info("node %d is back", node.node_id)
         self._failures = after
+        kept = {each.node_id: self._told.get(each.node_id) for each in others}
+        self._told = {each: facts for each, facts in kept.items() if facts is not None} | told
 
-    async def _ping(self, node: Node, own: Pulse) -> str:
+    async def _ping(self, node: Node, own: Pulse, told: dict[int, NodeFacts]) -> str:
         """Why a node counts as away for this once; empty when it is there."""
         try:
             async with self._runtime.timeout(PING_SECONDS):
                 answer = await self._peers.upkeep_peer(node).ping(own, PING_SECONDS)
             if self._versions is not None:
                 self._versions.check(node.account, f"node {node.node_id}", answer.versions)
+            if answer.facts is not None:
+                told[node.node_id] = answer.facts
         except TimeoutError:
             return "deadline"
         except Unavailable as error:

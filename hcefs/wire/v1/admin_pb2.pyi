@@ -1,3 +1,4 @@
+from hcefs.wire.v1 import facts_pb2 as _facts_pb2
 from hcefs.wire.v1 import versions_pb2 as _versions_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -26,7 +27,7 @@ class StatusRequest(_message.Message):
     def __init__(self, proof: _Optional[bytes] = ...) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("account", "node_id", "version", "height", "app_hash", "lease_age_ms", "epoch", "shards", "shard_bytes", "free_bytes", "pending_blobs", "warnings", "erasure_kernel", "moving_seats", "rebalanced_bytes", "versions", "protocol", "shard_version")
+    __slots__ = ("account", "node_id", "version", "height", "app_hash", "lease_age_ms", "epoch", "shards", "shard_bytes", "free_bytes", "pending_blobs", "warnings", "erasure_kernel", "moving_seats", "rebalanced_bytes", "versions", "protocol", "shard_version", "facts")
     ACCOUNT_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -45,6 +46,7 @@ class StatusResponse(_message.Message):
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     SHARD_VERSION_FIELD_NUMBER: _ClassVar[int]
+    FACTS_FIELD_NUMBER: _ClassVar[int]
     account: bytes
     node_id: int
     version: str
@@ -63,7 +65,8 @@ class StatusResponse(_message.Message):
     versions: _versions_pb2.Versions
     protocol: int
     shard_version: int
-    def __init__(self, account: _Optional[bytes] = ..., node_id: _Optional[int] = ..., version: _Optional[str] = ..., height: _Optional[int] = ..., app_hash: _Optional[bytes] = ..., lease_age_ms: _Optional[int] = ..., epoch: _Optional[int] = ..., shards: _Optional[int] = ..., shard_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., pending_blobs: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., erasure_kernel: _Optional[str] = ..., moving_seats: _Optional[int] = ..., rebalanced_bytes: _Optional[int] = ..., versions: _Optional[_Union[_versions_pb2.Versions, _Mapping]] = ..., protocol: _Optional[int] = ..., shard_version: _Optional[int] = ...) -> None: ...
+    facts: _facts_pb2.NodeFacts
+    def __init__(self, account: _Optional[bytes] = ..., node_id: _Optional[int] = ..., version: _Optional[str] = ..., height: _Optional[int] = ..., app_hash: _Optional[bytes] = ..., lease_age_ms: _Optional[int] = ..., epoch: _Optional[int] = ..., shards: _Optional[int] = ..., shard_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., pending_blobs: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., erasure_kernel: _Optional[str] = ..., moving_seats: _Optional[int] = ..., rebalanced_bytes: _Optional[int] = ..., versions: _Optional[_Union[_versions_pb2.Versions, _Mapping]] = ..., protocol: _Optional[int] = ..., shard_version: _Optional[int] = ..., facts: _Optional[_Union[_facts_pb2.NodeFacts, _Mapping]] = ...) -> None: ...
 
 class InventoryRequest(_message.Message):
     __slots__ = ("proof", "profile", "first", "count")

@@ -22,74 +22,75 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from hcefs.wire.v1 import facts_pb2 as hcefs_dot_v1_dot_facts__pb2
 from hcefs.wire.v1 import pack_pb2 as hcefs_dot_v1_dot_pack__pb2
 from hcefs.wire.v1 import shard_pb2 as hcefs_dot_v1_dot_shard__pb2
 from hcefs.wire.v1 import versions_pb2 as hcefs_dot_v1_dot_versions__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15hcefs/v1/upkeep.proto\x12\x08hcefs.v1\x1a\x13hcefs/v1/pack.proto\x1a\x14hcefs/v1/shard.proto\x1a\x17hcefs/v1/versions.proto\":\n\x05Place\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0f\n\x07profile\x18\x02 \x01(\t\x12\x11\n\tpartition\x18\x03 \x01(\r\"P\n\x11ListShardsRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x0c\x12\x0c\n\x04\x61lso\x18\x03 \x03(\r\"*\n\x0bListedShard\x12\x0c\n\x04\x62\x61se\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\r\"I\n\x12ListShardsResponse\x12%\n\x06shards\x18\x01 \x03(\x0b\x32\x15.hcefs.v1.ListedShard\x12\x0c\n\x04next\x18\x02 \x01(\x0c\"Q\n\x12ListRecordsRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x0c\x12\x0c\n\x04\x61lso\x18\x03 \x03(\r\"1\n\x0cListedRecord\x12\x11\n\trecord_id\x18\x01 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"L\n\x13ListRecordsResponse\x12\'\n\x07records\x18\x01 \x03(\x0b\x32\x16.hcefs.v1.ListedRecord\x12\x0c\n\x04next\x18\x02 \x01(\x0c\"?\n\x0fLoadRowsRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\x0c\"\x8d\x01\n\x10LoadRowsResponse\x12\x0e\n\x06layout\x18\x01 \x01(\x0c\x12\x0c\n\x04\x63ore\x18\x02 \x01(\x0c\x12\x0f\n\x07key_row\x18\x03 \x01(\x0c\x12\x0f\n\x07opening\x18\x04 \x01(\x0c\x12#\n\x06groups\x18\x05 \x03(\x0b\x32\x13.hcefs.v1.PackGroup\x12\x14\n\x0c\x63ommit_by_ms\x18\x06 \x01(\x04\"^\n\x10LoadShardRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\x0c\x12\r\n\x05index\x18\x03 \x01(\r\x12\r\n\x05\x66irst\x18\x04 \x01(\x04\"U\n\x11LoadRecordRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12\x11\n\trecord_id\x18\x02 \x01(\x0c\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\x0c\"7\n\x0ePendingOpening\x12\x0f\n\x07opening\x18\x01 \x01(\x0c\x12\x14\n\x0c\x63ommit_by_ms\x18\x02 \x01(\x04\"l\n\x12LoadRecordResponse\x12*\n\x08openings\x18\x01 \x03(\x0b\x32\x18.hcefs.v1.PendingOpening\x12\r\n\x05\x62oxes\x18\x02 \x03(\x0c\x12\r\n\x05links\x18\x03 \x03(\x0c\x12\x0c\n\x04next\x18\x04 \x01(\x0c\"Y\n\x10HasShardsRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12%\n\x06shards\x18\x02 \x03(\x0b\x32\x15.hcefs.v1.ListedShard\"!\n\x11HasShardsResponse\x12\x0c\n\x04held\x18\x01 \x01(\x0c\"T\n\x0eHasRowsRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12\x11\n\trecord_id\x18\x02 \x01(\x0c\x12\x0f\n\x07\x64igests\x18\x03 \x03(\x0c\"\x1f\n\x0fHasRowsResponse\x12\x0c\n\x04held\x18\x01 \x01(\x0c\"U\n\x16ManifestDigestsRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12\x0c\n\x04\x61lso\x18\x02 \x03(\r\x12\r\n\x05\x62\x61ses\x18\x03 \x03(\x0c\"*\n\x17ManifestDigestsResponse\x12\x0f\n\x07\x64igests\x18\x01 \x03(\x0c\"T\n\x0bHintRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12%\n\x06shards\x18\x02 \x03(\x0b\x32\x15.hcefs.v1.ListedShard\"\x1d\n\x0cHintResponse\x12\r\n\x05taken\x18\x01 \x01(\r\"f\n\x0cOfferRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12%\n\x06shards\x18\x02 \x03(\x0b\x32\x15.hcefs.v1.ListedShard\x12\x0f\n\x07records\x18\x03 \x03(\x0c\"\x1d\n\rOfferResponse\x12\x0c\n\x04held\x18\x01 \x01(\x0c\"R\n\x0bPingRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0e\n\x06height\x18\x02 \x01(\x04\x12$\n\x08versions\x18\x03 \x01(\x0b\x32\x12.hcefs.v1.Versions\"S\n\x0cPingResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0e\n\x06height\x18\x02 \x01(\x04\x12$\n\x08versions\x18\x03 \x01(\x0b\x32\x12.hcefs.v1.Versions\"\x8f\x01\n\x11TakeLayoutRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\x0c\x12\"\n\x04step\x18\x03 \x01(\x0e\x32\x14.hcefs.v1.LayoutStep\x12(\n\x04rows\x18\x04 \x01(\x0b\x32\x1a.hcefs.v1.LoadRowsResponse\"\x14\n\x12TakeLayoutResponse*n\n\nLayoutStep\x12\x1b\n\x17LAYOUT_STEP_UNSPECIFIED\x10\x00\x12\x15\n\x11LAYOUT_STEP_STAGE\x10\x01\x12\x15\n\x11LAYOUT_STEP_PLACE\x10\x02\x12\x15\n\x11LAYOUT_STEP_ENTER\x10\x03\x32\xbb\x06\n\x06Upkeep\x12G\n\nListShards\x12\x1b.hcefs.v1.ListShardsRequest\x1a\x1c.hcefs.v1.ListShardsResponse\x12J\n\x0bListRecords\x12\x1c.hcefs.v1.ListRecordsRequest\x1a\x1d.hcefs.v1.ListRecordsResponse\x12\x41\n\x08LoadRows\x12\x19.hcefs.v1.LoadRowsRequest\x1a\x1a.hcefs.v1.LoadRowsResponse\x12\x41\n\tLoadShard\x12\x1a.hcefs.v1.LoadShardRequest\x1a\x16.hcefs.v1.LoadResponse0\x01\x12G\n\nLoadRecord\x12\x1b.hcefs.v1.LoadRecordRequest\x1a\x1c.hcefs.v1.LoadRecordResponse\x12\x44\n\tHasShards\x12\x1a.hcefs.v1.HasShardsRequest\x1a\x1b.hcefs.v1.HasShardsResponse\x12>\n\x07HasRows\x12\x18.hcefs.v1.HasRowsRequest\x1a\x19.hcefs.v1.HasRowsResponse\x12V\n\x0fManifestDigests\x12 .hcefs.v1.ManifestDigestsRequest\x1a!.hcefs.v1.ManifestDigestsResponse\x12\x35\n\x04Hint\x12\x15.hcefs.v1.HintRequest\x1a\x16.hcefs.v1.HintResponse\x12\x38\n\x05Offer\x12\x16.hcefs.v1.OfferRequest\x1a\x17.hcefs.v1.OfferResponse\x12\x35\n\x04Ping\x12\x15.hcefs.v1.PingRequest\x1a\x16.hcefs.v1.PingResponse\x12G\n\nTakeLayout\x12\x1b.hcefs.v1.TakeLayoutRequest\x1a\x1c.hcefs.v1.TakeLayoutResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15hcefs/v1/upkeep.proto\x12\x08hcefs.v1\x1a\x14hcefs/v1/facts.proto\x1a\x13hcefs/v1/pack.proto\x1a\x14hcefs/v1/shard.proto\x1a\x17hcefs/v1/versions.proto\":\n\x05Place\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0f\n\x07profile\x18\x02 \x01(\t\x12\x11\n\tpartition\x18\x03 \x01(\r\"P\n\x11ListShardsRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x0c\x12\x0c\n\x04\x61lso\x18\x03 \x03(\r\"*\n\x0bListedShard\x12\x0c\n\x04\x62\x61se\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\r\"I\n\x12ListShardsResponse\x12%\n\x06shards\x18\x01 \x03(\x0b\x32\x15.hcefs.v1.ListedShard\x12\x0c\n\x04next\x18\x02 \x01(\x0c\"Q\n\x12ListRecordsRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x0c\x12\x0c\n\x04\x61lso\x18\x03 \x03(\r\"1\n\x0cListedRecord\x12\x11\n\trecord_id\x18\x01 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"L\n\x13ListRecordsResponse\x12\'\n\x07records\x18\x01 \x03(\x0b\x32\x16.hcefs.v1.ListedRecord\x12\x0c\n\x04next\x18\x02 \x01(\x0c\"?\n\x0fLoadRowsRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\x0c\"\x8d\x01\n\x10LoadRowsResponse\x12\x0e\n\x06layout\x18\x01 \x01(\x0c\x12\x0c\n\x04\x63ore\x18\x02 \x01(\x0c\x12\x0f\n\x07key_row\x18\x03 \x01(\x0c\x12\x0f\n\x07opening\x18\x04 \x01(\x0c\x12#\n\x06groups\x18\x05 \x03(\x0b\x32\x13.hcefs.v1.PackGroup\x12\x14\n\x0c\x63ommit_by_ms\x18\x06 \x01(\x04\"^\n\x10LoadShardRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\x0c\x12\r\n\x05index\x18\x03 \x01(\r\x12\r\n\x05\x66irst\x18\x04 \x01(\x04\"U\n\x11LoadRecordRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12\x11\n\trecord_id\x18\x02 \x01(\x0c\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\x0c\"7\n\x0ePendingOpening\x12\x0f\n\x07opening\x18\x01 \x01(\x0c\x12\x14\n\x0c\x63ommit_by_ms\x18\x02 \x01(\x04\"l\n\x12LoadRecordResponse\x12*\n\x08openings\x18\x01 \x03(\x0b\x32\x18.hcefs.v1.PendingOpening\x12\r\n\x05\x62oxes\x18\x02 \x03(\x0c\x12\r\n\x05links\x18\x03 \x03(\x0c\x12\x0c\n\x04next\x18\x04 \x01(\x0c\"Y\n\x10HasShardsRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12%\n\x06shards\x18\x02 \x03(\x0b\x32\x15.hcefs.v1.ListedShard\"!\n\x11HasShardsResponse\x12\x0c\n\x04held\x18\x01 \x01(\x0c\"T\n\x0eHasRowsRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12\x11\n\trecord_id\x18\x02 \x01(\x0c\x12\x0f\n\x07\x64igests\x18\x03 \x03(\x0c\"\x1f\n\x0fHasRowsResponse\x12\x0c\n\x04held\x18\x01 \x01(\x0c\"U\n\x16ManifestDigestsRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12\x0c\n\x04\x61lso\x18\x02 \x03(\r\x12\r\n\x05\x62\x61ses\x18\x03 \x03(\x0c\"*\n\x17ManifestDigestsResponse\x12\x0f\n\x07\x64igests\x18\x01 \x03(\x0c\"T\n\x0bHintRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12%\n\x06shards\x18\x02 \x03(\x0b\x32\x15.hcefs.v1.ListedShard\"\x1d\n\x0cHintResponse\x12\r\n\x05taken\x18\x01 \x01(\r\"f\n\x0cOfferRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12%\n\x06shards\x18\x02 \x03(\x0b\x32\x15.hcefs.v1.ListedShard\x12\x0f\n\x07records\x18\x03 \x03(\x0c\"\x1d\n\rOfferResponse\x12\x0c\n\x04held\x18\x01 \x01(\x0c\"R\n\x0bPingRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0e\n\x06height\x18\x02 \x01(\x04\x12$\n\x08versions\x18\x03 \x01(\x0b\x32\x12.hcefs.v1.Versions\"w\n\x0cPingResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0e\n\x06height\x18\x02 \x01(\x04\x12$\n\x08versions\x18\x03 \x01(\x0b\x32\x12.hcefs.v1.Versions\x12\"\n\x05\x66\x61\x63ts\x18\x04 \x01(\x0b\x32\x13.hcefs.v1.NodeFacts\"\x8f\x01\n\x11TakeLayoutRequest\x12\x1e\n\x05place\x18\x01 \x01(\x0b\x32\x0f.hcefs.v1.Place\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\x0c\x12\"\n\x04step\x18\x03 \x01(\x0e\x32\x14.hcefs.v1.LayoutStep\x12(\n\x04rows\x18\x04 \x01(\x0b\x32\x1a.hcefs.v1.LoadRowsResponse\"\x14\n\x12TakeLayoutResponse*n\n\nLayoutStep\x12\x1b\n\x17LAYOUT_STEP_UNSPECIFIED\x10\x00\x12\x15\n\x11LAYOUT_STEP_STAGE\x10\x01\x12\x15\n\x11LAYOUT_STEP_PLACE\x10\x02\x12\x15\n\x11LAYOUT_STEP_ENTER\x10\x03\x32\xbb\x06\n\x06Upkeep\x12G\n\nListShards\x12\x1b.hcefs.v1.ListShardsRequest\x1a\x1c.hcefs.v1.ListShardsResponse\x12J\n\x0bListRecords\x12\x1c.hcefs.v1.ListRecordsRequest\x1a\x1d.hcefs.v1.ListRecordsResponse\x12\x41\n\x08LoadRows\x12\x19.hcefs.v1.LoadRowsRequest\x1a\x1a.hcefs.v1.LoadRowsResponse\x12\x41\n\tLoadShard\x12\x1a.hcefs.v1.LoadShardRequest\x1a\x16.hcefs.v1.LoadResponse0\x01\x12G\n\nLoadRecord\x12\x1b.hcefs.v1.LoadRecordRequest\x1a\x1c.hcefs.v1.LoadRecordResponse\x12\x44\n\tHasShards\x12\x1a.hcefs.v1.HasShardsRequest\x1a\x1b.hcefs.v1.HasShardsResponse\x12>\n\x07HasRows\x12\x18.hcefs.v1.HasRowsRequest\x1a\x19.hcefs.v1.HasRowsResponse\x12V\n\x0fManifestDigests\x12 .hcefs.v1.ManifestDigestsRequest\x1a!.hcefs.v1.ManifestDigestsResponse\x12\x35\n\x04Hint\x12\x15.hcefs.v1.HintRequest\x1a\x16.hcefs.v1.HintResponse\x12\x38\n\x05Offer\x12\x16.hcefs.v1.OfferRequest\x1a\x17.hcefs.v1.OfferResponse\x12\x35\n\x04Ping\x12\x15.hcefs.v1.PingRequest\x1a\x16.hcefs.v1.PingResponse\x12G\n\nTakeLayout\x12\x1b.hcefs.v1.TakeLayoutRequest\x1a\x1c.hcefs.v1.TakeLayoutResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hcefs.v1.upkeep_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LAYOUTSTEP']._serialized_start=2100
-  _globals['_LAYOUTSTEP']._serialized_end=2210
-  _globals['_PLACE']._serialized_start=103
-  _globals['_PLACE']._serialized_end=161
-  _globals['_LISTSHARDSREQUEST']._serialized_start=163
-  _globals['_LISTSHARDSREQUEST']._serialized_end=243
-  _globals['_LISTEDSHARD']._serialized_start=245
-  _globals['_LISTEDSHARD']._serialized_end=287
-  _globals['_LISTSHARDSRESPONSE']._serialized_start=289
-  _globals['_LISTSHARDSRESPONSE']._serialized_end=362
-  _globals['_LISTRECORDSREQUEST']._serialized_start=364
-  _globals['_LISTRECORDSREQUEST']._serialized_end=445
-  _globals['_LISTEDRECORD']._serialized_start=447
-  _globals['_LISTEDRECORD']._serialized_end=496
-  _globals['_LISTRECORDSRESPONSE']._serialized_start=498
-  _globals['_LISTRECORDSRESPONSE']._serialized_end=574
-  _globals['_LOADROWSREQUEST']._serialized_start=576
-  _globals['_LOADROWSREQUEST']._serialized_end=639
-  _globals['_LOADROWSRESPONSE']._serialized_start=642
-  _globals['_LOADROWSRESPONSE']._serialized_end=783
-  _globals['_LOADSHARDREQUEST']._serialized_start=785
-  _globals['_LOADSHARDREQUEST']._serialized_end=879
-  _globals['_LOADRECORDREQUEST']._serialized_start=881
-  _globals['_LOADRECORDREQUEST']._serialized_end=966
-  _globals['_PENDINGOPENING']._serialized_start=968
-  _globals['_PENDINGOPENING']._serialized_end=1023
-  _globals['_LOADRECORDRESPONSE']._serialized_start=1025
-  _globals['_LOADRECORDRESPONSE']._serialized_end=1133
-  _globals['_HASSHARDSREQUEST']._serialized_start=1135
-  _globals['_HASSHARDSREQUEST']._serialized_end=1224
-  _globals['_HASSHARDSRESPONSE']._serialized_start=1226
-  _globals['_HASSHARDSRESPONSE']._serialized_end=1259
-  _globals['_HASROWSREQUEST']._serialized_start=1261
-  _globals['_HASROWSREQUEST']._serialized_end=1345
-  _globals['_HASROWSRESPONSE']._serialized_start=1347
-  _globals['_HASROWSRESPONSE']._serialized_end=1378
-  _globals['_MANIFESTDIGESTSREQUEST']._serialized_start=1380
-  _globals['_MANIFESTDIGESTSREQUEST']._serialized_end=1465
-  _globals['_MANIFESTDIGESTSRESPONSE']._serialized_start=1467
-  _globals['_MANIFESTDIGESTSRESPONSE']._serialized_end=1509
-  _globals['_HINTREQUEST']._serialized_start=1511
-  _globals['_HINTREQUEST']._serialized_end=1595
-  _globals['_HINTRESPONSE']._serialized_start=1597
-  _globals['_HINTRESPONSE']._serialized_end=1626
-  _globals['_OFFERREQUEST']._serialized_start=1628
-  _globals['_OFFERREQUEST']._serialized_end=1730
-  _globals['_OFFERRESPONSE']._serialized_start=1732
-  _globals['_OFFERRESPONSE']._serialized_end=1761
-  _globals['_PINGREQUEST']._serialized_start=1763
-  _globals['_PINGREQUEST']._serialized_end=1845
-  _globals['_PINGRESPONSE']._serialized_start=1847
-  _globals['_PINGRESPONSE']._serialized_end=1930
-  _globals['_TAKELAYOUTREQUEST']._serialized_start=1933
-  _globals['_TAKELAYOUTREQUEST']._serialized_end=2076
-  _globals['_TAKELAYOUTRESPONSE']._serialized_start=2078
-  _globals['_TAKELAYOUTRESPONSE']._serialized_end=2098
-  _globals['_UPKEEP']._serialized_start=2213
-  _globals['_UPKEEP']._serialized_end=3040
+  _globals['_LAYOUTSTEP']._serialized_start=2158
+  _globals['_LAYOUTSTEP']._serialized_end=2268
+  _globals['_PLACE']._serialized_start=125
+  _globals['_PLACE']._serialized_end=183
+  _globals['_LISTSHARDSREQUEST']._serialized_start=185
+  _globals['_LISTSHARDSREQUEST']._serialized_end=265
+  _globals['_LISTEDSHARD']._serialized_start=267
+  _globals['_LISTEDSHARD']._serialized_end=309
+  _globals['_LISTSHARDSRESPONSE']._serialized_start=311
+  _globals['_LISTSHARDSRESPONSE']._serialized_end=384
+  _globals['_LISTRECORDSREQUEST']._serialized_start=386
+  _globals['_LISTRECORDSREQUEST']._serialized_end=467
+  _globals['_LISTEDRECORD']._serialized_start=469
+  _globals['_LISTEDRECORD']._serialized_end=518
+  _globals['_LISTRECORDSRESPONSE']._serialized_start=520
+  _globals['_LISTRECORDSRESPONSE']._serialized_end=596
+  _globals['_LOADROWSREQUEST']._serialized_start=598
+  _globals['_LOADROWSREQUEST']._serialized_end=661
+  _globals['_LOADROWSRESPONSE']._serialized_start=664
+  _globals['_LOADROWSRESPONSE']._serialized_end=805
+  _globals['_LOADSHARDREQUEST']._serialized_start=807
+  _globals['_LOADSHARDREQUEST']._serialized_end=901
+  _globals['_LOADRECORDREQUEST']._serialized_start=903
+  _globals['_LOADRECORDREQUEST']._serialized_end=988
+  _globals['_PENDINGOPENING']._serialized_start=990
+  _globals['_PENDINGOPENING']._serialized_end=1045
+  _globals['_LOADRECORDRESPONSE']._serialized_start=1047
+  _globals['_LOADRECORDRESPONSE']._serialized_end=1155
+  _globals['_HASSHARDSREQUEST']._serialized_start=1157
+  _globals['_HASSHARDSREQUEST']._serialized_end=1246
+  _globals['_HASSHARDSRESPONSE']._serialized_start=1248
+  _globals['_HASSHARDSRESPONSE']._serialized_end=1281
+  _globals['_HASROWSREQUEST']._serialized_start=1283
+  _globals['_HASROWSREQUEST']._serialized_end=1367
+  _globals['_HASROWSRESPONSE']._serialized_start=1369
+  _globals['_HASROWSRESPONSE']._serialized_end=1400
+  _globals['_MANIFESTDIGESTSREQUEST']._serialized_start=1402
+  _globals['_MANIFESTDIGESTSREQUEST']._serialized_end=1487
+  _globals['_MANIFESTDIGESTSRESPONSE']._serialized_start=1489
+  _globals['_MANIFESTDIGESTSRESPONSE']._serialized_end=1531
+  _globals['_HINTREQUEST']._serialized_start=1533
+  _globals['_HINTREQUEST']._serialized_end=1617
+  _globals['_HINTRESPONSE']._serialized_start=1619
+  _globals['_HINTRESPONSE']._serialized_end=1648
+  _globals['_OFFERREQUEST']._serialized_start=1650
+  _globals['_OFFERREQUEST']._serialized_end=1752
+  _globals['_OFFERRESPONSE']._serialized_start=1754
+  _globals['_OFFERRESPONSE']._serialized_end=1783
+  _globals['_PINGREQUEST']._serialized_start=1785
+  _globals['_PINGREQUEST']._serialized_end=1867
+  _globals['_PINGRESPONSE']._serialized_start=1869
+  _globals['_PINGRESPONSE']._serialized_end=1988
+  _globals['_TAKELAYOUTREQUEST']._serialized_start=1991
+  _globals['_TAKELAYOUTREQUEST']._serialized_end=2134
+  _globals['_TAKELAYOUTRESPONSE']._serialized_start=2136
+  _globals['_TAKELAYOUTRESPONSE']._serialized_end=2156
+  _globals['_UPKEEP']._serialized_start=2271
+  _globals['_UPKEEP']._serialized_end=3098
 # @@protoc_insertion_point(module_scope)

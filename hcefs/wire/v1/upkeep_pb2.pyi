@@ -1,3 +1,4 @@
+from hcefs.wire.v1 import facts_pb2 as _facts_pb2
 from hcefs.wire.v1 import pack_pb2 as _pack_pb2
 from hcefs.wire.v1 import shard_pb2 as _shard_pb2
 from hcefs.wire.v1 import versions_pb2 as _versions_pb2
@@ -236,14 +237,16 @@ class PingRequest(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., height: _Optional[int] = ..., versions: _Optional[_Union[_versions_pb2.Versions, _Mapping]] = ...) -> None: ...
 
 class PingResponse(_message.Message):
-    __slots__ = ("epoch", "height", "versions")
+    __slots__ = ("epoch", "height", "versions", "facts")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    FACTS_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     height: int
     versions: _versions_pb2.Versions
-    def __init__(self, epoch: _Optional[int] = ..., height: _Optional[int] = ..., versions: _Optional[_Union[_versions_pb2.Versions, _Mapping]] = ...) -> None: ...
+    facts: _facts_pb2.NodeFacts
+    def __init__(self, epoch: _Optional[int] = ..., height: _Optional[int] = ..., versions: _Optional[_Union[_versions_pb2.Versions, _Mapping]] = ..., facts: _Optional[_Union[_facts_pb2.NodeFacts, _Mapping]] = ...) -> None: ...
 
 class TakeLayoutRequest(_message.Message):
     __slots__ = ("place", "base", "step", "rows")
