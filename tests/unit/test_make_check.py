@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shlex
 import shutil
@@ -14,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MARKED = ".".join(("mark", "cluster"))
+LONG = "pytest.mark.long"
 """How a file names the marker by which the commands divide its tests; this one does not."""
 
 
@@ -61,6 +63,20 @@ def commands(target: str) -> Iterator[Command]:
         yield Command(expression, tuple(paths), tuple(ignored))
 
 
+def is_long(text: str) -> bool:
+    """Whether all tests of a file are marked long, which make check leaves out."""
+    body = ast.parse(text).body
+    for each in body:
+        if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == "pytestmark":
+            return LONG in ast.unparse(each.value)
+    tests = [
+        each
+        for each in body
+        if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef) and each.name.startswith("test")
+    ]
+    return all(LONG in map(ast.unparse, each.decorator_list) for each in tests)
+
+
 def test_every_test_runs_exactly_once() -> None:
     made = list(commands("check"))
     assert len(made) >= 4
@@ -74,9 +90,10 @@ def test_every_test_runs_exactly_once() -> None:
     for file in files:
         name = file.relative_to(ROOT).as_posix()
         found = sorted(command.expression for command in made if command.takes(name))
-        # Whole; or both halves; or, where nothing bears the marker, the half without it.
+        # Whole; or both halves; or, where nothing that runs bears the marker, the half without it.
         right = [[""], ["cluster", "not cluster"]]
-        if MARKED not in file.read_text(encoding="utf-8"):
+        text = file.read_text(encoding="utf-8")
+        if MARKED not in text or is_long(text):
             right.append(["not cluster"])
         if found not in right:
             wrong[name] = found

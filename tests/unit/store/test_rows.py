@@ -283,7 +283,7 @@ def test_one_opener_at_a_time(folder: Path) -> None:
 
 def test_a_database_of_another_format_is_refused(folder: Path) -> None:
     raw = Rdict(str(folder), row_options())
-    raw[b"\x00format"] = seal_row(b"\x00format", b"hcefs-rows-2")
+    raw[b"\x00format"] = seal_row(b"\x00format", b"hcefs-rows-3")
     raw.close()
     with pytest.raises(Invalid) as caught:
         RocksRowStore(folder)
