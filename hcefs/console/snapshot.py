@@ -20,6 +20,8 @@ from hcefs.transport.node_facts import NodeFacts
 
 VERSION: Final = 1
 _GONE = frozenset({NodeState.OUT, NodeState.REMOVED})
+_SEATED = frozenset({NodeState.JOINING, NodeState.UP, NodeState.DOWN})
+"""States in which a node is to have the seats that its weight stands for."""
 
 
 @dataclass(frozen=True)
@@ -144,9 +146,8 @@ def _shares(current: ClusterMap, node: Node) -> tuple[int, float]:
         counts = current.derived[__name__, "seats"] = Counter(
             each for table in current.tables for row in table.node_rows for each in row
         )
-    keeps = frozenset({NodeState.UP, NodeState.DOWN})
-    weights = sum(each.weight for each in current.nodes if each.state in keeps)
-    weight = node.weight if node.state in keeps else 0
+    weights = sum(each.weight for each in current.nodes if each.state in _SEATED)
+    weight = node.weight if node.state in _SEATED else 0
     return counts[node.node_id], counts.total() * weight / weights if weights else 0.0
 
 

@@ -120,7 +120,8 @@ function showVerdict(state) {
     tell("Spare shards", fewest === null ? "unknown" : String(fewest), "nodes that may still fail, at the thinnest partition",
       fewest === null || fewest < 1 ? "bad" : lost.length ? "warn" : "good"),
     tell("Durability margin", least === null ? "not known yet" : `${least < 0 ? "" : "+"}${least}`,
-      least === null ? `${state.blobs.passes} of ${state.blobs.of} nodes have counted` : "live shards beyond k, of the worst blob",
+      least === null ? `${state.blobs.passes} of ${state.blobs.of} nodes have counted` : "live shards beyond k, of the worst blob" +
+        (state.blobs.passes < state.blobs.of ? ` that ${state.blobs.passes} of ${state.blobs.of} nodes counted` : ""),
       least === null ? "none" : least < 1 ? "bad" : short ? "warn" : "good"),
     tell("Nodes", `${state.nodes.filter((n) => n.answers).length} of ${state.nodes.filter((n) => !gone(n)).length}`, "answer"));
   if (lost.length) {
