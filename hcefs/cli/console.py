@@ -18,6 +18,7 @@ import asyncio
 import concurrent.futures
 import hmac
 import json
+import logging
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ TOKEN_BYTES = 32
 BODY_MAX = 4096
 VERB_SECONDS = 300.0
 CONNECTION_SECONDS = 10.0
+log = logging.getLogger(__name__)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -262,8 +264,10 @@ class OperatorServer:
             return self._admitted(method, path, headers, body)
         except HcefsError as error:
             status = 403 if isinstance(error, Denied) else 400
-            failed = state_answer({"reason": error.reason, "said": error.message})
-            return SiteAnswer(status, failed.headers, failed.data)
+            return _failed(status, error.reason, error.message)
+        except Exception:  # the edge: the page is told, the trace is for whoever reports it
+            log.exception("a request of the console failed")
+            return _failed(500, "fault", "hcefs console itself failed; see where it runs")
 
     def _admitted(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes
@@ -292,6 +296,11 @@ class OperatorServer:
             self._waiting.discard(future)
 
 
+def _failed(status: int, reason: str, said: str) -> SiteAnswer:
+    found = state_answer({"reason": reason, "said": said})
+    return SiteAnswer(status, found.headers, found.data)
+
+
 def _body(data: bytes) -> Mapping[str, Any]:
     try:
         found = json.loads(data or b"{}")
@@ -311,6 +320,10 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], answering: Answering) -> None:
         self.answering = answering
         super().__init__(address, _Handler)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A browser that went away in the middle of an answer is no news."""
+        log.debug("a connection to the console broke", exc_info=True)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -84,22 +84,29 @@ class NodeClient(LedgerClient):
             Invalid: the map does not have that node.
             Unavailable: the map has no node that serves.
         """
-        cluster_map = await self.cluster_map()
         if node is not None:
-            for known in cluster_map.nodes:
-                names = (known.address, known.account.text, str(known.node_id))
-                if node in names and known.state in SERVING:
-                    return [known]
-            raise Invalid(
-                f"the cluster map has no serving node {node[:80]!r}: name one by its client "
-                "address, account or number",
-                reason="unknown-node",
-            )
+            return [await self._named(node)]
+        cluster_map = await self.cluster_map()
         serving = [known for known in cluster_map.nodes if known.state in SERVING]
         if not serving:
             raise Unavailable("no node of the cluster map serves: retry later", reason="no-node")
         base = scope.blob.base if scope.blob is not None else scope.record
         return self._ordered(serving, seated_for(cluster_map, base, scope.packed))
+
+    async def _named(self, node: str) -> Node:
+        for again in (False, True):
+            if again:
+                # It may have joined since the map that is remembered.
+                self._maps.forget("")
+            for known in (await self.cluster_map()).nodes:
+                names = (known.address, known.account.text, str(known.node_id))
+                if node in names and known.state in SERVING:
+                    return known
+        raise Invalid(
+            f"the cluster map has no serving node {node[:80]!r}: name one by its client "
+            "address, account or number",
+            reason="unknown-node",
+        )
 
     def _ordered(self, nodes: Collection[Node], seated: Mapping[AccountId, int]) -> list[Node]:
         named = set(self.connection.nodes)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from hcefs.crypto.signing import SigningKey
-from hcefs.errors import HcefsError
+from hcefs.errors import HcefsError, Invalid
 from hcefs.formats.manifest import Core, KeyRow, Layout, Opening
 from hcefs.ids import BlobId, RecordId
 from hcefs.integrity import crc32c
@@ -639,6 +639,29 @@ async def test_a_direct_reader_with_an_old_map_reads_by_the_newer_one(rig: Rig) 
     )
     assert await stream.read() == data
     assert (await reader.cluster_map()).epoch == current.epoch
+
+
+async def test_a_named_node_that_joined_since_is_found(rig: Rig) -> None:
+    """The map that a client remembers may be older than the node that its caller names."""
+    reader = rig.client(rig.keys_of(rig.doctor))
+    current = await reader.cluster_map()
+    named = current.nodes[0]
+    changed = dataclasses.replace(named, address="127.0.0.1:1")
+    old = dataclasses.replace(current, epoch=current.epoch - 1, nodes=(changed, *current.nodes[1:]))
+    reader._maps.put("", old)
+    stream = await reader.get(
+        rig.record,
+        rig.receipt.ref.blob,
+        grant=rig.read_grant.grant,
+        purpose="TREAT",
+        node=named.address,
+    )
+    assert await stream.read() == rig.payload
+    assert (await reader.cluster_map()).epoch == current.epoch
+    with pytest.raises(Invalid, match="no serving node"):
+        await reader.get(
+            rig.record, rig.receipt.ref.blob, grant=rig.read_grant.grant, node="127.0.0.1:1"
+        )
 
 
 async def test_hints_of_direct_clients_need_the_right_to_the_blob(rig: Rig) -> None:

@@ -84,11 +84,11 @@ function margin(state) {
 function showVerdict(state) {
   const { read, write, spare_shards: spare } = state.verdict;
   const lost = state.nodes.filter(away), known = read.known && write.known;
-  const spares = Object.values(spare), fewest = spares.length ? Math.min(...spares) : null;
+  const spares = Object.values(spare), fewest = known && spares.length ? Math.min(...spares) : null;
   const short = sum(state.blobs.by_live_shards.filter((b) => b.live < b.n), (b) => b.blobs);
   let tone = "good", title = "Everything can be read and written", because = "";
   if (!known) {
-    [tone, title, because] = ["bad", "This node cannot tell what works", read.reason || write.reason];
+    [tone, title, because] = ["none", "This node cannot tell yet what works", read.known ? write.reason : read.reason];
   } else if (!read.ok) {
     [tone, title, because] = ["bad", write.ok ? "Some data cannot be read" : "Some data cannot be read or written", read.reason];
   } else if (!write.ok) {
@@ -111,14 +111,15 @@ function showVerdict(state) {
   text("because", because);
   document.title = `${tone === "good" ? "" : "! "}${title} - HCE-FS`;
   const yes = (a) => (a.ok ? "yes" : a.known ? "no" : "unknown");
-  const tell = (label, value, note, mood) => el("div", {}, el("dt", {}, label),
-    el("dd", { class: mood ? `tone ${mood}` : "" }, value, note ? el("small", {}, note) : null));
+  const mood = (a) => (a.ok ? "good" : a.known ? "bad" : "none");
+  const tell = (label, value, note, tone) => el("div", {}, el("dt", {}, label),
+    el("dd", { class: tone ? `tone ${tone}` : "" }, value, note ? el("small", {}, note) : null));
   const least = margin(state);
   put("answers",
-    tell("Can read", yes(read), null, read.ok ? "good" : "bad"),
-    tell("Can write", yes(write), null, write.ok ? "good" : "bad"),
+    tell("Can read", yes(read), null, mood(read)),
+    tell("Can write", yes(write), null, mood(write)),
     tell("Spare shards", fewest === null ? "unknown" : String(fewest), "nodes that may still fail, at the thinnest partition",
-      fewest === null || fewest < 1 ? "bad" : lost.length ? "warn" : "good"),
+      fewest === null ? "none" : fewest < 1 ? "bad" : lost.length ? "warn" : "good"),
     tell("Durability margin", least === null ? "not known yet" : `${least < 0 ? "" : "+"}${least}`,
       least === null ? `${state.blobs.passes} of ${state.blobs.of} nodes have counted` : "live shards beyond k, of the worst blob" +
         (state.blobs.passes < state.blobs.of ? ` that ${state.blobs.passes} of ${state.blobs.of} nodes counted` : ""),
@@ -287,7 +288,7 @@ function showLoad(state, told) {
   put("denials", el("p", { class: "big" }, denials.length ? number(sum(denials, (d) => d[1])) : "None"),
     denials.length ? el("ul", { class: "counts" }, denials.slice(0, 8).map(([reason, n]) =>
       el("li", {}, el("span", {}, reason), el("span", {}, number(n))))) : el("p", {}, "No request was denied since the nodes started."),
-    hint("", "hcefs audit"));
+    el("p", {}, "Each one is in its record's receipts, for the record's owner to list."));
 }
 
 function showLedger(state) {

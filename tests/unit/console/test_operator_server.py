@@ -131,3 +131,15 @@ async def test_a_large_body_is_not_read(page: Page) -> None:
     status, _ = await page.ask("POST", "/console/verbs/drain", b" " * (BODY_MAX + 1))
     assert status == 413
     assert page.desk.done == []
+
+
+async def test_a_fault_says_nothing_of_itself(
+    page: Page, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken() -> dict[str, Any]:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(page.desk, "state", broken)
+    status, said = await page.ask("GET", "/console/state.json")
+    assert (status, said["reason"]) == (500, "fault")
+    assert "secret" not in said["said"]
