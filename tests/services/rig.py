@@ -66,6 +66,7 @@ LEASE_MS = 20_000
 SKEW_MS = 5_000
 CALL_SECONDS = 60.0
 HANGS_SECONDS = CALL_SECONDS + 5
+CONNECT_MS = 15_000
 UNTIL_SECONDS = 60.0
 """Much more than anything takes, for slow and busy machines."""
 
@@ -442,9 +443,10 @@ class Rig:
                 if identity
                 else client_credentials(self.authority)
             )
-            self._channels[key] = grpc.aio.secure_channel(
-                address, credentials, options=CHANNEL_OPTIONS
-            )
+            # Calls made by hand are not repeated, so they give a busy machine time to connect.
+            options = [(k, v) for k, v in CHANNEL_OPTIONS if k != "grpc.min_reconnect_backoff_ms"]
+            options.append(("grpc.min_reconnect_backoff_ms", CONNECT_MS))
+            self._channels[key] = grpc.aio.secure_channel(address, credentials, options=options)
         return self._channels[key]
 
     async def unary(
