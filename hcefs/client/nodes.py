@@ -62,6 +62,15 @@ def seated_for(cluster_map: ClusterMap, base: bytes, packed: bool) -> dict[Accou
     return found
 
 
+def _serving(cluster_map: ClusterMap, name: str) -> Node | None:
+    """The serving node of that address, account or number."""
+    for known in cluster_map.nodes:
+        names = (known.address, known.account.text, str(known.node_id))
+        if name in names and known.state in SERVING:
+            return known
+    return None
+
+
 class NodeClient(LedgerClient):
     """The part of a client that talks to nodes."""
 
@@ -94,19 +103,22 @@ class NodeClient(LedgerClient):
         return self._ordered(serving, seated_for(cluster_map, base, scope.packed))
 
     async def _named(self, node: str) -> Node:
-        for again in (False, True):
-            if again:
-                # It may have joined since the map that is remembered.
-                self._maps.forget("")
-            for known in (await self.cluster_map()).nodes:
-                names = (known.address, known.account.text, str(known.node_id))
-                if node in names and known.state in SERVING:
-                    return known
-        raise Invalid(
-            f"the cluster map has no serving node {node[:80]!r}: name one by its client "
-            "address, account or number",
-            reason="unknown-node",
-        )
+        known = await self.cluster_map()
+        found = _serving(known, node)
+        if found is None:
+            # It may have joined since the map that is remembered.
+            self._maps.forget("")
+            try:
+                found = _serving(await self.cluster_map(), node)
+            except Unavailable:
+                self._maps.put("", known)
+        if found is None:
+            raise Invalid(
+                f"the cluster map has no serving node {node[:80]!r}: name one by its client "
+                "address, account or number",
+                reason="unknown-node",
+            )
+        return found
 
     def _ordered(self, nodes: Collection[Node], seated: Mapping[AccountId, int]) -> list[Node]:
         named = set(self.connection.nodes)

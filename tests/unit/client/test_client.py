@@ -97,7 +97,13 @@ def node(number: int, state: NodeState = NodeState.UP) -> Node:
     )
 
 
-async def test_which_node_is_asked_first(client: hcefs.Client) -> None:
+async def test_which_node_is_asked_first(
+    client: hcefs.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*arguments: object) -> None:
+        raise Unavailable("the ledger is away")
+
+    monkeypatch.setattr(client, "_query", away)
     nodes = (node(1), node(2), node(3, NodeState.DOWN), node(4, NodeState.OUT))
     client._maps.put("", ClusterMap(1, b"", b"s", "ec-4-2", nodes, ()))
     scope = Scope(RECORD, BLOB)
@@ -112,6 +118,7 @@ async def test_which_node_is_asked_first(client: hcefs.Client) -> None:
     for name in ("127.0.0.1:9999", "4"):
         with pytest.raises(Invalid):
             await client._candidates(name, scope)
+        assert client._maps.get("") is not None, "the map is kept while there is no newer one"
 
 
 async def test_a_wrong_gateway_means_a_stale_map(client: hcefs.Client) -> None:
