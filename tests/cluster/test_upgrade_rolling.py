@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -14,12 +15,13 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hcefs import __version__
 from hcefs.cli import bringup
-from hcefs.cli.cluster_files import LEDGER, node_name
+from hcefs.cli.cluster_files import LEDGER, ClusterFolder, node_name
 from hcefs.formats.shard import HEADER_SIZE, ShardHeader
 from hcefs.ledger.block import PROTOCOL_BARRIER
 from hcefs.wire.v1 import admin_pb2
@@ -118,6 +120,18 @@ class Upgrade:
         return found
 
 
+PREPARE = bringup.prepare
+NEW_KEYS = re.compile(r"^(\[(queries|trace)\]\n(?:(?!\[).*\n?)*|requests = .*\n)", re.MULTILINE)
+"""What the release before does not know in a configuration: two sections, and a key."""
+
+
+def prepare_as_before(layout: ClusterFolder, *arguments: Any, **named: Any) -> None:
+    """A folder as the release before makes it; this release reads its configurations, too."""
+    PREPARE(layout, *arguments, **named)
+    for path in layout.root.rglob("config.toml"):
+        path.write_text(NEW_KEYS.sub("", path.read_text()))
+
+
 async def some_more(load: Load, puts: int = 6, gets: int = 12) -> None:
     """Wait until the load has got on."""
     before = (load.puts, load.gets + load.ranges)
@@ -137,6 +151,7 @@ async def test_a_rolling_upgrade_under_load(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(old))
     monkeypatch.setattr(bringup, "PROTOCOL_NEWEST", PROTOCOL_BARRIER - 1)
+    monkeypatch.setattr(bringup, "prepare", prepare_as_before)
     cluster = await LiveCluster.create(tmp_path / "cluster", lease_ms=LEASE_MS)
     try:
         async with AsyncExitStack() as opened:
