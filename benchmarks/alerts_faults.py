@@ -308,7 +308,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
         "versions-differ",
         "one node says that it is of another version",
         ("HcefsVersionsDiffer",),
-        lambda stage: stage.restarted(4, hurt="version=9.9.9"),
+        lambda stage: stage.restarted(4, hurt="version=0.2.99"),
         companions=RESTART,
     ),
     Fault(
