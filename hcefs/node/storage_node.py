@@ -100,6 +100,7 @@ from hcefs.upkeep.collect import Collector
 from hcefs.upkeep.erase import Eraser
 from hcefs.upkeep.fill import SeatFiller
 from hcefs.upkeep.latency import LatencyMeter
+from hcefs.upkeep.own_peer import PeersWithOwn
 from hcefs.upkeep.rebalance import Rebalancer
 from hcefs.upkeep.replaced import ReplacedSweeper
 from hcefs.upkeep.reprofile import LayoutSigner, Reprofiler
@@ -108,6 +109,7 @@ from hcefs.upkeep.scrub_state import ScrubLog
 from hcefs.upkeep.set_aside import SettingAside
 from hcefs.upkeep.stand_in import StandInKeeper
 from hcefs.upkeep.stray_keys import StrayKeys
+from hcefs.upkeep.superseded import SupersededShards
 from hcefs.upkeep.throttle import Throttle
 from hcefs.upkeep.watch import Watcher
 from hcefs.upkeep.witness import Witness
@@ -359,7 +361,18 @@ class StorageNode:
             self.account,
             lambda record: runtime.disk(record_digest, self.stores, record),
         )
-        bringer = HomeBringer(runtime, filler, metrics, self.account)
+        witness = Witness(runtime, self.stores, exporter, others, self._throttle, self.account)
+        superseded = SupersededShards(
+            runtime,
+            self._log.cluster_map,
+            self.stores.rows,
+            adopter,
+            PeersWithOwn(others, self.account, exporter, taker),
+            witness,
+            metrics,
+            self.account,
+        )
+        bringer = HomeBringer(runtime, filler, superseded, metrics, self.account)
         tally = UpkeepTally()
         upkeep = UpkeepService(
             runtime,
@@ -519,7 +532,7 @@ class StorageNode:
             metrics,
             self.account,
             upkeep_config.grace_s,
-            Witness(runtime, self.stores, exporter, others, self._throttle, self.account),
+            witness,
         )
         self.anchorer = ReceiptAnchorer(
             runtime,

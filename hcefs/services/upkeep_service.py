@@ -57,8 +57,11 @@ class Offers(Protocol):
         shards: Sequence[ShardName],
         records: Sequence[RecordId],
         giver: Node,
-    ) -> None:
-        """Note what a node gives; forgets it when there is too much."""
+    ) -> frozenset[ShardName]:
+        """Note what a node gives; forgets it when there is too much.
+
+        The shards that it need not keep all the same.
+        """
 
 
 class UpkeepService:
@@ -331,7 +334,7 @@ class UpkeepService:
     async def Offer(
         self, request: upkeep_pb2.OfferRequest, context: Any
     ) -> upkeep_pb2.OfferResponse:
-        """Which of some shards are here; the others are fetched from the caller."""
+        """Which of some shards need not be kept; the others are fetched from the caller."""
         current, positions = await self._admit(context, request.place, seated=False)
         if max(len(request.shards), len(request.records)) > SHARDS_ASKED_MAX:
             raise Invalid(f"offer at most {SHARDS_ASKED_MAX} shards at once", reason="too-large")
@@ -347,7 +350,8 @@ class UpkeepService:
         giver = current.node_of_account(self._desk.peer_of(context, GIVING))
         if giver is not None:
             missing = [each for each, here in zip(shards, held, strict=True) if not here]
-            self._offers.offer(current, place, missing, records, giver)
+            needless = self._offers.offer(current, place, missing, records, giver)
+            held = [here or each in needless for each, here in zip(shards, held, strict=True)]
         return upkeep_pb2.OfferResponse(held=bytes(held))
 
     # Outside the gate: a node that is busy with copies is not away, and this holds nothing.

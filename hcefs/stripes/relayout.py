@@ -47,7 +47,7 @@ from hcefs.stripes.placed import (
 from hcefs.stripes.shard_index import read_footer
 from hcefs.stripes.transfers import whole
 from hcefs.stripes.uploads import Uploads
-from hcefs.transport.peers import Piece, ShardDownload
+from hcefs.transport.peers import LoadHeader, Piece, ShardDownload
 from hcefs.transport.upkeep import BlobRows, LayoutStep, PackRows, Place, UpkeepPeers
 
 
@@ -56,15 +56,19 @@ def targets(policy: UpkeepPolicy) -> dict[str, str]:
     return {pair.from_profile: pair.to_profile for pair in policy.reprofile}
 
 
-async def cut(download: ShardDownload, geometry: Geometry) -> AsyncGenerator[list[Piece], None]:
-    """The pieces of a whole shard, as they come.
+async def cut(
+    download: ShardDownload,
+    geometry: Geometry,
+    begins: Callable[[LoadHeader], None] = lambda _: None,
+) -> AsyncGenerator[list[Piece], None]:
+    """The pieces of a whole shard, as they come; ``begins`` is told what comes before them.
 
     Raises:
         Corrupt: ``wrong-length``, ``truncated``.
     """
     segment = 0
     try:
-        await download.header()
+        begins(await download.header())
         async for message in download.messages():
             view = memoryview(message)
             pieces: list[Piece] = []

@@ -6,7 +6,8 @@ a hint where to ask: it may be forgotten, and whoever offers what does not prove
 taken nothing but time.
 
 Invariants: at most ``WAITING_MAX`` offers wait; only what the map gives a seat of this node is
-fetched, and only what the ledger binds is kept (:mod:`hcefs.stripes.adopt`).
+fetched, and only what the ledger binds is kept (:mod:`hcefs.stripes.adopt`).  What is of a
+superseded layout is not fetched but judged (:mod:`.superseded`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from hcefs.placement.ring import seats
 from hcefs.runtime import Runtime
 from hcefs.transport.upkeep import Place, ShardName
 from hcefs.upkeep.fill import SeatFiller
+from hcefs.upkeep.superseded import GivenShard, SupersededShards
 from hcefs.upkeep.worker import Progress, at_once
 
 WAITING_MAX = 4096
@@ -54,10 +56,16 @@ class HomeBringer:
     """It rests until something is offered."""
 
     def __init__(
-        self, runtime: Runtime, filler: SeatFiller, metrics: Metrics, me: AccountId
+        self,
+        runtime: Runtime,
+        filler: SeatFiller,
+        superseded: SupersededShards,
+        metrics: Metrics,
+        me: AccountId,
     ) -> None:
         self._runtime = runtime
         self._filler = filler
+        self._superseded = superseded
         self._metrics = metrics
         self._me = me
         self._waiting: OrderedDict[tuple[str, bytes, int | None], _Offer] = OrderedDict()
@@ -70,20 +78,29 @@ class HomeBringer:
         shards: Sequence[ShardName],
         records: Sequence[RecordId],
         giver: Node,
-    ) -> None:
-        """Note what a node gives, as far as it is to be here; forget what is too much."""
+    ) -> frozenset[ShardName]:
+        """Note what a node gives, as far as it is to be here; forget what is too much.
+
+        Those shards come back that need not be kept though they are not here: of layouts that
+        are not in force any more.
+        """
+        needless: set[ShardName] = set()
         if giver.account == self._me:
-            return
+            return frozenset()
         for shard in shards:
             if any(
                 seat.index == shard.index and seat.node.account == self._me
                 for seat in seats(current, place.profile, bytes(shard.base))
             ):
+                if self._superseded.is_needless(GivenShard(place, shard, giver)):
+                    needless.add(shard)
+                    continue
                 self._note(_Offer(place, bytes(shard.base), shard.index, giver))
         for record in records:
             held = seats(current, current.default_profile, bytes(record))
             if any(seat.node.account == self._me for seat in held):
                 self._note(_Offer(place, bytes(record), None, giver))
+        return frozenset(needless)
 
     def _note(self, offer: _Offer) -> None:
         key = (offer.place.profile, offer.name, offer.index)
@@ -116,7 +133,14 @@ class HomeBringer:
                 await self._filler.bring_record(offer.place, record, offer.giver)
                 return
             base = BlobBase(offer.name)
+            given = GivenShard(offer.place, ShardName(base, offer.index), offer.giver)
+            if await self._superseded.has_other(given):
+                await self._superseded.judge(given)
+                return
             filled = await self._filler.bring(offer.place, base, offer.index, offer.giver)
+            if filled is None:
+                await self._superseded.judge(given)
+                return
         except HcefsError as error:
             log.info(
                 "what node %d gives of %s cannot be had now: %s",

@@ -210,8 +210,8 @@ class SeatFiller:
             found += [shard for shard, held in zip(asked, here, strict=True) if not held]
         return found
 
-    async def bring(self, place: Place, base: BlobBase, index: int, giver: Node) -> Filled:
-        """Copy one shard that another node offers.
+    async def bring(self, place: Place, base: BlobBase, index: int, giver: Node) -> Filled | None:
+        """Copy one shard that another node offers; None when its rows are of another profile.
 
         Raises:
             HcefsError: not now, or what it offers proves nothing.
@@ -220,8 +220,9 @@ class SeatFiller:
         if await self._adopter.has(base, index, place.profile):
             return filled
         wanted = await self._rows(place, base, {index: {giver.node_id}}, {giver.node_id: giver})
-        if wanted.profile == place.profile:
-            await self._copy(place, wanted, index, giver, filled)
+        if wanted.profile != place.profile:
+            return None
+        await self._copy(place, wanted, index, giver, filled)
         return filled
 
     async def bring_record(self, place: Place, record: RecordId, giver: Node) -> None:
@@ -347,19 +348,23 @@ class SeatFiller:
     ) -> Adoptable:
         """The rows of a base, from the first node whose rows prove themselves.
 
+        Those of another profile only where nobody has any of this one: it was re-profiled.
+
         Raises:
             NotFound: the ledger does not know it, or nobody has it any more.
             HcefsError: why nobody's rows do.
         """
         failures: list[HcefsError] = []
         partial: Adoptable | None = None
+        other: Adoptable | None = None
         for node_id in sorted({node_id for ids in held.values() for node_id in ids}):
             peer = self._peers.upkeep_peer(nodes[node_id])
             try:
                 rows = await peer.load_rows(place, base)
                 wanted = await self._runtime.compute(self._adopter.check, base, rows)
                 if wanted.profile != place.profile:
-                    raise Corrupt("a base is listed under another profile", reason="wrong-profile")
+                    other = wanted
+                    continue
                 # Rows that one lacks because a record was erased, the others lack too; what only
                 # one says to be erased is not.
                 if not wanted.uncovered:
@@ -375,6 +380,8 @@ class SeatFiller:
                     )  # fmt: skip
         if partial is not None:
             return partial
+        if other is not None and not any(failure.retryable for failure in failures):
+            return other
         for failure in failures:
             if failure.retryable:
                 raise failure

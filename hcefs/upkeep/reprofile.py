@@ -231,6 +231,8 @@ class Reprofiler:
             if not {shard.profile, pairs[shard.profile]} <= known:
                 continue
             held = seats(current, shard.profile, bytes(shard.base))
+            if not any(s.index == shard.index and s.node.account == self._me for s in held):
+                continue  # kept outside of its seat: whose it is now is asked instead
             before = sorted((s for s in held if s.index < shard.index), key=lambda s: s.index)
             left.append((shard, before))
         mine = [shard for shard, before in left if not before]

@@ -2,7 +2,8 @@
 
 Copy before delete: a shard is deleted here only when the map gives its seat to another
 node, a grace period has passed (readers with the map before may still come), and that
-node says, at this moment, that it has it.  So a shard that could not be rebuilt there
+node says, at this moment, that it has it, or that it has compared it with a later layout which
+took its place (:mod:`.superseded`).  So a shard that could not be rebuilt there
 stays here, as a source for whoever repairs it, and is offered to its new holder; so a node
 that comes back after it was given up finds out by itself what it need not keep, and what
 nobody else has comes to where it belongs.  What is here in the place of a seat that was

@@ -3,16 +3,14 @@
 Each mark (:mod:`hcefs.stripes.standing_in`) leads to what is not at home here.  Who has its
 home now follows from the map in force, not from who was away when it was stored: seats move.
 It is offered to its home, which fetches it, verifies it against the ledger, and says so when
-it is asked again; only then is it deleted here.  Of a record's rows every seat must have all.
+it is asked again; only then is it deleted here.  What was re-profiled meanwhile its home compares
+instead (:mod:`.superseded`).  Of a record's rows every seat must have all.
 
 A home that is away is pinged, so what waits for it leaves within seconds of its return,
 whatever there is: the marks are gone through only when somebody is there to take something.
 
 Invariants: copy before delete; the mark goes last, so that a stop leaves nothing behind;
 what has its home here by now, because this node got the seat, only loses its mark.
-
-Not guaranteed: that what was re-profiled meanwhile leaves: its home takes no shard of a
-layout that is not in force any more.
 
 Source: docs/decisions/0021-stand-ins.md.
 """

@@ -15,12 +15,13 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing
+from functools import partial
 
 from hcefs.erasure.scheme import Geometry, profile_named
 from hcefs.errors import Corrupt, NotFound
 from hcefs.formats.shard import HEADER_SIZE, ShardFooter, ShardHeader
 from hcefs.ids import AccountId, BlobBase
-from hcefs.integrity import blake3_digest
+from hcefs.integrity import blake3_digest, split_digests
 from hcefs.placement.cluster_map import Node
 from hcefs.runtime import Runtime
 from hcefs.store.interface import ShardReader, Stores
@@ -28,15 +29,15 @@ from hcefs.stripes.exports import Exporter
 from hcefs.stripes.placed import PlacedShard
 from hcefs.stripes.relayout import cut
 from hcefs.stripes.shard_index import read_footer
-from hcefs.transport.peers import Piece, ShardDownload
-from hcefs.transport.upkeep import Place, UpkeepPeers
+from hcefs.transport.peers import LoadHeader, Piece, ShardDownload
+from hcefs.transport.upkeep import Place, ShardName, UpkeepPeers
 from hcefs.upkeep.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
 
 class Witness:
-    """Compares this node's old shards with the new ones of others."""
+    """Compares old shards, of this node or of one that gives its own, with the new ones."""
 
     def __init__(
         self,
@@ -73,27 +74,93 @@ class Witness:
             return True
         try:
             old = header.geometry(footer.plaintext_length)
-            new = Geometry(old.plaintext_length, profile_named(place.profile), old.segment_size)
-            nodes = {index: node for node, index in holders}
-            async with AsyncExitStack() as stack:
-                columns: dict[int, _Column] = {}
-                for number in sorted(_columns(old, new, shard.index)):
-                    download = await self._load(nodes[number], place, shard.base, number)
-                    pieces = await stack.enter_async_context(aclosing(cut(download, new)))
-                    columns[number] = _Column(pieces)
-                for segment in range(old.segments):
-                    offset = HEADER_SIZE + old.offset_of(segment)
-                    own = await self._runtime.disk(reader.read_at, offset, old.piece_of(segment))
-                    theirs = {number: await each.next() for number, each in columns.items()}
-                    await self._throttle.spend(len(own) + sum(map(len, theirs.values())))
-                    if blake3_digest(own) != footer.digest_of(segment):
-                        log.warning("old shard %s is no witness: it is damaged", shard)
-                        return True
-                    if not _same(old, new, shard.index, segment, own, theirs):
-                        return False
-            return True
+            own = self._pieces_here(old, footer, reader)
+            return await self._compared(shard.base, shard.index, old, own, place, holders)
         finally:
             await self._runtime.disk(reader.close)
+
+    async def agrees_there(
+        self,
+        giver: Node,
+        kept: Place,
+        shard: ShardName,
+        old: Geometry,
+        place: Place,
+        holders: Sequence[tuple[Node, int]],
+    ) -> bool:
+        """The same of a shard that another node keeps, which may load nothing to compare it.
+
+        ``kept`` is its place under the old profile, ``old`` where its pieces lie.
+
+        Raises:
+            HcefsError: it, or those under the other profile, cannot be read now.
+        """
+        if shard.index >= old.profile.k:
+            return True
+        own = self._pieces_there(old, await self._load(giver, kept, shard.base, shard.index))
+        return await self._compared(shard.base, shard.index, old, own, place, holders)
+
+    async def _compared(
+        self,
+        base: BlobBase,
+        index: int,
+        old: Geometry,
+        pieces: AsyncGenerator[Piece, None],
+        place: Place,
+        holders: Sequence[tuple[Node, int]],
+    ) -> bool:
+        new = Geometry(old.plaintext_length, profile_named(place.profile), old.segment_size)
+        nodes = {index: node for node, index in holders}
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(aclosing(pieces))
+            columns: dict[int, _Column] = {}
+            for number in sorted(_columns(old, new, index)):
+                download = await self._load(nodes[number], place, base, number)
+                column = await stack.enter_async_context(aclosing(cut(download, new)))
+                columns[number] = _Column(column)
+            for segment in range(old.segments):
+                try:
+                    own = await anext(pieces)
+                except _Damaged:
+                    log.warning("old shard %s index %d is no witness: it is damaged", base, index)
+                    return True
+                theirs = {number: await each.next() for number, each in columns.items()}
+                await self._throttle.spend(len(own) + sum(map(len, theirs.values())))
+                if not _same(old, new, index, segment, own, theirs):
+                    return False
+        return True
+
+    async def _pieces_here(
+        self, old: Geometry, footer: ShardFooter, reader: ShardReader
+    ) -> AsyncGenerator[Piece, None]:
+        """The pieces of a shard on this node's disk.
+
+        Raises:
+            _Damaged: one is not as the footer says.
+        """
+        for segment in range(old.segments):
+            offset = HEADER_SIZE + old.offset_of(segment)
+            piece = await self._runtime.disk(reader.read_at, offset, old.piece_of(segment))
+            yield _intact(piece, footer.digest_of(segment))
+
+    async def _pieces_there(
+        self, old: Geometry, download: ShardDownload
+    ) -> AsyncGenerator[Piece, None]:
+        """The pieces of a shard on another node's disk.
+
+        Raises:
+            _Damaged: one is not as the footer there says.
+        """
+        digests: list[bytes] = []
+        segment = 0
+        begins = partial(_note_digests, digests)
+        async with aclosing(cut(download, old, begins)) as messages:
+            async for pieces in messages:
+                for piece in pieces:
+                    if segment >= len(digests):
+                        raise _Damaged
+                    yield _intact(piece, digests[segment])
+                    segment += 1
 
     def _open(self, shard: PlacedShard) -> tuple[ShardHeader, ShardFooter, ShardReader]:
         footer = read_footer(self._stores.shards, shard.base, shard.index, shard.form)
@@ -104,6 +171,25 @@ class Witness:
         if node.account == self._me:
             return await self._exporter.load_shard(base, index, 0, place.profile)
         return await self._peers.upkeep_peer(node).load_shard(place, base, index, 0)
+
+
+class _Damaged(Exception):
+    """An old shard is damaged: it tells nothing."""
+
+
+def _intact(piece: Piece, digest: bytes) -> Piece:
+    """A piece that is as its shard's footer says.
+
+    Raises:
+        _Damaged: it is not.
+    """
+    if blake3_digest(piece) != digest:
+        raise _Damaged
+    return piece
+
+
+def _note_digests(digests: list[bytes], header: LoadHeader) -> None:
+    digests += split_digests(header.piece_digests)
 
 
 class _Column:
@@ -145,7 +231,7 @@ def _same(
     new: Geometry,
     index: int,
     segment: int,
-    own: bytes,
+    own: Piece,
     theirs: dict[int, Piece],
 ) -> bool:
     """Whether new pieces have the bytes of an old one."""

@@ -29,6 +29,7 @@ from hcefs.stripes.exports import has_shard, record_digest
 from hcefs.stripes.shard_index import read_footer
 from hcefs.upkeep.fill import Filled
 from hcefs.upkeep.survey import Survey
+from hcefs.upkeep.worker import Progress
 from tests.services.rig import Rig, Running
 
 DONE_SECONDS = 120.0
@@ -143,6 +144,29 @@ class MovingRig(Rig):
             yield
         finally:
             filler.fill = fill  # type: ignore[method-assign]
+
+    @contextmanager
+    def resting(self, name: str) -> Iterator[None]:
+        """One kind of worker does nothing on any of the nodes, until this ends."""
+
+        async def rest() -> Progress:
+            return Progress.IDLE
+
+        workers = [
+            worker
+            for node in self.all
+            for worker in node.process.node._upkeep._workers
+            if worker.name == name
+        ]
+        assert workers, f"no node has a worker {name}"
+        works = [worker.work for worker in workers]
+        for worker in workers:
+            worker.work = rest  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            for worker, work in zip(workers, works, strict=True):
+                worker.work = work  # type: ignore[method-assign]
 
     async def decree(self, transaction: Transaction) -> None:
         """Submit what only the operators together may."""

@@ -16,6 +16,7 @@ from hcefs.ledger.transactions_map import SetUpkeepPolicy
 from hcefs.placement import changes
 from hcefs.placement.ring import seats
 from hcefs.store.interface import Table
+from hcefs.stripes.exports import has_shard
 from hcefs.stripes.placed import decoded_layout
 from tests.moves.moving import DONE_SECONDS, MovingRig
 from tests.unit.upkeep.reprofiling import faults_of
@@ -34,6 +35,13 @@ class ReprofilingRig(MovingRig):
         change = SetUpkeepPolicy(known.number, policy)
         await self.operators[0].submit(sign_transaction(change, self.cluster, signers))
 
+    async def put_under(self, profile: str, data: bytes) -> None:
+        """A blob of its own, not in a pack, under a profile."""
+        receipt = await self.hospital.put(
+            self.record, data, grant=self.append_grant.grant, profile=profile, seal="node"
+        )
+        self.blobs.append((receipt.ref.blob, data))
+
     def profile_of(self, base: BlobBase) -> str:
         """The profile of the latest layout that anybody has in force."""
         found = []
@@ -42,6 +50,21 @@ class ReprofilingRig(MovingRig):
             if data is not None:
                 found.append(decoded_layout(data))
         return max(found, key=lambda layout: layout.version).profile
+
+    def entered(self, base: BlobBase, profile: str) -> bool:
+        """Whether a profile's layout is in force at all holders of that profile."""
+        for seat in seats(self.current(), profile, bytes(base)):
+            data = self.stores_of(seat.node).rows.get(Table.LAYOUTS, bytes(base))
+            if data is None or decoded_layout(data).profile != profile:
+                return False
+        return True
+
+    def left(self, base: BlobBase, profile: str) -> bool:
+        """Whether no holder of a profile has its shard of it any more."""
+        held = seats(self.current(), profile, bytes(base))
+        return not any(
+            has_shard(self.stores_of(seat.node), base, seat.index, profile) for seat in held
+        )
 
     def faults(self, start: str, end: str) -> list[str]:
         """What is not as it is to be when everything has been moved and deleted."""
@@ -79,10 +102,7 @@ async def test_from_copies_to_pieces_and_back(rig: ReprofilingRig) -> None:
     """Blobs and packs of either profile, with readers all the while."""
     datas = [rig.runtime.random(size) for size in (0, 1, 1 << 20, 2_500_000)]
     for data in datas:
-        receipt = await rig.hospital.put(
-            rig.record, data, grant=rig.append_grant.grant, profile="copy-3", seal="node"
-        )
-        rig.blobs.append((receipt.ref.blob, data))
+        await rig.put_under("copy-3", data)
     await rig.fill(2, 300_000)
     await rig.fill(10, 2_000)
     await rig.leave("copy-3", "ec-4-2")
@@ -133,6 +153,31 @@ async def test_while_seats_move(rig: ReprofilingRig) -> None:
     await rig.moved("ec-4-2", "copy-3")
     stores = rig.nodes[0].process.stores
     assert not [*stores.shards.inventory(), *stores.shards.reformed()]
+
+
+async def test_a_former_holder_keeps_nothing_of_the_old_layout(rig: ReprofilingRig) -> None:
+    """What moved away before it was re-profiled, and is still there, goes all the same."""
+    for _ in range(20):
+        await rig.put_under("ec-4-2", rig.runtime.random(3_000))
+    with rig.resting("retire"):
+        await rig.apply(lambda m: changes.add(m, [rig.node_of(rig.stranger)]))
+        await rig.carried_out()
+        assert rig.superfluous()
+        await rig.leave("ec-4-2", "copy-3")
+        await rig.happens(lambda: all(rig.left(base, "ec-4-2") for base in rig.bases()))
+    await rig.moved("ec-4-2", "copy-3")
+
+
+async def test_who_loses_its_seat_keeps_nothing_of_the_old_layout(rig: ReprofilingRig) -> None:
+    """What was re-profiled before its seat moved away goes all the same."""
+    for _ in range(20):
+        await rig.put_under("ec-4-2", rig.runtime.random(3_000))
+    with rig.resting("replaced"):
+        await rig.leave("ec-4-2", "copy-3")
+        await rig.happens(lambda: all(rig.entered(base, "copy-3") for base in rig.bases()))
+        await rig.apply(lambda m: changes.add(m, [rig.node_of(rig.stranger)]))
+        await rig.carried_out()
+    await rig.moved("ec-4-2", "copy-3")
 
 
 async def test_while_nodes_restart(rig: ReprofilingRig) -> None:

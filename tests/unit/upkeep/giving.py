@@ -27,7 +27,9 @@ from hcefs.transport.upkeep import (
     UpkeepPeer,
 )
 from hcefs.upkeep.fill import Filled, SeatFiller
+from hcefs.upkeep.superseded import SupersededShards
 from hcefs.upkeep.throttle import Throttle
+from hcefs.upkeep.witness import Witness
 from tests.unit.stripes.moving import name_of
 
 
@@ -59,8 +61,8 @@ class Giving:
     piece: Callable[[bytes], list[bytes]] | None = None
     """What becomes of each message of a shard."""
 
-    offers: Callable[[Place, list[ShardName], list[RecordId]], None] | None = None
-    """Who takes what is offered."""
+    offers: Callable[[Place, list[ShardName], list[RecordId]], frozenset[ShardName]] | None = None
+    """Who takes what is offered, and says what of it need not be kept."""
 
     calls: list[str] = field(default_factory=list)
     hints: list[ShardName] = field(default_factory=list)
@@ -148,7 +150,8 @@ class LocalUpkeepPeer:
         held = await self._exporter.has_shards(shards, place.profile)
         if self._giving.offers is not None:
             missing = [each for each, here in zip(shards, held, strict=True) if not here]
-            self._giving.offers(place, missing, list(records))
+            needless = self._giving.offers(place, missing, list(records))
+            held = [here or each in needless for each, here in zip(shards, held, strict=True)]
         return held
 
     async def take_layout(
@@ -216,17 +219,28 @@ class GivingCluster:
             cluster.holders[account].pending,
         )
 
+    def throttle(self) -> Throttle:
+        rate = float(1 << 40)
+        return Throttle(self.cluster.runtime, rate, rate, lambda: False)
+
     def filler(self, account: AccountId) -> SeatFiller:
         cluster = self.cluster
 
         async def digest_of(record: RecordId) -> bytes:
             return record_digest(cluster.stores[account], record)
 
-        rate = float(1 << 40)
-        throttle = Throttle(cluster.runtime, rate, rate, lambda: False)
         return SeatFiller(
-            cluster.runtime, self, self.adopter(account), cluster.metrics, throttle, account,
+            cluster.runtime, self, self.adopter(account), cluster.metrics, self.throttle(), account,
             digest_of,
+        )  # fmt: skip
+
+    def superseded(self, account: AccountId) -> SupersededShards:
+        cluster, exporter = self.cluster, self.exporter(account)
+        stores = cluster.stores[account]
+        witness = Witness(cluster.runtime, stores, exporter, self, self.throttle(), account)
+        return SupersededShards(
+            cluster.runtime, lambda: cluster.map, stores.rows, self.adopter(account), self, witness,
+            cluster.metrics, account,
         )  # fmt: skip
 
     async def fill(self, profile: str = "ec-4-2", *, fenced: bool = False) -> Filled:

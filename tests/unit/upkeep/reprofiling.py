@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from hcefs.blobs.get import BlobReader, GetPlan
 from hcefs.errors import HcefsError, NotFound, Unavailable
-from hcefs.ids import AccountId, BlobBase, BlobId
+from hcefs.ids import AccountId, BlobBase, BlobId, RecordId
 from hcefs.ledger.cluster_facts import Reprofile, UpkeepPolicy
 from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import ClusterMap, Node
@@ -18,7 +18,7 @@ from hcefs.placement.ring import seats
 from hcefs.runtime import Runtime
 from hcefs.store.interface import Stores, Table
 from hcefs.stripes.adopt import Adopter
-from hcefs.stripes.exports import Exporter, has_shard
+from hcefs.stripes.exports import Exporter, has_shard, record_digest
 from hcefs.stripes.placed import decoded_layout, shards_of
 from hcefs.stripes.relayout import LayoutTaker
 from hcefs.stripes.uploads import Uploads
@@ -26,8 +26,12 @@ from hcefs.testing.local_cluster import LocalCluster
 from hcefs.testing.local_packs import LocalPacks
 from hcefs.transport.peers import ShardDownload
 from hcefs.transport.upkeep import BlobRows, LayoutStep, PackRows, Place, ShardName
+from hcefs.upkeep.bring_home import HomeBringer
+from hcefs.upkeep.fill import SeatFiller
+from hcefs.upkeep.own_peer import PeersWithOwn
 from hcefs.upkeep.replaced import ReplacedSweeper
 from hcefs.upkeep.reprofile import LayoutSigner, Reprofiler
+from hcefs.upkeep.superseded import SupersededShards
 from hcefs.upkeep.throttle import Throttle
 from hcefs.upkeep.witness import Witness
 from hcefs.upkeep.worker import Progress
@@ -98,6 +102,8 @@ class Upkeep:
     taker: LayoutTaker
     mover: Reprofiler
     sweeper: ReplacedSweeper
+    filler: SeatFiller
+    bringer: HomeBringer
 
 
 class Reprofiling:
@@ -120,6 +126,8 @@ class Reprofiling:
         """Steps that were asked of nodes, by their number."""
         self.lies: set[AccountId] = set()
         """Nodes that give other shards than they have."""
+        self.lies_about = {"copy-3"}
+        """The profiles of those shards."""
         self.nodes: dict[AccountId, Upkeep] = {}
         for account in self.fuses:
             self.restart(account)
@@ -166,7 +174,17 @@ class Reprofiling:
         sweeper = ReplacedSweeper(
             runtime, self, stores, peers, pending, self.metrics, account, 0.0, witness
         )
-        self.nodes[account] = Upkeep(exporter, adopter, taker, mover, sweeper)
+
+        async def digest_of(record: RecordId) -> bytes:
+            return record_digest(stores, record)
+
+        filler = SeatFiller(runtime, peers, adopter, self.metrics, throttle, account, digest_of)
+        superseded = SupersededShards(
+            runtime, self.cluster_map, stores.rows, adopter,
+            PeersWithOwn(peers, account, exporter, taker), witness, self.metrics, account,
+        )  # fmt: skip
+        bringer = HomeBringer(runtime, filler, superseded, self.metrics, account)
+        self.nodes[account] = Upkeep(exporter, adopter, taker, mover, sweeper, filler, bringer)
         return self.nodes[account]
 
     def up(self, account: AccountId) -> None:
@@ -287,7 +305,7 @@ class Peer:
         self, place: Place, base: BlobBase, index: int, first: int
     ) -> ShardDownload:
         download = await self._reach().exporter.load_shard(base, index, first, place.profile)
-        liar = self._node.account in self._all.lies and place.profile == "copy-3"
+        liar = self._node.account in self._all.lies and place.profile in self._all.lies_about
         return cast(ShardDownload, Lie(download)) if liar else download
 
     async def has_shards(self, place: Place, shards: Sequence[ShardName]) -> list[bool]:

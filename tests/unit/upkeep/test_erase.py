@@ -323,6 +323,7 @@ async def test_a_pack_is_rebuilt_without_the_part_that_was_erased(world: Erasing
     bits = cluster.map.table("copy-3").bits
     place = Place(cluster.map.epoch, "copy-3", partition_of(bytes(pack.base), bits))
     filled = await world.filler(account).bring(place, pack.base, 0, node)
+    assert filled is not None
     assert filled.lost == 0
     found = await world.packs.read(world.packs.reading(pack), world.packs.keys(pack))
     assert {bool(each.error) for key, each in found.items() if key[1] == OTHER} == {False}

@@ -42,7 +42,13 @@ class World(GivingCluster):
         accounts = list(self.cluster.holders)
         self.asker = accounts[0]
         self.bringers = {
-            account: HomeBringer(runtime, self.filler(account), self.cluster.metrics, account)
+            account: HomeBringer(
+                runtime,
+                self.filler(account),
+                self.superseded(account),
+                self.cluster.metrics,
+                account,
+            )
             for account in accounts
         }
         self.keepers = {
@@ -156,8 +162,9 @@ class World(GivingCluster):
                 shards: list[ShardName],
                 records: list[RecordId],
                 bringer: HomeBringer = bringer,
-            ) -> None:
-                bringer.offer(self.cluster.map, place, shards, records, self.node(self.asker))
+            ) -> frozenset[ShardName]:
+                asker = self.node(self.asker)
+                return bringer.offer(self.cluster.map, place, shards, records, asker)
 
             self.giving[account].offers = take
         for _ in range(rounds):
