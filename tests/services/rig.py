@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import socket
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ import pytest
 from hcefs.access.facts import AccountKind, Action, Grant
 from hcefs.access.token import Narrowing, mint
 from hcefs.cli.bringup import upgrade_protocol
+from hcefs.cli.ports import reserved_ports
 from hcefs.client.client import Client
 from hcefs.client.connection import Connection
 from hcefs.config import LedgerConfig, LimitsConfig, NodeConfig, TlsConfig, UpkeepConfig
@@ -97,14 +98,9 @@ class Running:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _addresses() -> tuple[str, str, str]:
-    """Client, peer and metrics address of one process."""
-    return f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}", "127.0.0.1:0"
+    """A port that nobody has now, and that no outgoing connection is given."""
+    with reserved_ports(1, os.urandom) as (port,):
+        return port
 
 
 class Rig:
@@ -127,6 +123,8 @@ class Rig:
         self.nodes: list[Running] = []
         self.clients: list[Client] = []
         self._channels: dict[tuple[str, Identity | None], Any] = {}
+        self._ports = ExitStack()
+        """Holds the ports of all processes until the end, for those that are restarted."""
 
     # -- set-up
 
@@ -206,11 +204,16 @@ class Rig:
         write_private(folder / "tls.key", identity.key, replace=True)
         return TlsConfig(folder / "tls.crt", folder / "tls.key", self.folder / "ca.crt")
 
+    def _addresses(self) -> tuple[str, str, str]:
+        """Client, peer and metrics address of one process."""
+        client, peer = self._ports.enter_context(reserved_ports(2, self.runtime.random))
+        return f"127.0.0.1:{client}", f"127.0.0.1:{peer}", "127.0.0.1:0"
+
     async def _start_ledger(self) -> None:
         folder = self.folder / "ledger"
         tls = self.write_tls(folder, self.issue("ledger"))
         self._writer.save(folder / "writer.key")
-        client, peer, metrics = _addresses()
+        client, peer, metrics = self._addresses()
         config = LedgerConfig(
             folder / "data", self.folder / "genesis.cbor", folder / "writer.key", client, peer,
             metrics, tls,
@@ -229,7 +232,7 @@ class Rig:
         spki = spki_hash(identity.certificate)
         signed = await self.operators[0].register(keys, AccountKind.NODE, spki=spki)
         await self.operators[0].admit(self.operators[1].cosign(signed))
-        client, peer, metrics = _addresses()
+        client, peer, metrics = self._addresses()
         limits = LimitsConfig(
             streams=SMALL_STREAMS if number == 4 else 64,
             put_deadline_s=self.put_deadline_s,
@@ -338,6 +341,7 @@ class Rig:
         for node in [*self.nodes, self.stranger]:
             await node.process.stop()
         await self.ledger.stop()
+        self._ports.close()
         self._system.close()
 
     # -- nodes
