@@ -35,6 +35,7 @@ from hcefs.node.emergency_gauges import emergency_gauges
 from hcefs.node.own_facts import OwnFacts
 from hcefs.node.process_gauges import clock_gauges, map_gauges
 from hcefs.node.repairs import Repairs
+from hcefs.node.seat_care import SeatCare
 from hcefs.node.store_format import ShardFormat
 from hcefs.placement.cluster_map import ClusterMap, Node
 from hcefs.placement.ring import Seat, seats
@@ -74,7 +75,7 @@ from hcefs.store.receipt_log import ReceiptLog
 from hcefs.store.receipts import ReceiptStore
 from hcefs.store.recovery import Restoring
 from hcefs.stripes.adopt import Adopter
-from hcefs.stripes.exports import Exporter, record_digest
+from hcefs.stripes.exports import Exporter
 from hcefs.stripes.fanout import Fanout
 from hcefs.stripes.hedge import HedgeTimer
 from hcefs.stripes.holder import Holder
@@ -84,7 +85,6 @@ from hcefs.stripes.pack_read import PackReader
 from hcefs.stripes.pack_rows import RowReader
 from hcefs.stripes.pack_write import PackWriter
 from hcefs.stripes.placed import ensure_placed
-from hcefs.stripes.relayout import LayoutTaker
 from hcefs.stripes.standby import Standby
 from hcefs.stripes.uploads import Uploads
 from hcefs.transport.dial import Dialer
@@ -95,24 +95,14 @@ from hcefs.transport.limit import ByteGate, Gate
 from hcefs.transport.pinned_channels import Channels
 from hcefs.transport.versions import PeerVersions, versions_message
 from hcefs.upkeep.anchor import ReceiptAnchorer
-from hcefs.upkeep.bring_home import HomeBringer
 from hcefs.upkeep.collect import Collector
 from hcefs.upkeep.erase import Eraser
-from hcefs.upkeep.fill import SeatFiller
 from hcefs.upkeep.latency import LatencyMeter
-from hcefs.upkeep.own_peer import PeersWithOwn
-from hcefs.upkeep.rebalance import Rebalancer
-from hcefs.upkeep.replaced import ReplacedSweeper
-from hcefs.upkeep.reprofile import LayoutSigner, Reprofiler
-from hcefs.upkeep.retire import Retirer
+from hcefs.upkeep.reprofile import LayoutSigner
 from hcefs.upkeep.scrub_state import ScrubLog
 from hcefs.upkeep.set_aside import SettingAside
-from hcefs.upkeep.stand_in import StandInKeeper
-from hcefs.upkeep.stray_keys import StrayKeys
-from hcefs.upkeep.superseded import SupersededShards
 from hcefs.upkeep.throttle import Throttle
 from hcefs.upkeep.watch import Watcher
-from hcefs.upkeep.witness import Witness
 from hcefs.upkeep.worker import Runner, Worker
 from hcefs.wire.v1 import admin_pb2
 
@@ -338,41 +328,28 @@ class StorageNode:
         for gate in (self.gate, peer_gate, direct_gate):
             gate.timed = self._throttle.observe
         adopter = Adopter(runtime, self.stores, self._log, holder.pending, pack_holder.forget)
-        taker = LayoutTaker(
+        self._submitter = parts.submitter
+        self._signer = (keys.account, keys.key_version, keys.signing_key)
+        self._cluster = genesis.cluster
+        self.seat_care = seat_care = SeatCare(
             runtime,
             self.stores,
-            adopter,
-            holder.pending,
+            self._log,
+            holder,
+            pack_holder,
             uploads,
-            others,
-            self.account,
-            self._log.policy,
-            self._log.cluster_map,
-            lambda: self._log.time_ms,
-            self._throttle.spend,
-            pack_holder.forget,
-        )
-        self._filler = filler = SeatFiller(
-            runtime,
-            others,
+            exporter,
             adopter,
-            metrics,
+            others,
             self._throttle,
-            self.account,
-            lambda record: runtime.disk(record_digest, self.stores, record),
-        )
-        witness = Witness(runtime, self.stores, exporter, others, self._throttle, self.account)
-        superseded = SupersededShards(
-            runtime,
-            self._log.cluster_map,
-            self.stores.rows,
-            adopter,
-            PeersWithOwn(others, self.account, exporter, taker),
-            witness,
             metrics,
             self.account,
+            LayoutSigner(keys.account, keys.key_version, keys.signing_key),
+            (genesis.lease_ms + genesis.skew_ms) / 1000,
+            upkeep_config.grace_s,
+            self._submit,
+            lambda: self.care.is_restoring(),
         )
-        bringer = HomeBringer(runtime, filler, superseded, metrics, self.account)
         tally = UpkeepTally()
         upkeep = UpkeepService(
             runtime,
@@ -381,58 +358,13 @@ class StorageNode:
             heads,
             metrics,
             Gate("upkeep-calls", UPKEEP_CALLS, runtime),
-            taker,
+            seat_care.taker,
             self._log.policy,
             lambda giver, profile, shards: self.repairs.listener.take(giver, profile, shards),
-            bringer,
+            seat_care.bringer,
             tally,
             lambda: self.care.is_mute(),
             lambda: self.facts.latest,
-        )
-        self._submitter = parts.submitter
-        self._signer = (keys.account, keys.key_version, keys.signing_key)
-        self._cluster = genesis.cluster
-        self._rebalancer = Rebalancer(
-            runtime,
-            self._log,
-            filler,
-            metrics,
-            self.account,
-            (genesis.lease_ms + genesis.skew_ms) / 1000,
-            self._submit,
-        )
-        retirer = Retirer(
-            runtime,
-            self._log,
-            self.stores,
-            others,
-            holder.pending,
-            metrics,
-            self.account,
-            upkeep_config.grace_s,
-            pack_holder.forget,
-        )
-        stray_keys = StrayKeys(
-            runtime,
-            self._log,
-            self.stores,
-            others,
-            holder.pending,
-            metrics,
-            self.account,
-            upkeep_config.grace_s,
-            lambda: self.care.is_restoring(),
-        )
-        stand_ins = StandInKeeper(
-            runtime,
-            self._log,
-            self.stores,
-            others,
-            holder.pending,
-            metrics,
-            self.account,
-            lambda: self._log.height,
-            pack_holder.forget,
         )
         scrub_log = ScrubLog(self.stores.rows, runtime.now_ms)
         aside = SettingAside(
@@ -442,7 +374,7 @@ class StorageNode:
             runtime,
             self._log,
             self.stores,
-            filler,
+            seat_care.filler,
             aside,
             self._throttle,
             others,
@@ -472,8 +404,8 @@ class StorageNode:
             holder.pending,
             exporter,
             adopter,
-            taker,
-            filler,
+            seat_care.taker,
+            seat_care.filler,
             self._collector,
             scrub_log,
             aside,
@@ -506,33 +438,7 @@ class StorageNode:
             metrics,
             self.care,
             self.repairs,
-            lambda: len(self._rebalancer.waiting()),
-        )
-        reprofiler = Reprofiler(
-            runtime,
-            self._log,
-            self.stores,
-            exporter,
-            adopter,
-            taker,
-            holder.pending,
-            others,
-            metrics,
-            self._throttle,
-            self.account,
-            LayoutSigner(keys.account, keys.key_version, keys.signing_key),
-            retirer.idle_seconds,
-        )
-        sweeper = ReplacedSweeper(
-            runtime,
-            self._log,
-            self.stores,
-            others,
-            holder.pending,
-            metrics,
-            self.account,
-            upkeep_config.grace_s,
-            witness,
+            lambda: len(self.seat_care.rebalancer.waiting()),
         )
         self.anchorer = ReceiptAnchorer(
             runtime,
@@ -548,15 +454,9 @@ class StorageNode:
         workers: list[Worker] = [
             eraser,
             self._collector,
-            self._rebalancer,
-            retirer,
-            stray_keys,
-            bringer,
-            stand_ins,
+            *seat_care.workers,
             *self.repairs.workers,
             *self.care.workers,
-            reprofiler,
-            sweeper,
             self.watcher,
             self.anchorer,
             self.facts,
@@ -687,7 +587,7 @@ class StorageNode:
             *(current.warnings() if current is not None else ()),
             *self.unready(),
             *self.care.warnings(),
-            *self._rebalancer.warnings(),
+            *self.seat_care.rebalancer.warnings(),
             *self.watcher.warnings(),
             *self.anchorer.warnings(),
         ]
@@ -711,8 +611,8 @@ class StorageNode:
             pending_blobs=pending,
             warnings=self.warnings(),
             erasure_kernel=codec_for(profile_named(DEFAULT_PROFILE)).kernel,
-            moving_seats=len(self._rebalancer.waiting()),
-            rebalanced_bytes=self._filler.bytes,
+            moving_seats=len(self.seat_care.rebalancer.waiting()),
+            rebalanced_bytes=self.seat_care.filler.bytes,
             versions=versions_message(),
             protocol=self._protocol(),
             shard_version=self._format.named(),
@@ -772,7 +672,7 @@ class StorageNode:
         metrics.set("serving", lambda: float(self.able()))
         clock_gauges(metrics, self._genesis, self._runtime)
         map_gauges(metrics, self._log, self.account)
-        metrics.set("moving_seats", lambda: len(self._rebalancer.waiting()))
+        metrics.set("moving_seats", lambda: len(self.seat_care.rebalancer.waiting()))
         metrics.set("upkeep_rate_bytes", lambda: self._throttle.rate)
         self.repairs.repairer.gauges()
         self.anchorer.gauges()

@@ -125,7 +125,7 @@ class MovingRig(Rig):
 
         However fast the machine is, a plan is then under way when something is restarted.
         """
-        filler = self.stranger.process.node._filler
+        filler = self.stranger.process.node.seat_care.filler
         fill = filler.fill
 
         async def held(
