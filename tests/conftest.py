@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+# Before gRPC is imported: tests fail handshakes on purpose, and its core would tell of each.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -19,7 +19,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from hcefs.cli.process import TLS13_ENVIRONMENT
+from hcefs.cli.process import QUIET_ENVIRONMENT, TLS13_ENVIRONMENT
 from hcefs.durable_files import write_private
 from hcefs.errors import Conflict, Denied, HcefsError, Invalid, Unavailable
 from hcefs.runtime import SystemRuntime
@@ -378,18 +378,27 @@ asyncio.run(main())
 """
 
 
-def test_the_environment_leaves_only_tls_1_3() -> None:
-    """In a process of its own: gRPC reads the variable at its first import."""
-    name, value = TLS13_ENVIRONMENT
-    result = subprocess.run(
+def probed(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """In a process of its own: gRPC reads its variables at its first import."""
+    own = {TLS13_ENVIRONMENT[0], QUIET_ENVIRONMENT[0]}
+    rest = {name: value for name, value in os.environ.items() if name not in own}
+    return subprocess.run(
         [sys.executable, "-c", LOWER_VERSION_PROBE],
-        env={**os.environ, name: value},
+        env=rest | environment,
         capture_output=True,
         text=True,
         timeout=60,
         check=True,
     )
-    assert result.stdout.split() == ["refused", "TLSv1.3"]
+
+
+def test_the_environment_leaves_only_tls_1_3() -> None:
+    assert probed(dict([TLS13_ENVIRONMENT])).stdout.split() == ["refused", "TLSv1.3"]
+
+
+def test_a_failed_handshake_writes_nothing_between_the_lines_of_the_log() -> None:
+    assert "ssl_transport" in probed(dict([TLS13_ENVIRONMENT])).stderr
+    assert probed(dict([TLS13_ENVIRONMENT, QUIET_ENVIRONMENT])).stderr == ""
 
 
 def test_expiry() -> None:
