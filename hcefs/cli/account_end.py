@@ -19,8 +19,8 @@ from rich.text import Text
 from hcefs.access.facts import Account, AccountKind
 from hcefs.cli.account import app
 from hcefs.cli.cluster_files import ClusterFolder
-from hcefs.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption, folder
-from hcefs.cli.output import err, note, print_fields, show, verb
+from hcefs.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption, YesOption, folder
+from hcefs.cli.output import confirm, err, note, print_fields, show, verb
 from hcefs.cli.session import Names, client_of, run
 from hcefs.cli.statements import save_statement, signed_by
 from hcefs.client.client import Client
@@ -72,7 +72,7 @@ def end(
             help="Write the statement for operators on other machines to sign: `operators sign`.",
         ),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: YesOption = False,
     directory: FolderOption = Path(DEFAULT_FOLDER),
     as_json: JsonOption = False,
 ) -> None:
@@ -107,8 +107,8 @@ def end(
             "use --prepare FILE, and have the others sign it",
             reason="below-threshold",
         )
-    if not yes and not typer.confirm(f"End {account} for good? It never comes back.", err=True):
-        raise Denied("nothing was ended", reason="not-confirmed")
+    question = f"End {account} for good? It never comes back."
+    confirm(question, yes=yes, otherwise="nothing was ended")
     height = run(_end(layout, found))
     facts |= {"ended": True, "height": height}
     show(

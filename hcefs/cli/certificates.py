@@ -126,62 +126,43 @@ def _renew(
 # --- another authority -----------------------------------------------------------------
 
 
-def _step(
-    step: Callable[[Rollover], Awaitable[None]],
-    done: str,
-    directory: Path,
-    wait: float,
-    without: list[str] | None,
-    as_json: bool,
-) -> None:
-    layout = folder(directory)
+def _add_step(step: Callable[[Rollover], Awaitable[None]], *, does: str, done: str) -> None:
+    """Add the verb of one step of a rollover: its help, and what is said after it."""
 
-    async def work(runtime: SystemRuntime) -> None:
-        report = lambda text: note(text, quiet=as_json)  # noqa: E731
-        await step(Rollover(layout, runtime, report, without or [], wait))
+    def run_step(
+        wait: WaitOption = WAIT_SECONDS,
+        without: WithoutOption = None,
+        directory: FolderOption = Path(DEFAULT_FOLDER),
+        as_json: JsonOption = False,
+    ) -> None:
+        layout = folder(directory)
 
-    _run(layout, work)
-    show({"done": step.__name__}, as_json=as_json,
-         human=lambda console: console.print(Text(done), style="green"))  # fmt: skip
+        async def work(runtime: SystemRuntime) -> None:
+            report = lambda text: note(text, quiet=as_json)  # noqa: E731
+            await step(Rollover(layout, runtime, report, without or [], wait))
 
+        _run(layout, work)
+        show({"done": step.__name__}, as_json=as_json,
+             human=lambda console: console.print(Text(done), style="green"))  # fmt: skip
 
-@rollover.command("begin")
-@verb
-def begin(
-    wait: WaitOption = WAIT_SECONDS,
-    without: WithoutOption = None,
-    directory: FolderOption = Path(DEFAULT_FOLDER),
-    as_json: JsonOption = False,
-) -> None:
-    """Make the new authority, and have every process trust both.  May be repeated."""
-    done = "every process trusts both authorities; give ca/ca.crt to the clients, then: switch"
-    _step(Rollover.begin, done, directory, wait, without, as_json)
+    rollover.command(step.__name__, help=f"{does}  May be repeated.")(verb(run_step))
 
 
-@rollover.command("switch")
-@verb
-def switch(
-    wait: WaitOption = WAIT_SECONDS,
-    without: WithoutOption = None,
-    directory: FolderOption = Path(DEFAULT_FOLDER),
-    as_json: JsonOption = False,
-) -> None:
-    """Give every process a certificate of the new authority.  May be repeated."""
-    done = "every process shows a certificate of the new authority; next: finish"
-    _step(Rollover.switch, done, directory, wait, without, as_json)
-
-
-@rollover.command("finish")
-@verb
-def finish(
-    wait: WaitOption = WAIT_SECONDS,
-    without: WithoutOption = None,
-    directory: FolderOption = Path(DEFAULT_FOLDER),
-    as_json: JsonOption = False,
-) -> None:
-    """Have nobody trust the old authority any more, and forget its key.  May be repeated."""
-    done = "the old authority is trusted by no process; give ca/ca.crt to the clients"
-    _step(Rollover.finish, done, directory, wait, without, as_json)
+_add_step(
+    Rollover.begin,
+    does="Make the new authority, and have every process trust both.",
+    done="every process trusts both authorities; give ca/ca.crt to the clients, then: switch",
+)
+_add_step(
+    Rollover.switch,
+    does="Give every process a certificate of the new authority.",
+    done="every process shows a certificate of the new authority; next: finish",
+)
+_add_step(
+    Rollover.finish,
+    does="Have nobody trust the old authority any more, and forget its key.",
+    done="the old authority is trusted by no process; give ca/ca.crt to the clients",
+)
 
 
 @rollover.command("status")

@@ -20,7 +20,7 @@ from hcefs.cli.options import (
     folder,
     parse_until,
 )
-from hcefs.cli.output import note, print_fields, print_table, show, time_text, verb
+from hcefs.cli.output import confirm, note, print_fields, print_table, show, time_text, verb
 from hcefs.cli.record import RecordArgument
 from hcefs.cli.record import app as record_app
 from hcefs.cli.session import Names, client_of, run
@@ -29,7 +29,7 @@ from hcefs.client.erasure import ErasureState, RecordEnd
 from hcefs.client.erasure_check import CheckedErasure, check_certificate
 from hcefs.client.ledger import Submitted
 from hcefs.durable_files import replace_file
-from hcefs.errors import Conflict, Denied, Invalid
+from hcefs.errors import Conflict, Invalid
 from hcefs.evidence.erasure import ErasureCertificate, read_certificate
 from hcefs.ids import ClusterId, GrantId, HoldId, RecordId
 from hcefs.integrity import blake3_digest
@@ -218,10 +218,9 @@ def erase(
         _show_end(layout, wanted, end, as_json=as_json)
         return
     _require_time(end)
-    if end.erasure is None and not yes and not typer.confirm(
-        f"Erase {wanted} for ever? Nobody can bring it back.", err=True
-    ):  # fmt: skip
-        raise Denied("nothing was erased", reason="not-confirmed")
+    if end.erasure is None:
+        question = f"Erase {wanted} for ever? Nobody can bring it back."
+        confirm(question, yes=yes, otherwise="nothing was erased")
 
     async def work() -> ErasureCertificate:
         async with client_of(layout, account or layout.operator) as client:

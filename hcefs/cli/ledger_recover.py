@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.text import Text
 
 from hcefs.cli.cluster_files import LEDGER, ClusterFolder
-from hcefs.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption, folder
-from hcefs.cli.output import err, note, print_fields, print_table, show, verb
+from hcefs.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption, YesOption, folder
+from hcefs.cli.output import confirm, err, note, print_fields, print_table, show, verb
 from hcefs.cli.processes import Processes
 from hcefs.cli.session import run
 from hcefs.durable_files import replace_file
@@ -61,7 +61,7 @@ def recover(
             "--announce", metavar="FILE", help="Only bring this signed statement to the nodes."
         ),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Begin a new term of the ledger from the nodes' replicas: its disk or machine is lost.
@@ -98,8 +98,7 @@ def recover(
                 if prepare is not None:
                     show({"statement": str(prepare)}, as_json=as_json, human=lambda _: None)
                     return
-                if not yes and not typer.confirm("Begin the new term?", err=True):
-                    raise Denied("nothing was changed", reason="not-confirmed")
+                confirm("Begin the new term?", yes=yes, otherwise="nothing was changed")
             config, told = run(install_signed(layout, nodes or [], signed, runtime))
     finally:
         runtime.close()
@@ -133,7 +132,7 @@ def sign(
         str, typer.Option("--as", metavar="NAME", help="Operator: a name here or a key file.")
     ],
     directory: FolderOption = Path(DEFAULT_FOLDER),
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: YesOption = False,
 ) -> None:
     """Sign the statement of a recovery as one operator; on any machine."""
     signed = _load(file)
@@ -141,8 +140,7 @@ def sign(
     if keys.cluster != signed.change.cluster:
         raise Invalid("this statement is of another cluster", reason="wrong-cluster")
     _print_statement(err(), signed)
-    if not yes and not typer.confirm("Sign it?", err=True):
-        raise Denied("nothing was signed", reason="not-confirmed")
+    confirm("Sign it?", yes=yes, otherwise="nothing was signed")
     signed = signed.signed(keys.account, keys.key_version, keys.signing_key)
     replace_file(file, signed.encode())
     note(f"{len(signed.signatures)} operators have signed {file}")

@@ -23,8 +23,8 @@ from hcefs.access.facts import Account, AccountKind
 from hcefs.cli.account_end import End, look
 from hcefs.cli.cluster_files import ClusterFolder, operator_number
 from hcefs.cli.new_node import generate_keys
-from hcefs.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption, folder
-from hcefs.cli.output import note, print_table, show, verb
+from hcefs.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption, YesOption, folder
+from hcefs.cli.output import confirm, note, print_table, show, verb
 from hcefs.cli.passphrases import PASSPHRASES
 from hcefs.cli.session import Names, client_of, run
 from hcefs.cli.statements import save_statement, signed_by
@@ -157,7 +157,7 @@ def replace(
     passphrase: Annotated[
         bool, typer.Option("--passphrase", help="Keep the new keys under a passphrase.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: YesOption = False,
     directory: FolderOption = Path(DEFAULT_FOLDER),
     as_json: JsonOption = False,
 ) -> None:
@@ -204,8 +204,7 @@ def replace(
             reason="below-threshold",
         )
     question = f"Replace {old} by {new}? {old} never comes back."
-    if not yes and not typer.confirm(question, err=True):
-        raise Denied("no operator was replaced", reason="not-confirmed")
+    confirm(question, yes=yes, otherwise="no operator was replaced")
     run(_replace(layout, found))
     kept = layout.retire_keys(going)
     data["done"] = True

@@ -29,6 +29,7 @@ FolderOption = Annotated[
     typer.Option("--dir", envvar="HCEFS_DIR", metavar="DIR", help="Folder of the cluster."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 AsOption = Annotated[
     str,
     typer.Option("--as", metavar="NAME", help="Account to act as: its name or its key file."),

@@ -167,6 +167,19 @@ def print_table(
         console.print(line)
 
 
+# --- questions ----------------------------------------------------------------
+
+
+def confirm(question: str, *, yes: bool, otherwise: str) -> None:
+    """Ask on standard error whether to go on, unless that was said beforehand.
+
+    Raises:
+        Denied: no (``not-confirmed``); ``otherwise`` says what was not done.
+    """
+    if not yes and not typer.confirm(question, err=True):
+        raise Denied(otherwise, reason="not-confirmed")
+
+
 # --- errors -------------------------------------------------------------------
 
 

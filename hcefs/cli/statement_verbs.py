@@ -14,11 +14,11 @@ from rich.text import Text
 
 from hcefs.cli.cluster_files import ClusterFolder
 from hcefs.cli.operator_verbs import app
-from hcefs.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption, folder
-from hcefs.cli.output import err, note, show, verb
+from hcefs.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption, YesOption, folder
+from hcefs.cli.output import confirm, err, note, show, verb
 from hcefs.cli.session import client_of, run
 from hcefs.cli.statements import combined, described, load_statement, save_statement, signed_by
-from hcefs.errors import Denied, NotFound
+from hcefs.errors import NotFound
 from hcefs.ledger.transactions import DeactivateAccount, SignedTransaction
 
 FilesArgument = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Statements.")]
@@ -31,7 +31,7 @@ def sign(
     name: Annotated[
         str, typer.Option("--as", metavar="NAME", help="Operator: a name here or a key file.")
     ],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: YesOption = False,
     directory: FolderOption = Path(DEFAULT_FOLDER),
     as_json: JsonOption = False,
 ) -> None:
@@ -41,8 +41,7 @@ def sign(
     found = [load_statement(path) for path in files]
     for path, (_, said) in zip(files, found, strict=True):
         err().print(Text(f"{path}: {described(layout, said, cluster)}"))
-    if not yes and not typer.confirm("Sign?", err=True):
-        raise Denied("nothing was signed", reason="not-confirmed")
+    confirm("Sign?", yes=yes, otherwise="nothing was signed")
     counts = {}
     for path, (signed, _) in zip(files, found, strict=True):
         done = signed_by(signed, cluster, [keys])

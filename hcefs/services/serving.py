@@ -76,30 +76,21 @@ def served(
     ) -> Callable[[Any, Any, Any], Awaitable[Answer]]:
         @functools.wraps(handler)
         async def run(self: Serving, request: Any, context: Any) -> Answer:
-            started = self.runtime.monotonic()
-            outcome = reason = "ok"
-            request_served = Served()
-            SERVED.set(request_served)
             if hasattr(request, "__anext__"):
                 request = Arriving(request)
             answer: Answer | None = None
-            with asked(self, method, context) as span:
+            with asked(self, method, context) as call:
                 try:
                     async with self.gate if gated else contextlib.nullcontext():
                         answer = await handler(self, request, context)
                         return answer
                 except asyncio.CancelledError:
-                    outcome = reason = "cancelled"
-                    failure = cut(self, method, request_served)
-                    outcome, reason = failure.kind, failure.reason
+                    failure = call.cut()
                 except Exception as error:  # noqa: BLE001 - the edge: all failures become a status
-                    failure = sure(self, typed(self.metrics, method, error))
-                    outcome, reason = failure.kind, reason_of(error)
+                    failure = call.failed(error)
                 finally:
-                    request_served.leave()
-                    span.outcome = outcome
-                    finished(self, method, outcome, started)
-                    note(self, context, method, outcome, reason, started, request, answer)
+                    call.served.leave()
+                    call.ended(request, answer)
                 await abort(context, failure, request_id=bytes(tracing.request_id()))
             raise failure
 
@@ -120,12 +111,8 @@ def streamed(
     ) -> Callable[[Any, Any, Any], Awaitable[None]]:
         @functools.wraps(handler)
         async def run(self: Serving, request: Any, context: Any) -> None:
-            started = self.runtime.monotonic()
-            outcome = reason = "ok"
             failure: HcefsError | None = None
-            request_served = Served()
-            SERVED.set(request_served)
-            with asked(self, method, context) as span:
+            with asked(self, method, context) as call:
                 answers = handler(self, request, context)
                 CLOSING.set(None)
                 sent = 0
@@ -134,24 +121,20 @@ def streamed(
                         async for answer in answers:
                             sent += await _send(self.runtime, context, answer)
                 except asyncio.CancelledError:
-                    outcome = reason = "cancelled"
-                    failure = cut(self, method, request_served)
-                    outcome, reason = failure.kind, failure.reason
+                    failure = call.cut()
                 except Exception as error:  # noqa: BLE001 - the edge: all failures become a status
-                    failure = sure(self, typed(self.metrics, method, error))
-                    outcome, reason = failure.kind, reason_of(error)
+                    failure = call.failed(error)
                 finally:
                     try:
                         await _close(answers)
                     finally:
-                        request_served.leave()
+                        call.served.leave()
                         closing = CLOSING.get()
                         if closing is not None:
-                            closing.close(failure.reason if failure is not None else outcome, sent)
-                        span.outcome = outcome
-                        span.attributes["bytes"] = sent
-                        finished(self, method, outcome, started)
-                        note(self, context, method, outcome, reason, started, request, sent)
+                            told = failure.reason if failure is not None else call.outcome
+                            closing.close(told, sent)
+                        call.span.attributes["bytes"] = sent
+                        call.ended(request, sent)
                 if failure is not None:
                     await abort(context, failure, request_id=bytes(tracing.request_id()))
 
@@ -160,13 +143,56 @@ def streamed(
     return wrap
 
 
+class Call:
+    """One call from its beginning to its line in the log, and how it stands."""
+
+    def __init__(
+        self, servicer: Serving, method: str, context: Any, started: float, span: tracing.Open
+    ) -> None:
+        self._servicer = servicer
+        self._method = method
+        self._context = context
+        self.started = started
+        self.span = span
+        self.served = Served()
+        self.outcome = self.reason = "ok"
+
+    def cut(self) -> HcefsError:
+        """It was cancelled: what its caller is told, if its right had ended.
+
+        Raises:
+            CancelledError: it had not, or its caller has gone as well.
+        """
+        self.outcome = self.reason = "cancelled"
+        failure = cut(self._servicer, self._method, self.served)
+        self.outcome, self.reason = failure.kind, failure.reason
+        return failure
+
+    def failed(self, error: Exception) -> HcefsError:
+        """Its handler raised: what its caller is told."""
+        servicer = self._servicer
+        failure = sure(servicer, typed(servicer.metrics, self._method, error))
+        self.outcome, self.reason = failure.kind, reason_of(error)
+        return failure
+
+    def ended(self, request: Any, answer: Any) -> None:
+        """Nothing more comes: its span, its metrics and its line in the log."""
+        servicer, method, outcome = self._servicer, self._method, self.outcome
+        self.span.outcome = outcome
+        finished(servicer, method, outcome, self.started)
+        note(servicer, self._context, method, outcome, self.reason, self.started, request, answer)
+
+
 @contextlib.contextmanager
-def asked(self: Serving, method: str, context: Any) -> Iterator[tracing.Open]:
+def asked(self: Serving, method: str, context: Any) -> Iterator[Call]:
     """Serve a call in the trace that it belongs to, as a span of it."""
+    started = self.runtime.monotonic()
     # A task of its own serves each call, so nothing has to be undone at the end.
     tracing.received(self.runtime, context.invocation_metadata())
     with tracing.span(f"serve {method}", "server") as span:
-        yield span
+        call = Call(self, method, context, started, span)
+        SERVED.set(call.served)
+        yield call
 
 
 async def _send(runtime: Runtime, context: Any, answer: Any) -> int:
