@@ -98,7 +98,10 @@ async def _list(layout: ClusterFolder) -> dict[str, Any]:
             if fact.account in files
             else None,
         }
-        for fact in sorted(known.values(), key=lambda each: (each.height, bytes(each.account)))
+        for fact in sorted(
+            known.values(),
+            key=lambda each: (each.height, files.get(each.account, "~"), each.account),
+        )
     ]
     return {
         "threshold": genesis.threshold,

@@ -24,6 +24,8 @@ LISTED_MAX = 1000
 """Of what is not whole; the rest is counted."""
 
 PARTITIONS_AT_ONCE = 16
+NOTE_SECONDS = 2.0
+"""Between two lines that say how far an audit is."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -78,9 +80,10 @@ async def _all(
     operators: LayoutClient, current: ClusterMap, start: str, *, quiet: bool
 ) -> dict[str, Any]:
     client, tally = VerifyClient(operators.client), Tally()
+    clock = operators.client.runtime.monotonic
     places = _places(current, start)
     bad: list[BlobVerdict] = []
-    done = 0
+    done, noted = 0, clock()
     for profile, first, count in _groups(places):
         try:
             verdicts = await client.partitions(current, profile, first, count, tally)
@@ -90,6 +93,9 @@ async def _all(
         wrong = [each for each in verdicts if each.state not in (FULL, PENDING)]
         bad += wrong[: LISTED_MAX - len(bad)]
         done += count
+        if clock() - noted < NOTE_SECONDS and done < len(places):
+            continue
+        noted = clock()
         note(
             f"{done} of {len(places)} partitions (up to {profile}:{first + count - 1}): "
             f"{_words(tally)}, {size_text(tally.bytes)} read",

@@ -2,14 +2,14 @@
 # Generates wire/ from the .proto files: generate.sh FOLDER, the folder that holds hcefs/v1.
 # Needs go, and protoc or Python with grpcio-tools (make venv has it).
 set -eu
+protos=$(cd "$1" && pwd)
 cd "$(dirname "$0")"
-protos=$1
 tools=$(mktemp -d)
 trap 'rm -rf "$tools"' EXIT
 go build -o "$tools/" google.golang.org/protobuf/cmd/protoc-gen-go google.golang.org/grpc/cmd/protoc-gen-go-grpc
 set --
-for proto in blob pack ledger admin; do
-  name=hcefs/v1/$proto.proto package=hcefs.example/client/wire
+for proto in "$protos"/hcefs/v1/*.proto; do
+  name=hcefs/v1/${proto##*/} package=hcefs.example/client/wire
   set -- "$@" --go_opt="M$name=$package" --go-grpc_opt="M$name=$package" "$name"
 done
 if command -v protoc >/dev/null; then protoc=protoc; else protoc="python3 -m grpc_tools.protoc"; fi
