@@ -102,6 +102,14 @@ class SystemRuntime:
         self._disk.shutdown(wait=False, cancel_futures=True)
 
 
+async def end_tasks(*tasks: asyncio.Task[Any] | None) -> None:
+    """Cancel tasks and wait for all of them, however they end; None is one that never began."""
+    begun = [task for task in tasks if task is not None]
+    for task in begun:
+        task.cancel()
+    await asyncio.gather(*begun, return_exceptions=True)
+
+
 def is_cancelled() -> bool:
     """Whether the running task itself is cancelled, and not only what it waited for.
 

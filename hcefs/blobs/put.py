@@ -35,7 +35,7 @@ from hcefs.ids import AccountId, BlobId, ClusterId, RecordId
 from hcefs.integrity import Hasher
 from hcefs.metrics import Metrics
 from hcefs.placement.ring import Seat
-from hcefs.runtime import Runtime
+from hcefs.runtime import Runtime, end_tasks
 from hcefs.stripes.fanout import Fanout, require_durable
 from hcefs.stripes.stripe import StripeBatch
 from hcefs.stripes.write import Stored, StripeWriter
@@ -423,9 +423,7 @@ class PutSession:
 
     async def _abort(self) -> None:
         job, self._job = self._job, None
-        if job is not None:
-            job.cancel()
-            await asyncio.gather(job, return_exceptions=True)
+        await end_tasks(job)
         await self._writer.abort()
 
 

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import enum
 
-from hcefs.runtime import Runtime
+from hcefs.runtime import Runtime, end_tasks
 
 BUFFER_BYTES = 256 << 10
 
@@ -68,10 +68,7 @@ class Relay:
         """End every connection."""
         if self._server is not None:
             self._server.close()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(*self._tasks)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -87,8 +84,7 @@ class Relay:
             try:
                 await self._pump(answers, writer)
             finally:
-                there.cancel()
-                await asyncio.gather(there, return_exceptions=True)
+                await end_tasks(there)
         except (OSError, asyncio.CancelledError):
             # Cancelled by ``set`` or ``close``: the connection ends, and with it this task.
             pass

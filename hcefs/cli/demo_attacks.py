@@ -14,6 +14,7 @@ from hcefs.client.client import Client
 from hcefs.errors import Denied, HcefsError
 from hcefs.ids import GrantId
 from hcefs.placement.cluster_map import Node
+from hcefs.runtime import end_tasks
 
 SHORT_GRANT_MS = 4_000
 """Long enough to be given, delivered and used once on a slow machine."""
@@ -173,9 +174,7 @@ async def _revoke(stage: Stage, notes: Notes, wire: Wire) -> None:
     except TimeoutError:
         raise Broken(f"a node still serves {DENIAL_SECONDS:.0f} s after the revocation") from None
     finally:
-        for probe in probes:
-            probe.cancel()
-        await asyncio.gather(*probes, return_exceptions=True)
+        await end_tasks(*probes)
     cuts = [
         Cut(node.node_id, denied_ms - done.time_ms, served, reason)
         for node, (denied_ms, served, reason) in zip(stage.map.nodes, ends, strict=True)

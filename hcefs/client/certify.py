@@ -35,6 +35,7 @@ from hcefs.ledger.transactions import (
     Transaction,
 )
 from hcefs.placement.cluster_map import ClusterMap, Node
+from hcefs.runtime import end_tasks
 from hcefs.wire.v1 import revocation_pb2
 
 CONFIRM_SECONDS = 6.0
@@ -175,9 +176,7 @@ class CertificateClient(ProofClient):
                     ) from None
                 return state
             finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                await end_tasks(*tasks)
             if state.complete:
                 return state
 

@@ -19,7 +19,7 @@ from dataclasses import replace
 from hcefs.errors import HcefsError
 from hcefs.ids import BlobBase
 from hcefs.placement.cluster_map import Node
-from hcefs.runtime import Runtime
+from hcefs.runtime import Runtime, end_tasks
 from hcefs.stripes.suspects import Suspect
 from hcefs.transport.grpc_peers import GrpcPeer
 from hcefs.transport.peers import Call
@@ -77,6 +77,4 @@ class DirectHints:
     async def close(self) -> None:
         """Give up what is on its way."""
         running, self._running = self._running, set()
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await end_tasks(*running)

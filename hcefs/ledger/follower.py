@@ -47,7 +47,7 @@ from hcefs.ledger.log import LedgerLog
 from hcefs.ledger.outcome import Event
 from hcefs.ledger.rows import AppliedBlock, ForkProof
 from hcefs.ledger.terms import SignedTermChange
-from hcefs.runtime import Runtime
+from hcefs.runtime import Runtime, end_tasks
 
 __all__ = [
     "BlockBytes",
@@ -187,9 +187,7 @@ class Follower:
     async def stop(self) -> None:
         """Stop following; a batch that is being written is finished."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await end_tasks(task)
         if self._status not in _TERMINAL:
             self._status = FollowerStatus.STOPPED
         self._pulse()
@@ -388,8 +386,7 @@ class Follower:
                 await self._take_in([message for message in batch if message is not None])
             await reader
         finally:
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
+            await end_tasks(reader)
 
     async def _read(self, queue: asyncio.Queue[_Message | None]) -> None:
         try:

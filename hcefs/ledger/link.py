@@ -6,7 +6,6 @@ so that any relay may stand between.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from hcefs.ids import AccountId
 from hcefs.ledger.block import Block, SignedHead
 from hcefs.ledger.terms import SignedTermChange
 from hcefs.ledger.writer import LedgerWriter
-from hcefs.runtime import Runtime
+from hcefs.runtime import Runtime, end_tasks
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,7 @@ class LocalLink:
                 async for item in feed:
                     yield _message(item)
         finally:
-            acknowledging.cancel()
-            await asyncio.gather(acknowledging, return_exceptions=True)
+            await end_tasks(acknowledging)
 
     async def _acknowledge(self, heights: AsyncIterator[int]) -> None:
         async for height in heights:

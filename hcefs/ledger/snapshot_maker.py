@@ -18,7 +18,7 @@ from hcefs.integrity import blake3_digest
 from hcefs.ledger.log import LedgerLog
 from hcefs.ledger.snapshot import PARTS_MAX, SnapshotManifest, cut
 from hcefs.metrics import Metrics
-from hcefs.runtime import Runtime
+from hcefs.runtime import Runtime, end_tasks
 
 LOOK_SECONDS = 1.0
 """How often it looks whether a snapshot is due."""
@@ -58,9 +58,7 @@ class SnapshotMaker:
     async def stop(self) -> None:
         """End; what is half made is removed at the next start."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await end_tasks(task)
 
     async def _run(self) -> None:
         self._compare()

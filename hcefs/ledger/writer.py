@@ -55,7 +55,7 @@ from hcefs.ledger.state import Overlay
 from hcefs.ledger.terms import SignedTermChange
 from hcefs.ledger.transactions import SignedTransaction
 from hcefs.placement.cluster_map import ClusterMap, Node, NodeState
-from hcefs.runtime import Runtime
+from hcefs.runtime import Runtime, end_tasks
 
 __all__ = ["PENDING_BYTES_MAX", "PENDING_MAX", "LedgerWriter", "SubmitResult"]
 
@@ -197,10 +197,8 @@ class LedgerWriter:
         """Finish the block in the making, refuse what waits, end every feed."""
         self._halt()
         tasks, self._tasks = self._tasks, []
-        if self._recovery is not None:
-            self._recovery.cancel()
-            await asyncio.gather(self._recovery, return_exceptions=True)
-            self._recovery = None
+        await end_tasks(self._recovery)
+        self._recovery = None
         if tasks:
             tasks[1].cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

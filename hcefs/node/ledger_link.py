@@ -14,7 +14,7 @@ import grpc
 
 from hcefs.errors import Unavailable
 from hcefs.ledger.follower import BlockBytes, HeadBytes, TermBytes
-from hcefs.runtime import Runtime
+from hcefs.runtime import Runtime, end_tasks
 from hcefs.transport.dial import ServerDialer
 from hcefs.transport.grpc_peers import CHANNEL_OPTIONS
 from hcefs.transport.status import from_rpc_error
@@ -81,7 +81,5 @@ class GrpcLedgerLink:
                     "the feed of the ledger broke; it is asked again", reason="stream-reset"
                 ) from None
             finally:
-                if sender is not None:
-                    sender.cancel()
-                    await asyncio.gather(sender, return_exceptions=True)
+                await end_tasks(sender)
                 call.cancel()

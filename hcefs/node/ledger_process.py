@@ -19,7 +19,7 @@ from hcefs.node.process_gauges import certificate_gauges, disk_gauges
 from hcefs.node.servers import Port, at_hangup, load_genesis, load_identity, until_signal
 from hcefs.node.tls_watch import TlsWatch
 from hcefs.node.trace_export import TraceExporter, exporter_of
-from hcefs.runtime import Runtime, SystemRuntime
+from hcefs.runtime import Runtime, SystemRuntime, end_tasks
 from hcefs.transport.dial import TlsDialer
 from hcefs.transport.tls_identity import CurrentIdentity
 
@@ -149,9 +149,7 @@ class LedgerProcess:
         try:
             await asyncio.wait((signalled, failed), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (signalled, failed):
-                task.cancel()
-            await asyncio.gather(signalled, failed, return_exceptions=True)
+            await end_tasks(signalled, failed)
         if beginning.failure is not None:
             raise beginning.failure
 

@@ -17,7 +17,7 @@ from hcefs.ledger.log import LedgerLog
 from hcefs.ledger.machine import require_known_protocol
 from hcefs.ledger.recovery import WriterAsk, settle, sign_ask
 from hcefs.ledger.writer import LedgerWriter, counted_nodes
-from hcefs.runtime import Runtime
+from hcefs.runtime import Runtime, end_tasks
 from hcefs.transport.dial import ServerDialer
 from hcefs.transport.replica_calls import ReplicaCalls
 from hcefs.wire.v1 import replica_pb2
@@ -91,9 +91,7 @@ class LedgerStart:
     async def stop(self) -> None:
         """End what :meth:`start` began."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await end_tasks(task)
         if self._calls is not None:
             await self._calls.close()
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from hcefs.config import TlsConfig
 from hcefs.errors import HcefsError, Invalid
 from hcefs.metrics import Metrics
-from hcefs.runtime import Runtime
+from hcefs.runtime import Runtime, end_tasks
 from hcefs.transport.tls import Identity, spki_hash, validity
 from hcefs.transport.tls_identity import CurrentIdentity, check_identity
 
@@ -78,9 +78,7 @@ class TlsWatch:
     async def stop(self) -> None:
         """Look no more."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await end_tasks(task)
 
     async def _run(self) -> None:
         while True:

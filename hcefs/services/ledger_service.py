@@ -11,7 +11,6 @@ signature is good: naming somebody else as its signer costs that account nothing
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -32,7 +31,7 @@ from hcefs.ledger.terms import SignedTermChange
 from hcefs.ledger.transactions import SignedTransaction
 from hcefs.ledger.writer import LedgerWriter
 from hcefs.metrics import Metrics
-from hcefs.runtime import Runtime
+from hcefs.runtime import Runtime, end_tasks
 from hcefs.services.rates import Rates
 from hcefs.services.serving import served, streamed
 from hcefs.transport.limit import Gate
@@ -198,8 +197,7 @@ class LedgerService:
                     reader.result()
         finally:
             self._count_follower(-1)
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
+            await end_tasks(reader)
             await stream.aclose()
 
     def _require_known(self, account: Account, theirs: Versions) -> None:

@@ -27,7 +27,7 @@ from typing import Any, Protocol
 from hcefs import tracing
 from hcefs.errors import HcefsError
 from hcefs.ids import GrantId
-from hcefs.runtime import Runtime
+from hcefs.runtime import Runtime, end_tasks
 
 PERMIT_MS = 500
 """What is being served is decided again after each block that ends a right, and this often."""
@@ -149,6 +149,4 @@ class Standing:
     async def close(self) -> None:
         """Stop deciding again; no request may begin any more."""
         self._closed = True
-        if self._ticker is not None:
-            self._ticker.cancel()
-            await asyncio.gather(self._ticker, return_exceptions=True)
+        await end_tasks(self._ticker)

@@ -21,7 +21,7 @@ from hcefs.errors import Corrupt, HcefsError, NotFound, Unavailable
 from hcefs.formats.manifest import Core, KeyRow, Layout, Opening
 from hcefs.ids import AccountId, RecordId
 from hcefs.placement.ring import Seat
-from hcefs.runtime import Runtime, is_cancelled
+from hcefs.runtime import Runtime, end_tasks, is_cancelled
 from hcefs.stripes.checks import Replica, check_layout
 from hcefs.stripes.hedge import HedgeTimer
 from hcefs.stripes.reseat import MOVED, RESEATS_MAX, Reseat
@@ -226,9 +226,7 @@ class Fanout:
                 for task in done:
                     yield asked.pop(task), task.result()
         finally:
-            for task in asked:
-                task.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
+            await end_tasks(*asked)
 
     async def _timed(self, seat: Seat, action: Callable[[Peer], Awaitable[T]]) -> T | HcefsError:
         """One call.  Its own time is entered, not that of the seats that were late before it:

@@ -24,7 +24,7 @@ from hcefs.integrity import Buffer
 from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import Node
 from hcefs.placement.ring import Seat
-from hcefs.runtime import Runtime
+from hcefs.runtime import Runtime, end_tasks
 from hcefs.stripes.hedge import HedgeTimer
 from hcefs.stripes.pack_holder import ANSWER_FULL
 from hcefs.stripes.pack_shape import PackShape
@@ -197,9 +197,7 @@ class ColumnReader:
                     if node.node_id not in slow:
                         self._hedge.kept_up(node.account)
         finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await end_tasks(*running)
         if jobs:
             self._hedge.observe(self._runtime.monotonic() - started)
 

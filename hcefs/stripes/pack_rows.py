@@ -24,7 +24,7 @@ from hcefs.ids import AccountId, BlobBase, BlobId, RecordId
 from hcefs.integrity import blake3_digest
 from hcefs.placement.cluster_map import Node
 from hcefs.placement.ring import Seat
-from hcefs.runtime import Runtime
+from hcefs.runtime import Runtime, end_tasks
 from hcefs.stripes.checks import Replica, check_layout
 from hcefs.stripes.pack_checks import check_core
 from hcefs.stripes.pack_holder import ANSWER_FULL
@@ -106,9 +106,7 @@ class RowReader:
                 number += 1
                 running = await self._some(running, search, number < last)
         finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await end_tasks(*running)
         return search.results()
 
     async def _some(

@@ -25,7 +25,7 @@ from hcefs.errors import HcefsError, Unavailable
 from hcefs.ids import AccountId
 from hcefs.integrity import shard_digest
 from hcefs.placement.ring import Seat
-from hcefs.runtime import Runtime
+from hcefs.runtime import Runtime, end_tasks
 from hcefs.stripes.reseat import MOVED, OTHER_EPOCH, RESEATS_MAX, Reseat
 from hcefs.stripes.standby import HOLDER_SECONDS, Standby, is_own_fault
 from hcefs.stripes.stripe import StripeBatch
@@ -253,9 +253,7 @@ class StripeWriter:
     async def abort(self) -> None:
         """Stop all uploads; holders forget what they got.  Idempotent."""
         tasks = [lane.task for lane in self._lanes if lane.task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(*tasks)
 
     def _fail(self, lane: _Lane, error: HcefsError) -> None:
         if lane.error is None:

@@ -25,7 +25,7 @@ import grpc
 
 from hcefs.errors import HcefsError
 from hcefs.ids import AccountId
-from hcefs.runtime import Runtime
+from hcefs.runtime import Runtime, end_tasks
 from hcefs.transport.dial import Dialer
 from hcefs.transport.grpc_peers import CHANNEL_OPTIONS, CONNECT_MS, STREAM_SECONDS
 from hcefs.transport.peers import Heads
@@ -198,10 +198,7 @@ class Channels:
 
     async def close(self) -> None:
         """Close all channels."""
-        renewing = list(self._renewing.values())
-        for task in renewing:
-            task.cancel()
-        await asyncio.gather(*renewing, return_exceptions=True)
+        await end_tasks(*self._renewing.values())
         await self._retired.close()
         for account in list(self._channels):
             await self.drop(account)

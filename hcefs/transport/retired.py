@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from hcefs.runtime import Runtime
+from hcefs.runtime import Runtime, end_tasks
 from hcefs.transport.dial import Options, ServerDialer
 
 RETIRED_MAX = 256
@@ -46,9 +46,7 @@ class RetiredChannels:
     async def close(self) -> None:
         """Close all of them now; calls on them end as cancelled."""
         kept, self._kept = self._kept, {}
-        for task in kept.values():
-            task.cancel()
-        await asyncio.gather(*kept.values(), return_exceptions=True)
+        await end_tasks(*kept.values())
         for channel in kept:
             await channel.close(None)
 

@@ -40,7 +40,7 @@ from hcefs.ledger.cluster_facts import UpkeepPolicy
 from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import ClusterMap, Node
 from hcefs.placement.ring import Seat, partition_of, seats
-from hcefs.runtime import Runtime
+from hcefs.runtime import Runtime, end_tasks
 from hcefs.store.interface import Stores, Table
 from hcefs.stripes.adopt import Adoptable, Adopter
 from hcefs.stripes.exports import Exporter
@@ -214,9 +214,7 @@ class Reprofiler:
             try:
                 sweep.waiting += sum(not done for done in await asyncio.gather(*jobs))
             finally:
-                for job in jobs:
-                    job.cancel()
-                await asyncio.gather(*jobs, return_exceptions=True)
+                await end_tasks(*jobs)
         return Progress.BUSY
 
     # -- whose

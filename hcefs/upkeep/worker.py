@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from hcefs import tracing
 from hcefs.errors import HcefsError
-from hcefs.runtime import Runtime, is_cancelled
+from hcefs.runtime import Runtime, end_tasks, is_cancelled
 
 ERROR_SECONDS = 30.0
 CANCELLED_SECONDS = 1.0
@@ -34,9 +34,7 @@ async def at_once(
     try:
         await asyncio.gather(*jobs)
     finally:
-        for each in jobs:
-            each.cancel()
-        await asyncio.gather(*jobs, return_exceptions=True)
+        await end_tasks(*jobs)
 
 
 class Progress(enum.Enum):
@@ -98,6 +96,4 @@ class Runner:
 
     async def stop(self) -> None:
         """Stop after the current await; units are idempotent."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(*self._tasks)

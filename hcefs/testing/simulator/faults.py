@@ -26,6 +26,7 @@ from hcefs.ledger.follower import FollowerStatus
 from hcefs.placement.cluster_map import ClusterMap
 from hcefs.placement.ring import partition_of, rotation_of
 from hcefs.placement.waves import SeatName, in_flight
+from hcefs.runtime import end_tasks
 from hcefs.testing.simulator.files import PlatterFile, index_of_name
 from hcefs.testing.simulator.history import History, Violation
 from hcefs.testing.simulator.ledger_recovery import recover
@@ -76,9 +77,7 @@ class Faults:
     async def stop(self) -> None:
         """End all faults; everything runs again."""
         self._is_over = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(*self._tasks)
         self._held.clear()
         self._is_ledger_held = False
         self._world.heal()

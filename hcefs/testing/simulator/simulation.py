@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 from hcefs.integrity import DIGEST_SIZE
 from hcefs.ledger.transactions_erasure import EraseRecord
+from hcefs.runtime import end_tasks
 from hcefs.testing.simulator import rot
 from hcefs.testing.simulator.checkers import (
     collected,
@@ -103,8 +104,7 @@ class Simulation:
         story = self.world.loop.create_task(self._story())
         await asyncio.wait({story, self._failed}, return_when=asyncio.FIRST_COMPLETED)
         if self._failed.done():
-            story.cancel()
-            await asyncio.gather(story, return_exceptions=True)
+            await end_tasks(story)
             self._failed.result()
         self._failed.cancel()
         await story
@@ -135,9 +135,7 @@ class Simulation:
             await self._becomes_whole(name)
             await asyncio.sleep(QUIET_SECONDS)
         finally:
-            looking.cancel()
-            keeping.cancel()
-            await asyncio.gather(looking, keeping, return_exceptions=True)
+            await end_tasks(looking, keeping)
 
     async def _look(self) -> None:
         """The checkers that hold at every moment."""
