@@ -20,7 +20,7 @@ from typing import Any, Final
 from benchmarks.alerts_faults import Fault, chosen
 from benchmarks.alerts_prometheus import Prometheus, binary
 from benchmarks.alerts_rules import INTERVAL_SECONDS, SPEED
-from benchmarks.alerts_stage import AlertsStage
+from benchmarks.alerts_stage import PUT_EVERY_QUIET, AlertsStage
 from benchmarks.alerts_verdict import Quiet, Watch
 from benchmarks.goals import Goal
 from benchmarks.harness import Report, open_cluster
@@ -211,6 +211,7 @@ class _Bench:
             await self.ready("before the healthy run")
         except HcefsError as error:
             self._report(error.message)
+        stage.load.put_every = PUT_EVERY_QUIET
         served, failed = stage.load.served, stage.load.failed
         began = self._now
         while self._now - began < seconds:
