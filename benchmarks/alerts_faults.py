@@ -101,14 +101,14 @@ async def _flipped(stage: AlertsStage) -> AsyncIterator[None]:
     if flipped <= 10:
         raise Invalid(f"only {flipped} shards were found to be damaged", reason="too-few-shards")
     operator, address = stage.cluster.operator, stage.address(number)
-    await operator.scrub(address, now=True)
 
     async def look() -> None:
-        # The number is of the last look at the quarantine, and by itself a node looks seldom.
+        # Again and again: who asks in the middle of a cycle gets the rest of it.  And the number
+        # is of the last look at the quarantine, and by itself a node looks seldom.
         while True:
-            await stage.runtime.sleep(LOOK_SECONDS)
             with suppress(HcefsError):
-                await operator.scrub(address)
+                await operator.scrub(address, now=True)
+            await stage.runtime.sleep(LOOK_SECONDS)
 
     began = stage.runtime.monotonic()
     async with stage.meanwhile([look()]):
@@ -366,6 +366,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
         _moves,
         lag=20.0,
         companions={
+            **RESTART,
             "HcefsRepairStalled": "what is put meanwhile has seats that are still to be filled",
             "HcefsBlobsShort": "likewise, for what are hours here",
         },
