@@ -30,7 +30,7 @@ from hcefs.errors import Conflict, Corrupt, Denied, Invalid, NotFound, Unavailab
 from hcefs.ids import AccountId, BlobBase
 from hcefs.ledger.cluster_facts import UpkeepPolicy
 from hcefs.placement.cluster_map import ClusterMap, Node
-from hcefs.placement.ring import partition_of, seats
+from hcefs.placement.ring import Seat, partition_of, seats
 from hcefs.runtime import Runtime
 from hcefs.store.interface import FORM_FIRST, Stores, Table
 from hcefs.stripes.adopt import Adoptable, Adopter
@@ -212,8 +212,7 @@ class LayoutTaker:
         Raises:
             Unavailable: the row is in flight.
         """
-        require_settled(current, wanted.profile, wanted.base)
-        for seat in seats(current, wanted.profile, bytes(wanted.base)):
+        for seat in settled_seats(current, wanted.profile, wanted.base):
             if seat.node.account == self._me:
                 return seat.index
         return None
@@ -333,6 +332,16 @@ def require_settled(current: ClusterMap, profile: str, base: BlobBase) -> None:
     partition = partition_of(bytes(base), table.bits)
     if any(move.partition == partition for move in table.moving):
         raise Unavailable("a seat of this base is in flight", reason="in-flight")
+
+
+def settled_seats(current: ClusterMap, profile: str, base: BlobBase) -> tuple[Seat, ...]:
+    """The seats of a base's row under a profile.
+
+    Raises:
+        Unavailable, NotFound: as :func:`require_settled`.
+    """
+    require_settled(current, profile, base)
+    return seats(current, profile, bytes(base))
 
 
 def _not_reprofiled() -> Denied:

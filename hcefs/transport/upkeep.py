@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hcefs.ids import BlobBase, RecordId
-from hcefs.placement.cluster_map import Node
+from hcefs.placement.cluster_map import ClusterMap, Node
+from hcefs.placement.ring import partition_of
 from hcefs.transport.node_facts import NodeFacts
 from hcefs.transport.packs import PackGroupRows
 from hcefs.transport.peers import ShardDownload
@@ -30,6 +31,16 @@ class Place:
     epoch: int
     profile: str
     partition: int
+
+    @classmethod
+    def of_base(cls, current: ClusterMap, profile: str, base: BlobBase) -> Place:
+        """Where a base lies under a profile.
+
+        Raises:
+            NotFound: the map has no table for the profile.
+        """
+        partition = partition_of(bytes(base), current.table(profile).bits)
+        return cls(current.epoch, profile, partition)
 
 
 @dataclass(frozen=True, order=True)

@@ -134,10 +134,9 @@ class HomeBringer:
                 return
             base = BlobBase(offer.name)
             given = GivenShard(offer.place, ShardName(base, offer.index), offer.giver)
-            if await self._superseded.has_other(given):
-                await self._superseded.judge(given)
-                return
-            filled = await self._filler.bring(offer.place, base, offer.index, offer.giver)
+            filled = None
+            if not await self._superseded.has_other(given):
+                filled = await self._filler.bring(offer.place, base, offer.index, offer.giver)
             if filled is None:
                 await self._superseded.judge(given)
                 return

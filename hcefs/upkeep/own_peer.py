@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from hcefs.ids import AccountId, BlobBase
 from hcefs.placement.cluster_map import Node
+from hcefs.placement.ring import Seat
 from hcefs.stripes.exports import Exporter
 from hcefs.stripes.relayout import LayoutTaker
 from hcefs.transport.peers import ShardDownload
 from hcefs.transport.upkeep import (
     BlobRows,
     LayoutPeer,
+    LayoutPeers,
     LayoutStep,
     PackRows,
     Place,
@@ -35,6 +38,20 @@ class PeersWithOwn:
         if node.account == self._me:
             return OwnPeer(node, self._exporter, self._taker)
         return self._peers.upkeep_peer(node)
+
+
+async def all_hold(peers: LayoutPeers, place: Place, base: BlobBase, held: Sequence[Seat]) -> bool:
+    """Whether the holders of all these seats have their shards of a base, with their rows.
+
+    Raises:
+        HcefsError: one of them does not say.
+    """
+
+    async def has(seat: Seat) -> bool:
+        peer = peers.upkeep_peer(seat.node)
+        return (await peer.has_shards(place, [ShardName(base, seat.index)]))[0]
+
+    return all(await asyncio.gather(*(has(seat) for seat in held)))
 
 
 class OwnPeer:

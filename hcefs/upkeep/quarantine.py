@@ -26,7 +26,7 @@ from hcefs.errors import HcefsError
 from hcefs.ids import AccountId
 from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import ClusterMap
-from hcefs.placement.ring import partition_of, seats
+from hcefs.placement.ring import seats
 from hcefs.runtime import Runtime
 from hcefs.store.interface import Stores, Table
 from hcefs.stripes.exports import has_shard
@@ -166,8 +166,7 @@ class Quarantine:
     async def _elsewhere(self, current: ClusterMap, each: Quarantined) -> tuple[int, int]:
         """How many other seats have theirs, and how many do not say."""
         base, profile = each.shard.base, each.note.profile
-        bits = current.table(profile).bits
-        place = Place(current.epoch, profile, partition_of(bytes(base), bits))
+        place = Place.of_base(current, profile, base)
         have = silent = 0
         for seat in seats(current, profile, bytes(base)):
             if seat.node.account == self._me:

@@ -22,7 +22,6 @@ from hcefs.errors import HcefsError, NotFound, Unavailable
 from hcefs.ids import AccountId, BlobBase
 from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import ClusterMap, Node
-from hcefs.placement.ring import partition_of, seats
 from hcefs.runtime import Runtime
 from hcefs.store.interface import FORM_FIRST, KeyTable, Stores, Table
 from hcefs.stripes.base_rows import keys_of_base, rows_of_base
@@ -37,18 +36,16 @@ from hcefs.stripes.placed import (
     shards_of,
     staged_key,
 )
-from hcefs.stripes.relayout import require_settled
+from hcefs.stripes.relayout import settled_seats
 from hcefs.stripes.transfers import whole
 from hcefs.transport.upkeep import Place, ShardName, UpkeepPeers
 from hcefs.upkeep.rebalance import MapView
-from hcefs.upkeep.witness import Witness
+from hcefs.upkeep.witness import DISPUTED_SECONDS, Witness
 from hcefs.upkeep.worker import Progress
 
 BASES_A_UNIT = 100
 PACK_ROWS_MAX = 2000
 IDLE_SECONDS_MAX = 60.0
-DISPUTED_SECONDS = 600.0
-"""Before shards are compared again that differed."""
 
 INDEXES = max(profile.n for profile in PROFILES.values())
 
@@ -134,12 +131,10 @@ class ReplacedSweeper:
             return None
         layout = decoded_layout(data)
         try:
-            require_settled(current, layout.profile, base)
+            held = settled_seats(current, layout.profile, base)
         except (NotFound, Unavailable):
             return None
-        bits = current.table(layout.profile).bits
-        place = Place(current.epoch, layout.profile, partition_of(bytes(base), bits))
-        held = seats(current, layout.profile, bytes(base))
+        place = Place.of_base(current, layout.profile, base)
         return _Asked(base, layout.version, place, tuple((s.node, s.index) for s in held))
 
     async def _complete(self, asked: list[_Asked]) -> list[_Asked]:

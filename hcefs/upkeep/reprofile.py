@@ -56,7 +56,7 @@ from hcefs.stripes.placed import (
 )
 from hcefs.stripes.read import Stripe, StripeReader
 from hcefs.stripes.recut import DataCheck, intact, recut
-from hcefs.stripes.relayout import LayoutTaker, drop_staged, require_settled, targets
+from hcefs.stripes.relayout import LayoutTaker, drop_staged, settled_seats, targets
 from hcefs.stripes.shard_index import read_footer
 from hcefs.stripes.stripe import EncodedStripe
 from hcefs.stripes.transfers import whole
@@ -70,7 +70,7 @@ from hcefs.transport.upkeep import (
     UpkeepPeers,
 )
 from hcefs.upkeep.fill import Loaders, rebuild_call
-from hcefs.upkeep.own_peer import PeersWithOwn
+from hcefs.upkeep.own_peer import PeersWithOwn, all_hold
 from hcefs.upkeep.staged_files import StagedFiles
 from hcefs.upkeep.throttle import Throttle
 from hcefs.upkeep.worker import Progress
@@ -137,8 +137,7 @@ class _Move:
 
     def place(self, profile: str) -> Place:
         """The base's partition under a profile."""
-        bits = self.current.table(profile).bits
-        return Place(self.current.epoch, profile, partition_of(bytes(self.base), bits))
+        return Place.of_base(self.current, profile, self.base)
 
 
 class Reprofiler:
@@ -325,13 +324,15 @@ class Reprofiler:
         if isinstance(wanted.layout, PackLayout):
             replace(wanted.layout, profile=target).check_fits()
         move = _Move(current, wanted, rows, target)
-        move.held = self._settled(move, wanted.profile)
-        move.coming = self._settled(move, target)
+        move.held = settled_seats(current, wanted.profile, move.base)
+        move.coming = settled_seats(current, target, move.base)
         found = await self._look(move)
         if found is not None and found.profile != move.target:
             move.target = found.profile
-            move.coming = self._settled(move, found.profile)
-        if found is None or not await self._all_placed(move):
+            move.coming = settled_seats(current, found.profile, move.base)
+        if found is None or not await all_hold(
+            self._peers, move.place(move.target), move.base, move.coming
+        ):
             layout = await self._encoded(move, found)
             move.rows = replace(rows, layout=layout.encode())
             await self._at(move, move.coming, LayoutStep.STAGE)
@@ -344,15 +345,6 @@ class Reprofiler:
         await self._enter(move)
         log.info("base %s now lies under %s", move.base, move.target)
         return True
-
-    def _settled(self, move: _Move, profile: str) -> tuple[Seat, ...]:
-        """The seats of a base under a profile.
-
-        Raises:
-            Unavailable: one of them is in flight.
-        """
-        require_settled(move.current, profile, move.base)
-        return seats(move.current, profile, bytes(move.base))
 
     async def _look(self, move: _Move) -> Layout | PackLayout | None:
         """The latest layout after the known one that any holder knows, if any.
@@ -378,20 +370,6 @@ class Reprofiler:
         found = await asyncio.gather(*(ask(node) for node in nodes.values()))
         later = [layout for layout in found if layout is not None]
         return max(later, key=lambda layout: layout.version, default=None)
-
-    async def _all_placed(self, move: _Move) -> bool:
-        """Whether every new holder has its shard with its rows.
-
-        Raises:
-            Unavailable: one of them does not say.
-        """
-        place = move.place(move.target)
-
-        async def has(seat: Seat) -> bool:
-            peer = self._peers.upkeep_peer(seat.node)
-            return (await peer.has_shards(place, [ShardName(move.base, seat.index)]))[0]
-
-        return all(await asyncio.gather(*(has(seat) for seat in move.coming)))
 
     async def _at(self, move: _Move, at: Sequence[Seat], step: LayoutStep) -> None:
         """Have all of some holders take a step.

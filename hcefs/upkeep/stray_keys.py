@@ -29,7 +29,7 @@ from hcefs.errors import HcefsError
 from hcefs.ids import AccountId, BlobBase
 from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import ClusterMap
-from hcefs.placement.ring import partition_of, seats
+from hcefs.placement.ring import seats
 from hcefs.placement.stand_ins import stand_ins
 from hcefs.runtime import Runtime
 from hcefs.store.interface import KeyTable, Stores, Table
@@ -168,7 +168,7 @@ class StrayKeys:
     async def _have_it(self, current: ClusterMap, base: BlobBase) -> bool:
         """Whether so many seats have shards of a base as an acknowledgement needs."""
         for table in current.tables:
-            place = Place(current.epoch, table.profile, partition_of(base, table.bits))
+            place = Place.of_base(current, table.profile, base)
             have = 0
             for seat in seats(current, table.profile, base):
                 shard = ShardName(base, seat.index)

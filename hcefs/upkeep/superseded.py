@@ -27,25 +27,22 @@ from dataclasses import dataclass
 
 from hcefs.erasure.scheme import Geometry, profile_named
 from hcefs.errors import Corrupt, NotFound
-from hcefs.ids import AccountId, BlobBase
+from hcefs.ids import AccountId
 from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import ClusterMap, Node
-from hcefs.placement.ring import Seat, partition_of, seats
 from hcefs.runtime import Runtime
 from hcefs.store.interface import RowStore, Table
 from hcefs.stripes.adopt import Adoptable, Adopter
 from hcefs.stripes.placed import decoded_layout
-from hcefs.stripes.relayout import require_settled
+from hcefs.stripes.relayout import settled_seats
 from hcefs.transport.upkeep import LayoutPeer, LayoutPeers, Place, ShardName
-from hcefs.upkeep.witness import Witness
+from hcefs.upkeep.own_peer import all_hold
+from hcefs.upkeep.witness import DISPUTED_SECONDS, Witness
 
 VERDICT_SECONDS = 300.0
 """Whoever offers does so again within a minute."""
 
-DISPUTED_SECONDS = 600.0
-"""Before a shard is compared again that differed."""
-
-NOTED_MAX = 4096
+VERDICTS_MAX = 4096
 
 log = logging.getLogger(__name__)
 
@@ -89,13 +86,15 @@ class SupersededShards:
         self._witness = witness
         self._metrics = metrics
         self._me = me
-        self._needless: OrderedDict[_Key, float] = OrderedDict()
-        self._disputed: OrderedDict[_Key, float] = OrderedDict()
+        self._verdicts: OrderedDict[_Key, tuple[bool, float]] = OrderedDict()
+        """Whether a shard agreed with the later layout, and until when that counts."""
 
     def is_needless(self, given: GivenShard) -> bool:
         """Whether it was found that its giver need not keep a shard; said once."""
-        until = self._needless.pop(given.key, None)
-        return until is not None and self._runtime.monotonic() < until
+        if not self._said(given, agreed=True):
+            return False
+        del self._verdicts[given.key]
+        return True
 
     async def has_other(self, given: GivenShard) -> bool:
         """Whether the layout in force here is one of another profile than a given shard."""
@@ -108,7 +107,7 @@ class SupersededShards:
         Raises:
             HcefsError: that cannot be told now.
         """
-        if self._disputed.get(given.key, 0.0) > self._runtime.monotonic():
+        if self._said(given, agreed=False):
             return
         current = self._map()
         if current is None or current.epoch != given.place.epoch:
@@ -117,11 +116,9 @@ class SupersededShards:
         if latest is None or latest.profile == given.place.profile:
             return
         base = given.name.base
-        require_settled(current, latest.profile, base)
-        bits = current.table(latest.profile).bits
-        place = Place(current.epoch, latest.profile, partition_of(bytes(base), bits))
-        held = seats(current, latest.profile, bytes(base))
-        if not await self._all_there(place, base, held):
+        held = settled_seats(current, latest.profile, base)
+        place = Place.of_base(current, latest.profile, base)
+        if not await all_hold(self._peers, place, base, held):
             return
         old = profile_named(given.place.profile)
         agrees = await self._witness.agrees_there(
@@ -132,20 +129,22 @@ class SupersededShards:
             place,
             [(seat.node, seat.index) for seat in held],
         )
+        seconds = VERDICT_SECONDS if agrees else DISPUTED_SECONDS
+        self._verdicts[given.key] = agrees, self._runtime.monotonic() + seconds
+        if len(self._verdicts) > VERDICTS_MAX:
+            self._verdicts.popitem(last=False)
         if agrees:
-            self._note(self._needless, given, VERDICT_SECONDS)
             return
-        self._note(self._disputed, given, DISPUTED_SECONDS)
         self._metrics.count("disputed_shards_total")
         log.error(
             "shard %s index %d on node %d differs from the layout in force under %s: it stays",
             base, given.name.index, given.giver.node_id, latest.profile,
         )  # fmt: skip
 
-    def _note(self, noted: OrderedDict[_Key, float], given: GivenShard, seconds: float) -> None:
-        noted[given.key] = self._runtime.monotonic() + seconds
-        while len(noted) > NOTED_MAX:
-            noted.popitem(last=False)
+    def _said(self, given: GivenShard, *, agreed: bool) -> bool:
+        """Whether that is what was found of a shard, and still counts."""
+        found, until = self._verdicts.get(given.key, (not agreed, 0.0))
+        return found == agreed and self._runtime.monotonic() < until
 
     async def _latest(self, current: ClusterMap, given: GivenShard) -> Adoptable | None:
         """The rows with the latest layout of those here and those of the giver, if any prove
@@ -166,11 +165,3 @@ class SupersededShards:
         except Corrupt as error:
             log.warning("rows of %s prove nothing: %s", given.name.base, error.reason)
             return None
-
-    async def _all_there(self, place: Place, base: BlobBase, held: tuple[Seat, ...]) -> bool:
-        """Whether all holders of a layout say that they have their shards."""
-        for seat in held:
-            name = ShardName(base, seat.index)
-            if not all(await self._peers.upkeep_peer(seat.node).has_shards(place, [name])):
-                return False
-        return True

@@ -15,7 +15,6 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing
-from functools import partial
 
 from hcefs.erasure.scheme import Geometry, profile_named
 from hcefs.errors import Corrupt, NotFound
@@ -32,6 +31,9 @@ from hcefs.stripes.shard_index import read_footer
 from hcefs.transport.peers import LoadHeader, Piece, ShardDownload
 from hcefs.transport.upkeep import Place, ShardName, UpkeepPeers
 from hcefs.upkeep.throttle import Throttle
+
+DISPUTED_SECONDS = 600.0
+"""Before shards are compared again that differed."""
 
 log = logging.getLogger(__name__)
 
@@ -152,8 +154,11 @@ class Witness:
             _Damaged: one is not as the footer there says.
         """
         digests: list[bytes] = []
+
+        def begins(header: LoadHeader) -> None:
+            digests.extend(split_digests(header.piece_digests))
+
         segment = 0
-        begins = partial(_note_digests, digests)
         async with aclosing(cut(download, old, begins)) as messages:
             async for pieces in messages:
                 for piece in pieces:
@@ -186,10 +191,6 @@ def _intact(piece: Piece, digest: bytes) -> Piece:
     if blake3_digest(piece) != digest:
         raise _Damaged
     return piece
-
-
-def _note_digests(digests: list[bytes], header: LoadHeader) -> None:
-    digests += split_digests(header.piece_digests)
 
 
 class _Column:

@@ -15,6 +15,7 @@ from hcefs.stripes.exports import has_shard
 from hcefs.stripes.placed import shards_of
 from hcefs.transport.upkeep import Place, ShardName
 from hcefs.upkeep import superseded
+from hcefs.upkeep.witness import DISPUTED_SECONDS
 from tests.unit.upkeep.giving import ClockRuntime
 from tests.unit.upkeep.reprofiling import Reprofiling
 
@@ -134,7 +135,7 @@ async def test_what_differs_stays(world: World) -> None:
     for _ in range(3):  # compared once
         assert not await world.offered(base, 2, giver)
     assert world.metrics.value("disputed_shards_total") == 1
-    world.clock.now += superseded.DISPUTED_SECONDS + 1
+    world.clock.now += DISPUTED_SECONDS + 1
     assert not await world.offered(base, 2, giver)
     assert world.metrics.value("disputed_shards_total") == 2
 
