@@ -26,7 +26,7 @@ from benchmarks.goals import Goal
 from benchmarks.harness import Report, open_cluster
 from benchmarks.machine import environment
 from hcefs.errors import HcefsError, Unavailable
-from hcefs.runtime import SystemRuntime
+from hcefs.runtime import SystemRuntime, end_tasks
 
 LOOK_SECONDS: Final = 1.0
 READY_SECONDS: Final = 180.0
@@ -186,8 +186,7 @@ class _Bench:
             while watch.cleared is None and self._now - began < until:
                 await self._runtime.sleep(LOOK_SECONDS)
         finally:
-            looking.cancel()
-            await asyncio.gather(looking, return_exceptions=True)
+            await end_tasks(looking)
 
     async def _look(self, watch: Watch, at: Any) -> None:
         while True:

@@ -51,6 +51,7 @@ from hcefs.placement import changes
 from hcefs.placement.cluster_map import NodeState
 from hcefs.placement.planner import plan
 from hcefs.placement.waves import apply_plan
+from hcefs.runtime import end_tasks
 
 UPKEEP: Final = UpkeepConfig(
     rate_min_mib=32.0,
@@ -409,9 +410,7 @@ class AlertsStage:
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end_tasks(*tasks)
 
 
 def _short(error: BaseException) -> str:

@@ -32,7 +32,7 @@ from hcefs.crypto.accounts import AccountKeys
 from hcefs.errors import Exhausted, HcefsError, Unavailable
 from hcefs.ids import BlobId, RecordId
 from hcefs.placement.ring import seats
-from hcefs.runtime import SystemRuntime
+from hcefs.runtime import SystemRuntime, end_tasks
 
 NODES: Final = 6
 CLIENT: Final = "client"
@@ -122,9 +122,7 @@ async def run_batch(
         async with runtime.timeout(seconds):
             await asyncio.gather(*workers)
     finally:
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
+        await end_tasks(*workers)
     elapsed = runtime.monotonic() - started
     await settle(pids, runtime)
     return Batch(moved, elapsed, tuple(latencies), meter.read())

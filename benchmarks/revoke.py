@@ -42,7 +42,7 @@ from hcefs.errors import Denied, HcefsError, Unavailable
 from hcefs.ids import AccountId, BlobId, GrantId, RecordId
 from hcefs.ledger.revocation_proof import CUT_MS
 from hcefs.placement.cluster_map import Node
-from hcefs.runtime import SystemRuntime
+from hcefs.runtime import SystemRuntime, end_tasks
 from hcefs.transport.dial import AuthorityDialer
 from hcefs.wire.v1 import blob_pb2
 
@@ -171,9 +171,7 @@ class Run:
             if proving is not None:
                 found.certificates.append(await proving)
         finally:
-            for reader in readers:
-                reader.cancel()
-            await asyncio.gather(*readers, return_exceptions=True)
+            await end_tasks(*readers)
 
     async def _certificate(self, grant: GrantId, committed: float) -> float:
         certified = await self.doctor.certify(grant)
@@ -249,8 +247,7 @@ class Run:
                     found.hurt_refused = await refusing
                     return found
                 finally:
-                    refusing.cancel()
-                    await asyncio.gather(refusing, return_exceptions=True)
+                    await end_tasks(refusing)
             finally:
                 relay.set(Passing.PASS)
 
@@ -275,8 +272,7 @@ class Run:
                 await self.revocation(grant, running, others, certify=False)
             await first
         finally:
-            first.cancel()
-            await asyncio.gather(first, return_exceptions=True)
+            await end_tasks(first)
         found.last_denials += others.last_denials
         return found
 
