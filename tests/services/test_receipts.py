@@ -54,13 +54,16 @@ class Watch:
         nodes = self._rig.nodes if node is None else [node]
         return [r for each in nodes for r in receipts(each)[self._before[each.number] :]]
 
-    async def closed(self, count: int = 1) -> list[Receipt]:
-        """The closing receipts, which nobody waits for."""
-        await self._rig.until(lambda: len(self._closings()) >= count)
-        return self._closings()
+    async def closing(self, access: Receipt) -> Receipt:
+        """The closing receipt of one access, which nobody waits for; others may come before it."""
 
-    def _closings(self) -> list[Receipt]:
-        return [receipt for receipt in self.new() if receipt.receipt_kind is CLOSING]
+        def found() -> list[Receipt]:
+            closings = of_kind(self.new(), CLOSING)
+            return [each for each in closings if each.request == access.request]
+
+        await self._rig.until(lambda: len(found()) > 0)
+        (closing,) = found()
+        return closing
 
 
 def of_kind(found: Sequence[Receipt], kind: ReceiptKind) -> list[Receipt]:
@@ -85,8 +88,8 @@ async def test_a_get_leaves_an_access_and_the_releases_of_k_holders(rig: Rig) ->
     holders = Counter(r.node for r in releases)
     assert len(holders) >= 3
     assert set(holders.values()) == {1}
-    (closing,) = [c for c in await watch.closed() if c.method == "get"]
-    assert (closing.request, closing.reason) == (access.request, "ok")
+    closing = await watch.closing(access)
+    assert (closing.method, closing.reason) == ("get", "ok")
     assert closing.size >= len(rig.payload)
 
 
