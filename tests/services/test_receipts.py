@@ -44,15 +44,17 @@ def _rows(node: Running) -> list[tuple[bytes, bytes]]:
 
 
 class Watch:
-    """What receipts came since it began."""
+    """What receipts came since it began, without the closing ones of requests before it."""
 
     def __init__(self, rig: Rig) -> None:
         self._rig = rig
-        self._before = {node.number: len(_rows(node)) for node in rig.nodes}
+        self._before = {node.number: receipts(node) for node in rig.nodes}
+        self._old = {r.request for before in self._before.values() for r in before}
 
     def new(self, node: Running | None = None) -> list[Receipt]:
         nodes = self._rig.nodes if node is None else [node]
-        return [r for each in nodes for r in receipts(each)[self._before[each.number] :]]
+        found = [r for each in nodes for r in receipts(each)[len(self._before[each.number]) :]]
+        return [r for r in found if r.receipt_kind is not CLOSING or r.request not in self._old]
 
     async def closing(self, access: Receipt) -> Receipt:
         """The closing receipt of one access, which nobody waits for; others may come before it."""
