@@ -102,13 +102,14 @@ async def _flipped(stage: AlertsStage) -> AsyncIterator[None]:
         raise Invalid(f"only {flipped} shards were found to be damaged", reason="too-few-shards")
     operator, address = stage.cluster.operator, stage.address(number)
 
+    await operator.scrub(address, now=True)
+
     async def look() -> None:
-        # Again and again: who asks in the middle of a cycle gets the rest of it.  And the number
-        # is of the last look at the quarantine, and by itself a node looks seldom.
+        # The number is of the last look at the quarantine, and by itself a node looks seldom.
         while True:
-            with suppress(HcefsError):
-                await operator.scrub(address, now=True)
             await stage.runtime.sleep(LOOK_SECONDS)
+            with suppress(HcefsError):
+                await operator.scrub(address)
 
     began = stage.runtime.monotonic()
     async with stage.meanwhile([look()]):

@@ -145,21 +145,27 @@ class Scrubber:
         self._pacer = Pacer(runtime, self._rate)
         self._cursor: ScrubCursor | None = None
         self._unsaved = 0
+        self._asked = False
         self._hurry = False
+        self._again = False
         self._shard_bytes = 0
         self.broken: set[str] = set()
         """Tables that RocksDB could not read to their end in this process."""
 
     def _rate(self) -> float:
         """Bytes a second now: even over the cycle, or all that is allowed."""
-        if self._hurry:
+        if self._asked or self._hurry:
             return self._plan.rate_max
         even = self._shard_bytes * SLACK / self._plan.cycle_seconds
         return min(self._plan.rate_max, max(even, RATE_MIN))
 
     def hurry(self) -> None:
-        """Begin a cycle now, or go on with the one under way, at the ceiling."""
-        self._hurry = True
+        """Read everything from now on, at the ceiling.
+
+        What a cycle under way has passed already is read by another one right after it: who
+        asks, after a crash say, wants to know how the disk is, not how it was.
+        """
+        self._asked = True
 
     async def work(self) -> Progress:
         """One page of shards or of rows."""
@@ -168,6 +174,8 @@ class Scrubber:
         cursor = self._cursor
         if cursor is None:
             cursor = self._cursor = await self._runtime.disk(self._log.load)
+        if self._asked:
+            self._asked, self._hurry, self._again = False, True, _has_passed(cursor)
         if cursor.stage >= DONE:
             begin = await self._next_cycle(cursor)
             if begin is None:
@@ -255,8 +263,7 @@ class Scrubber:
         self._cursor = cursor
         self._unsaved = 0
         if cursor.stage >= DONE:
-            # Before the write: who asks for a cycle meanwhile asks for the next one.
-            self._hurry = False
+            self._hurry, self._again = self._again, False
         await self._runtime.disk(self._log.save, cursor)
         if cursor.stage >= DONE:
             self._metrics.count("scrub_cycles_total")
@@ -414,6 +421,11 @@ class Scrubber:
                 "cycle: raise scrub_rate_mib or scrub_cycle_s"
             )
         return found + self.comparer.warnings()
+
+
+def _has_passed(cursor: ScrubCursor) -> bool:
+    """Whether a cycle is under way and has read something."""
+    return cursor.stage < DONE and bool(cursor.stage or cursor.after or cursor.piece)
 
 
 def _damage(error: HcefsError) -> str:

@@ -17,6 +17,7 @@ from hcefs.stripes.placed import shard_key
 from hcefs.stripes.shard_check import ShardCheck
 from hcefs.testing.local_cluster import LocalCluster
 from hcefs.upkeep import scrub, scrub_shards
+from hcefs.upkeep.scrub_rows import DONE
 from hcefs.upkeep.scrub_state import SECTORS, ScrubCursor, ScrubLog
 from hcefs.upkeep.worker import Progress
 from tests.unit.upkeep.giving import ClockRuntime
@@ -246,6 +247,46 @@ async def test_a_stop_within_a_shard_goes_on_at_its_piece(
     await node.cycle()
     assert first == [2, 0], "it goes on where it was, then reads what is suspected once more"
     assert node.queue.entries[0][3] == "damaged-piece"
+
+
+async def _until_idle(scrubber: scrub.Scrubber) -> int:
+    """The cycle that was the last; a cycle's time is longer than this takes."""
+    for _ in range(5000):
+        if await scrubber.work() is Progress.IDLE:
+            return scrubber.status().cursor.cycle
+    raise AssertionError("the scrub does not rest")
+
+
+async def test_who_asks_has_also_read_again_what_a_cycle_has_passed(node: ScrubbedNode) -> None:
+    scrubber = node.scrubber()
+    while scrubber.status().cursor.stage < SECTORS:
+        await scrubber.work()
+    flip(node.path(node.shard()), -TRAILER_SIZE - 3 * 32 - 1)
+    scrubber.hurry()
+    assert await _until_idle(scrubber) == 2
+    assert node.queue.entries[0][3] == "damaged-piece"
+
+
+async def test_who_asks_before_anything_was_read_has_it_read_once(node: ScrubbedNode) -> None:
+    scrubber = node.scrubber()
+    scrubber.hurry()
+    assert await _until_idle(scrubber) == 1
+    scrubber.hurry()
+    assert await _until_idle(scrubber) == 2
+
+
+async def test_who_asks_while_a_cycle_ends_has_everything_read(
+    node: ScrubbedNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scrubber, keep = node.scrubber(), ScrubLog.save
+
+    def save(self: ScrubLog, cursor: ScrubCursor) -> None:
+        keep(self, cursor)
+        if cursor.stage >= DONE and cursor.cycle == 1:
+            scrubber.hurry()
+
+    monkeypatch.setattr(ScrubLog, "save", save)
+    assert await _until_idle(scrubber) == 2
 
 
 async def test_the_budget_is_kept(node: ScrubbedNode) -> None:
