@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from hcefs import tracing
+from hcefs.access.facts import Action
 from hcefs.config import TraceConfig
 from hcefs.errors import Denied
-from hcefs.ids import RequestId
+from hcefs.ids import AccountId, GrantId, RecordId, RequestId
 from hcefs.node.logs import JsonFormatter
 from hcefs.node.trace_export import exporter_of
 from hcefs.runtime import Runtime
@@ -159,21 +160,30 @@ def in_base64(secret: bytes) -> set[str]:
     return forms
 
 
+async def _given(rig: Rig, record: RecordId, account: AccountId, actions: Action) -> GrantId:
+    end = rig.runtime.now_ms() + 3_600_000
+    given = await rig.patient.give(record, account, actions, ("TREAT",), not_after_ms=end)
+    return given.grant
+
+
 async def test_lines_hold_no_secret_in_any_form(rig: Rig, lines: io.StringIO) -> None:
     name, label = "carcinoma-of-a-neighbour", "psychiatry-ward-nine"
     rig.secrets.add(name.encode(), label.encode(), MARK)
-    right = rig.append_grant.grant
+    # A record of its own: bundles of the shared one hold names and labels, and rightly so.
+    record = (await rig.patient.open_record()).record
+    append = await _given(rig, record, rig.hospital.account, Action.APPEND)
+    read = await _given(rig, record, rig.doctor.account, Action.READ)
     receipt = await rig.hospital.put(
-        rig.record, MARK * 20, grant=right, name=name, labels=(label,), seal="node"
+        record, MARK * 20, grant=append, name=name, labels=(label,), seal="node"
     )
-    read = await rig.doctor.get(rig.record, receipt.core.blob, grant=rig.read_grant.grant)
-    assert await read.read() == MARK * 20
-    node = rig.nodes[0]
-    proof = rig.authorization(rig.doctor, "stat", node, rig.future_grant, blob=receipt.core.blob)
+    stream = await rig.doctor.get(record, receipt.core.blob, grant=read)
+    assert await stream.read() == MARK * 20
+    node, blob = rig.nodes[0], rig.receipt.ref.blob
+    proof = rig.authorization(rig.doctor, "stat", node, rig.future_grant, blob=blob)
     request = blob_pb2.StatRequest(
         authorization=proof,
         record_id=bytes(rig.record),
-        blob_id=bytes(receipt.core.blob),
+        blob_id=bytes(blob),
         request_id=rig.new_request(),
     )
     with pytest.raises(Denied) as caught:
