@@ -72,7 +72,8 @@ def collect(
     layout = folder(directory)
     plan = _ask(layout, node, lambda client, at: client.collect(at, dry_run=True))
     data: dict[str, Any] = {"dry_run": dry_run, "nodes": _collections(plan)}
-    if not dry_run and not as_json:
+    planned = any(each["items"] for each in data["nodes"])
+    if planned and not dry_run and not as_json:
         _print_collections(Console(), data["nodes"], would=True)
     if not dry_run:
         done = _ask(layout, node, lambda client, at: client.collect(at, dry_run=False))

@@ -386,8 +386,11 @@ class Scrubber:
         """Where the scrub is.  For disk threads before the first unit, else for any."""
         cursor = self._cursor or self._log.load()
         passed = min(cursor.stage, SECTORS) + sum(number < cursor.stage for number in STAGES)
-        resting = cursor.stage >= DONE
-        if resting:
+        begins = cursor.stage >= DONE and self._asked
+        resting = cursor.stage >= DONE and not begins
+        if begins:
+            name, passed = "begins", 0
+        elif resting:
             name = "resting"
         elif cursor.stage < SECTORS:
             name = f"shards {cursor.stage:02x}"

@@ -271,7 +271,10 @@ async def test_who_asks_before_anything_was_read_has_it_read_once(node: Scrubbed
     scrubber = node.scrubber()
     scrubber.hurry()
     assert await _until_idle(scrubber) == 1
+    assert scrubber.status().resting
     scrubber.hurry()
+    asked = scrubber.status()
+    assert (asked.stage, asked.done, asked.resting) == ("begins", 0, False)
     assert await _until_idle(scrubber) == 2
 
 
