@@ -353,8 +353,8 @@ class Verifier:
         known = self._view.account(account)
         if known is None or not known.active:
             raise Unauthenticated(
-                f"{account.text} is not an active account on the ledger: register it, or ask for "
-                "at least the height that did",
+                f"{account.text} is not an active account on the ledger: it was ended, or it is so "
+                "new that this node is to be asked for at least the height that registered it",
                 reason="unknown-account",
             )
         return known
