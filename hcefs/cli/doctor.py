@@ -73,6 +73,15 @@ def _of_folder(directory: Path) -> list[Path]:
     return found
 
 
+def _summary(findings: list[Finding]) -> str:
+    found = []
+    for level, noun in ((Level.PROBLEM, "problem"), (Level.WARNING, "warning")):
+        count = sum(each.level is level for each in findings)
+        if count:
+            found.append(f"{count} {noun}" + "s" * (count > 1))
+    return f"{len(findings)} checks: {', '.join(found) or 'all is well'}"
+
+
 def _print(console: Console, findings: list[Finding], everything: bool) -> None:
     shown = [each for each in findings if everything or each.level is not Level.OK]
     for each in shown:
@@ -81,11 +90,9 @@ def _print(console: Console, findings: list[Finding], everything: bool) -> None:
         console.print(line)
         if each.remedy:
             console.print(Text(f"         {each.where}: {each.remedy}"))
-    count = {level: sum(each.level is level for each in findings) for level in Level}
     console.print(
         Text(
-            f"{len(findings)} checks: {count[Level.PROBLEM]} problems, "
-            f"{count[Level.WARNING]} warnings",
+            _summary(findings),
             style=_STYLES[worst(findings)],
         )
     )
