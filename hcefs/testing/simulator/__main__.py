@@ -9,7 +9,10 @@ import argparse
 import logging
 import multiprocessing
 import os
+import signal
 import sys
+import threading
+from multiprocessing.process import BaseProcess
 
 from hcefs.testing.simulator.simulation import PHASE_SECONDS, Report, simulate
 
@@ -36,6 +39,19 @@ def _quiet() -> None:
     logging.disable(logging.CRITICAL)
 
 
+def _begin_worker() -> None:
+    """A worker ends with the process that began it, however that ended."""
+    _quiet()
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
 def show(report: Report, phase: float) -> None:
     """Print all that a failure needs."""
     violation = report.violation
@@ -58,6 +74,8 @@ def main() -> int:
         command = [sys.executable, "-m", "hcefs.testing.simulator", *sys.argv[1:]]
         os.execve(sys.executable, command, environment)  # noqa: S606 - itself
     wanted = _arguments()
+    # An interrupt ends it at once: there is nothing to put away, and a pool has no orderly end.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     if wanted.verbose:
         logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     else:
@@ -79,7 +97,7 @@ def main() -> int:
 def _all(work: list[tuple[int, float]], jobs: int, phase: float) -> list[Report]:
     reports = []
     # Fresh processes now and then: what one run leaves behind must not grow for ever.
-    with multiprocessing.Pool(max(1, jobs), _quiet, maxtasksperchild=25) as pool:
+    with multiprocessing.Pool(max(1, jobs), _begin_worker, maxtasksperchild=25) as pool:
         for report in pool.imap_unordered(_run, work):
             show(report, phase)
             reports.append(report)
