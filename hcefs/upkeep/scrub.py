@@ -146,15 +146,15 @@ class Scrubber:
         self._cursor: ScrubCursor | None = None
         self._unsaved = 0
         self._asked = False
-        self._hurry = False
-        self._again = False
+        self._asked_for = 0
+        """The last cycle that somebody asked for; until its end all goes at the ceiling."""
         self._shard_bytes = 0
         self.broken: set[str] = set()
         """Tables that RocksDB could not read to their end in this process."""
 
     def _rate(self) -> float:
         """Bytes a second now: even over the cycle, or all that is allowed."""
-        if self._asked or self._hurry:
+        if self._asked or self._is_asked_for(self._cursor):
             return self._plan.rate_max
         even = self._shard_bytes * SLACK / self._plan.cycle_seconds
         return min(self._plan.rate_max, max(even, RATE_MIN))
@@ -167,6 +167,10 @@ class Scrubber:
         """
         self._asked = True
 
+    def _is_asked_for(self, cursor: ScrubCursor | None) -> bool:
+        """Whether the cycle under way, or the next one when none is, was asked for."""
+        return cursor is not None and cursor.cycle + (cursor.stage >= DONE) <= self._asked_for
+
     async def work(self) -> Progress:
         """One page of shards or of rows."""
         if self._suspended():
@@ -175,7 +179,8 @@ class Scrubber:
         if cursor is None:
             cursor = self._cursor = await self._runtime.disk(self._log.load)
         if self._asked:
-            self._asked, self._hurry, self._again = False, True, _has_passed(cursor)
+            has_passed = bool(cursor.stage or cursor.after or cursor.piece)
+            self._asked, self._asked_for = False, cursor.cycle + has_passed
         if cursor.stage >= DONE:
             begin = await self._next_cycle(cursor)
             if begin is None:
@@ -195,7 +200,7 @@ class Scrubber:
         now = self._runtime.now_ms()
         due = cursor.started_ms + int(self._plan.cycle_seconds * 1000)
         # A clock that was set back puts nothing off by more than a cycle.
-        if not self._hurry and cursor.started_ms <= now < due:
+        if not self._is_asked_for(cursor) and cursor.started_ms <= now < due:
             return None
         fresh = replace(
             cursor, cycle=cursor.cycle + 1, started_ms=now, stage=0, after=b"", piece=0,
@@ -262,8 +267,6 @@ class Scrubber:
     async def _save(self, cursor: ScrubCursor) -> None:
         self._cursor = cursor
         self._unsaved = 0
-        if cursor.stage >= DONE:
-            self._hurry, self._again = self._again, False
         await self._runtime.disk(self._log.save, cursor)
         if cursor.stage >= DONE:
             self._metrics.count("scrub_cycles_total")
@@ -386,12 +389,11 @@ class Scrubber:
         """Where the scrub is.  For disk threads before the first unit, else for any."""
         cursor = self._cursor or self._log.load()
         passed = min(cursor.stage, SECTORS) + sum(number < cursor.stage for number in STAGES)
-        begins = cursor.stage >= DONE and self._asked
-        resting = cursor.stage >= DONE and not begins
-        if begins:
-            name, passed = "begins", 0
-        elif resting:
+        resting = cursor.stage >= DONE and not self._asked
+        if resting:
             name = "resting"
+        elif cursor.stage >= DONE:
+            name, passed = "begins", 0
         elif cursor.stage < SECTORS:
             name = f"shards {cursor.stage:02x}"
         else:
@@ -424,11 +426,6 @@ class Scrubber:
                 "cycle: raise scrub_rate_mib or scrub_cycle_s"
             )
         return found + self.comparer.warnings()
-
-
-def _has_passed(cursor: ScrubCursor) -> bool:
-    """Whether a cycle is under way and has read something."""
-    return cursor.stage < DONE and bool(cursor.stage or cursor.after or cursor.piece)
 
 
 def _damage(error: HcefsError) -> str:
