@@ -26,7 +26,6 @@ from hcefs.errors import HcefsError
 from hcefs.ids import AccountId, BlobBase
 from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import ClusterMap, Node
-from hcefs.placement.ring import partition_of
 from hcefs.runtime import Runtime
 from hcefs.stripes.audit import Auditor, ShardState
 from hcefs.transport.upkeep import Place, ShardName, UpkeepPeers
@@ -235,15 +234,14 @@ class HintTeller:
     async def _tell(
         self, current: ClusterMap, untold: _Untold, chosen: Iterable[DamagedName]
     ) -> bool:
-        known = {table.profile: table.bits for table in current.tables}
+        known = {table.profile for table in current.tables}
         groups: dict[Place, list[DamagedName]] = {}
         for name in chosen:
-            bits = known.get(name.profile)
-            if bits is None:
+            if name.profile not in known:
                 untold.names.pop(name, None)
                 continue
-            partition = partition_of(bytes(name.base), bits)
-            groups.setdefault(Place(current.epoch, name.profile, partition), []).append(name)
+            place = Place.of_base(current, name.profile, name.base)
+            groups.setdefault(place, []).append(name)
         peer = self._peers.upkeep_peer(untold.node)
         for place, names in groups.items():
             try:

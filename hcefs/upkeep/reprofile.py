@@ -39,7 +39,7 @@ from hcefs.integrity import shard_digest
 from hcefs.ledger.cluster_facts import UpkeepPolicy
 from hcefs.metrics import Metrics
 from hcefs.placement.cluster_map import ClusterMap, Node
-from hcefs.placement.ring import Seat, partition_of, seats
+from hcefs.placement.ring import Seat, seats
 from hcefs.runtime import Runtime, end_tasks
 from hcefs.store.interface import Stores, Table
 from hcefs.stripes.adopt import Adoptable, Adopter
@@ -258,15 +258,12 @@ class Reprofiler:
         self, current: ClusterMap, asked: Sequence[tuple[PlacedShard, Seat]]
     ) -> set[PlacedShard]:
         """The shards of which a seat's holder says that it has not its own."""
-        groups: dict[tuple[int, str, int], list[tuple[PlacedShard, Seat]]] = {}
+        groups: dict[tuple[int, Place], list[tuple[PlacedShard, Seat]]] = {}
         for shard, seat in asked:
-            partition = partition_of(bytes(shard.base), current.table(shard.profile).bits)
-            groups.setdefault((seat.node.node_id, shard.profile, partition), []).append(
-                (shard, seat)
-            )
+            place = Place.of_base(current, shard.profile, shard.base)
+            groups.setdefault((seat.node.node_id, place), []).append((shard, seat))
         absent: set[PlacedShard] = set()
-        for (_, profile, partition), some in groups.items():
-            place = Place(current.epoch, profile, partition)
+        for (_, place), some in groups.items():
             names = [ShardName(shard.base, seat.index) for shard, seat in some]
             try:
                 held = await self._peers.upkeep_peer(some[0][1].node).has_shards(place, names)

@@ -208,8 +208,7 @@ class HolderComparer:
         spend: Spend,
     ) -> None:
         self.found.disagreements += 1
-        partition = partition_of(base, current.table(profile).bits)
-        place, outcome = Place(current.epoch, profile, partition), "unproven"
+        place, outcome = Place.of_base(current, profile, base), "unproven"
         for node in nodes[:HOLDERS_JUDGED]:
             await spend(ROWS_BYTES)
             try:

@@ -53,7 +53,7 @@ REST_FACTOR = 50.0
 
 log = logging.getLogger(__name__)
 
-_Group = tuple[int, str, int]
+_Group = tuple[int, Place]
 """The home's node id, a profile and a partition."""
 
 
@@ -169,14 +169,12 @@ class StandInKeeper:
             if home is None or self._me in (home.account, _source(seat)):
                 settled.append(each)
                 continue
-            partition = partition_of(each.name, current.table(profile).bits)
             shard = PlacedShard(BlobBase(each.name), each.index, profile, each.form)
-            groups.setdefault((home.node_id, profile, partition), []).append((each, shard))
+            place = Place.of_base(current, profile, shard.base)
+            groups.setdefault((home.node_id, place), []).append((each, shard))
         await self._unmark(settled)
-        for (home_id, profile, partition), found in groups.items():
-            await self._offer(
-                current, running, home_id, Place(current.epoch, profile, partition), found
-            )
+        for (home_id, place), found in groups.items():
+            await self._offer(current, running, home_id, place, found)
 
     def _placed(self, page: Sequence[Marked]) -> list[tuple[Marked, str | None]]:
         """The profile of each shard; None for those that are not here any more."""
