@@ -321,8 +321,8 @@ def drop_staged(stores: Stores, base: BlobBase, profile: str) -> int:
     return dropped
 
 
-def require_settled(current: ClusterMap, profile: str, base: BlobBase) -> None:
-    """Check that no seat of a base's row is in flight.
+def settled_seats(current: ClusterMap, profile: str, base: BlobBase) -> tuple[Seat, ...]:
+    """The seats of a base's row under a profile, none of them in flight.
 
     Raises:
         Unavailable: ``in-flight``.
@@ -332,15 +332,6 @@ def require_settled(current: ClusterMap, profile: str, base: BlobBase) -> None:
     partition = partition_of(bytes(base), table.bits)
     if any(move.partition == partition for move in table.moving):
         raise Unavailable("a seat of this base is in flight", reason="in-flight")
-
-
-def settled_seats(current: ClusterMap, profile: str, base: BlobBase) -> tuple[Seat, ...]:
-    """The seats of a base's row under a profile.
-
-    Raises:
-        Unavailable, NotFound: as :func:`require_settled`.
-    """
-    require_settled(current, profile, base)
     return seats(current, profile, bytes(base))
 
 

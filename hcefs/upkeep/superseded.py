@@ -91,7 +91,7 @@ class SupersededShards:
 
     def is_needless(self, given: GivenShard) -> bool:
         """Whether it was found that its giver need not keep a shard; said once."""
-        if not self._said(given, agreed=True):
+        if not self._verdict(given):
             return False
         del self._verdicts[given.key]
         return True
@@ -107,7 +107,7 @@ class SupersededShards:
         Raises:
             HcefsError: that cannot be told now.
         """
-        if self._said(given, agreed=False):
+        if self._verdict(given) is False:
             return
         current = self._map()
         if current is None or current.epoch != given.place.epoch:
@@ -141,10 +141,10 @@ class SupersededShards:
             base, given.name.index, given.giver.node_id, latest.profile,
         )  # fmt: skip
 
-    def _said(self, given: GivenShard, *, agreed: bool) -> bool:
-        """Whether that is what was found of a shard, and still counts."""
-        found, until = self._verdicts.get(given.key, (not agreed, 0.0))
-        return found == agreed and self._runtime.monotonic() < until
+    def _verdict(self, given: GivenShard) -> bool | None:
+        """Whether a shard agreed with the later layout; None when nothing is known that counts."""
+        agreed, until = self._verdicts.get(given.key, (None, 0.0))
+        return agreed if self._runtime.monotonic() < until else None
 
     async def _latest(self, current: ClusterMap, given: GivenShard) -> Adoptable | None:
         """The rows with the latest layout of those here and those of the giver, if any prove
