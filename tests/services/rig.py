@@ -306,12 +306,17 @@ class Rig:
         )
 
     async def give(
-        self, grantee: Client, actions: Action, *, not_before_ms: int | None = None
+        self,
+        grantee: Client,
+        actions: Action,
+        *,
+        record: RecordId | None = None,
+        not_before_ms: int | None = None,
     ) -> Grant:
-        """A grant on the record, for two hours."""
+        """A grant on a record of the patient, or on the rig's own, for two hours."""
         end = self.runtime.now_ms() + 2 * HOUR_MS
         return await self.patient.give(
-            self.record,
+            self.record if record is None else record,
             grantee.account,
             actions,
             ("TREAT",),

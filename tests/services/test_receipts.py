@@ -270,7 +270,7 @@ async def test_receipts_equal_accesses_under_load(rig: Rig) -> None:
 
 async def test_the_patient_proves_who_touched_a_record(rig: Rig) -> None:
     record = (await rig.patient.open_record()).record
-    append = await _given(rig, record, Action.APPEND)
+    append = (await rig.give(rig.hospital, Action.APPEND, record=record)).grant
     blob = (await rig.hospital.put(record, DATA, grant=append)).ref.blob
     await (await rig.patient.get(record, blob, purpose="PATRQT")).read()
     with pytest.raises(Denied):
@@ -323,14 +323,6 @@ def _lies_are_found(file: AuditFile) -> None:
     other = replace(file, record=RecordId(bytes(16)))
     with pytest.raises(HcefsError):
         check_audit(other)
-
-
-async def _given(rig: Rig, record: RecordId, actions: Action) -> Any:
-    end = rig.runtime.now_ms() + 3_600_000
-    grant = await rig.patient.give(
-        record, rig.hospital.account, actions, ("TREAT",), not_after_ms=end
-    )
-    return grant.grant
 
 
 async def test_a_node_without_an_answer_is_named(rig: Rig) -> None:

@@ -16,7 +16,7 @@ from hcefs import tracing
 from hcefs.access.facts import Action
 from hcefs.config import TraceConfig
 from hcefs.errors import Denied
-from hcefs.ids import AccountId, GrantId, RecordId, RequestId
+from hcefs.ids import RequestId
 from hcefs.node.logs import JsonFormatter
 from hcefs.node.trace_export import exporter_of
 from hcefs.runtime import Runtime
@@ -160,19 +160,13 @@ def in_base64(secret: bytes) -> set[str]:
     return forms
 
 
-async def _given(rig: Rig, record: RecordId, account: AccountId, actions: Action) -> GrantId:
-    end = rig.runtime.now_ms() + 3_600_000
-    given = await rig.patient.give(record, account, actions, ("TREAT",), not_after_ms=end)
-    return given.grant
-
-
 async def test_lines_hold_no_secret_in_any_form(rig: Rig, lines: io.StringIO) -> None:
     name, label = "carcinoma-of-a-neighbour", "psychiatry-ward-nine"
     rig.secrets.add(name.encode(), label.encode(), MARK)
     # A record of its own: bundles of the shared one hold names and labels, and rightly so.
     record = (await rig.patient.open_record()).record
-    append = await _given(rig, record, rig.hospital.account, Action.APPEND)
-    read = await _given(rig, record, rig.doctor.account, Action.READ)
+    append = (await rig.give(rig.hospital, Action.APPEND, record=record)).grant
+    read = (await rig.give(rig.doctor, Action.READ, record=record)).grant
     receipt = await rig.hospital.put(
         record, MARK * 20, grant=append, name=name, labels=(label,), seal="node"
     )
