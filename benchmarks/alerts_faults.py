@@ -101,7 +101,6 @@ async def _flipped(stage: AlertsStage) -> AsyncIterator[None]:
     if flipped <= 10:
         raise Invalid(f"only {flipped} shards were found to be damaged", reason="too-few-shards")
     operator, address = stage.cluster.operator, stage.address(number)
-
     await operator.scrub(address, now=True)
 
     async def look() -> None:

@@ -90,9 +90,4 @@ def _print(console: Console, findings: list[Finding], everything: bool) -> None:
         console.print(line)
         if each.remedy:
             console.print(Text(f"         {each.where}: {each.remedy}"))
-    console.print(
-        Text(
-            _summary(findings),
-            style=_STYLES[worst(findings)],
-        )
-    )
+    console.print(Text(_summary(findings), style=_STYLES[worst(findings)]))

@@ -72,10 +72,9 @@ def collect(
     layout = folder(directory)
     plan = _ask(layout, node, lambda client, at: client.collect(at, dry_run=True))
     data: dict[str, Any] = {"dry_run": dry_run, "nodes": _collections(plan)}
-    planned = any(each["items"] for each in data["nodes"])
-    if planned and not dry_run and not as_json:
-        _print_collections(Console(), data["nodes"], would=True)
     if not dry_run:
+        if not as_json and any(each["items"] for each in data["nodes"]):
+            _print_collections(Console(), data["nodes"], would=True)
         done = _ask(layout, node, lambda client, at: client.collect(at, dry_run=False))
         data["nodes"] = _collections(done)
     show(
